@@ -1,0 +1,99 @@
+"""Train the mini family from nothing: CLAP, VAE, vocoder, LDM, Latent CLAP encoder and judge.
+
+    python data_scripts/pretrain_mini.py corpus
+    python data_scripts/pretrain_mini.py train all
+    python data_scripts/pretrain_mini.py export src/latentclap/weights/mini
+
+Every command may be stopped and given again: it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from latentclap.errors import run_app
+from latentclap.models import size
+from latentclap.pretrain import corpus as corpora
+from latentclap.pretrain.export import export as export_family
+from latentclap.pretrain.stages import STAGES, Work, run_stage
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+WorkFolder = Annotated[Path, typer.Option("--work", help="folder of the training run")]
+Size = Annotated[str, typer.Option(help="model size, a key of latentclap.models.SIZES")]
+
+
+@app.command()
+def corpus(
+    work: WorkFolder = Path("runs/pretrain/mini"),
+    size_name: Annotated[str, typer.Option("--size", help="model size: its clip length is used")] = "mini",
+    per_class: Annotated[int, typer.Option(help="procedural clips of each of the seven classes")] = 400,
+    per_family: Annotated[int, typer.Option(help="procedural clips of each further family")] = 60,
+    real: Annotated[
+        list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; repeatable")
+    ] = None,
+    real_copies: Annotated[int, typer.Option(help="how often each recording is in")] = 1,
+    seed: Annotated[int, typer.Option(help="of procedural clips and of the split by recording")] = 0,
+    workers: Annotated[int, typer.Option(help="processes")] = 2,
+) -> None:
+    """Make the training corpus."""
+    made = corpora.build(
+        work / "corpus.safetensors",
+        samples=size(size_name)["frames"] * 160,
+        per_class=per_class,
+        per_family=per_family,
+        real=real or (),
+        real_copies=real_copies,
+        seed=seed,
+        workers=workers,
+    )
+    typer.echo(
+        f"{len(made)} clips, {made.kind.count(corpora.REAL)} of them real: {work / 'corpus.safetensors'}"
+    )
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help=f"{', '.join(STAGES)}, or all")],
+    work: WorkFolder = Path("runs/pretrain/mini"),
+    size_name: Annotated[str, typer.Option("--size", help="model size")] = "mini",
+    steps: Annotated[
+        int | None, typer.Option(help="optimiser steps in all [default: the stage's own]")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="stop after this time, with a checkpoint; 0: run to the end")
+    ] = 0,
+    lr: Annotated[float | None, typer.Option(help="learning rate [default: the stage's own]")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
+    seed: Annotated[int, typer.Option(help="of order and noise")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice")] = 0,
+) -> None:
+    """Train one stage, or all in their order."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # an untrained vocoder's signals are tiny, and denormals are slow on a CPU
+    folder = Work(work, size_name, corpora.load(work / "corpus.safetensors"), device)
+    for name in STAGES if stage == "all" else [stage]:
+        result = run_stage(name, folder, steps=steps, minutes=minutes, lr=lr, seed=seed)
+        typer.echo(f"{name}: step {result.step}, {result.seconds:.0f} s, {json.dumps(result.history[-1])}")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="folder to write")] = Path("src/latentclap/weights/mini"),
+    work: WorkFolder = Path("runs/pretrain/mini"),
+    size_name: Annotated[str, typer.Option("--size", help="model size")] = "mini",
+) -> None:
+    """Write the family as float16 safetensors with its model card."""
+    card = export_family(Work(work, size_name, corpora.load(work / "corpus.safetensors")), out)
+    typer.echo(f"{out}: {card['bytes'] / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

@@ -1,0 +1,69 @@
+"""``python -m latentclap.book``: the steps between executed notebooks and the built book."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentclap.errors import InputError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+STATIC = Annotated[Path, typer.Option(help="The book's _static folder.")]
+
+
+@app.command()
+def collect(
+    notebooks: Annotated[list[Path], typer.Argument(help="Executed notebooks.")],
+    out: Annotated[Path, typer.Option(help="The book's folder of notebooks.")] = Path("book/notebooks"),
+    static: STATIC = Path("book/_static"),
+    base: Annotated[Path, typer.Option(help="Working directory in which they were executed.")] = Path("."),
+    name: Annotated[str, typer.Option(help="Name of the page, for a single notebook.")] = "",
+) -> None:
+    """Copy executed notebooks and their players into the book, and rewrite the players' paths."""
+    from latentclap.book.collect import collect_notebook
+
+    if name and len(notebooks) > 1:
+        raise InputError("--name goes with a single notebook")
+    for notebook in notebooks:
+        done = collect_notebook(notebook, out, static, base=base, name=name or None)
+        typer.echo(f"{done.notebook}: {done.players} players")
+
+
+@app.command()
+def listening(
+    sources: Annotated[list[Path], typer.Argument(help="listening.json files of runs.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/listening.md"),
+    static: STATIC = Path("book/_static"),
+) -> None:
+    """Write the listening page's grids from the items that notebooks 03 and 04 saved."""
+    from latentclap.book.pages import listening_page
+
+    typer.echo(f"{out}: {listening_page(sources, out, static)} players")
+
+
+@app.command()
+def modelcard(
+    card: Annotated[Path, typer.Argument(help="model_card.json beside the weights.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/model_card.md"),
+) -> None:
+    """Write the model card's page from the card that ships with the weights."""
+    from latentclap.book.pages import model_card
+
+    typer.echo(str(model_card(card, out)))
+
+
+def main() -> None:
+    """Run; bad input is one line and status 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""How figures and tables look, the same everywhere: colours, matplotlib style, ours beside the paper's,
+and the line that says which run made a number.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
+
+#: The columns of the listening page, in order; the last four are rows 2-5 of Table I under the paper's names.
+SYSTEMS: tuple[str, ...] = (
+    "Real Audio",
+    "Reconstruction",
+    "LDM",
+    "LDM+Tuning",
+    "LDM+Latent",
+    "LDM+Tuning+Latent",
+)
+
+# Paul Tol's "bright" and "vibrant" qualitative schemes: told apart under all three colour-vision deficiencies
+CLASS_COLOURS: dict[str, str] = dict(
+    zip(CLASSES, ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888"), strict=True)
+)
+SYSTEM_COLOURS: dict[str, str] = {
+    "Real Audio": "#555555",
+    "Reconstruction": "#aaaaaa",
+    "LDM": "#0077bb",
+    "LDM+Tuning": "#33bbee",
+    "LDM+Latent": "#cc3311",
+    "LDM+Tuning+Latent": "#ee7733",
+    # the post-filtered rows of Table I keep their system's colour: hatch or dash them
+    "LDM+filter": "#0077bb",
+    "LDM+Tuning+filter": "#33bbee",
+    "LDM+Latent+filter": "#cc3311",
+    "LDM+Tuning+Latent+filter": "#ee7733",
+}
+
+_ALIASES = {
+    "real": "Real Audio",
+    "ground truth": "Real Audio",
+    "vae": "Reconstruction",
+    "+tuning": "LDM+Tuning",
+    "+latent": "LDM+Latent",
+    "+tuning+latent": "LDM+Tuning+Latent",
+}
+
+
+def canonical_system(name: str) -> str:
+    """Return the paper's name of a system for any spelling of it (``ldm_tuning``, ``+Tuning``, ``real``).
+
+    Raises:
+        InputError: the name is none of the systems; the message lists them.
+    """
+    key = " ".join(name.lower().replace("_", " ").split())
+    squeezed = key.replace(" + ", "+").replace(" ", "+")
+    for system in SYSTEM_COLOURS:
+        if system.lower() in (key, squeezed) or system.lower().replace(" ", "+") == squeezed:
+            return system
+    for alias in (key, key.replace(" ", "")):
+        if alias in _ALIASES:
+            return _ALIASES[alias]
+    raise InputError(f"unknown system {name!r}; the systems are {', '.join(SYSTEM_COLOURS)}")
+
+
+def figure_style() -> None:
+    """Set matplotlib up for the book: opaque light ground (legible on dark pages too), colours, grid.
+
+    Call it once, in a notebook's first cell. What shows classes or systems takes :data:`CLASS_COLOURS` and
+    :data:`SYSTEM_COLOURS`; the default colour cycle is for anything else.
+    """
+    import matplotlib as mpl
+
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (7.2, 3.6),
+            "figure.dpi": 110,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "axes.facecolor": "white",
+            "axes.edgecolor": "#666666",
+            "axes.labelcolor": "#222222",
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "axes.prop_cycle": mpl.cycler(
+                color=["#0077bb", "#cc3311", "#ee7733", "#33bbee", "#009988", "#ee3377"]
+            ),
+            "grid.color": "#dddddd",
+            "grid.linewidth": 0.6,
+            "xtick.color": "#444444",
+            "ytick.color": "#444444",
+            "font.size": 10.5,
+            "lines.linewidth": 1.8,
+            "legend.frameon": False,
+            "image.cmap": "magma",
+            "image.aspect": "auto",
+            "image.origin": "lower",
+        }
+    )
+
+
+def paper_beside(
+    ours: pd.DataFrame,
+    paper: pd.DataFrame,
+    *,
+    ours_label: str = "this run",
+    paper_label: str = "paper",
+    precision: int = 2,
+) -> Styler:
+    """Return one table: our numbers in the left block, the paper's in the right one, each labelled.
+
+    Rows and columns keep the order of ``ours``; rows that only the paper has come last. A number that one
+    side does not have is a dash, never a copy of the other side's.
+
+    Args:
+        ours: numbers of this run; the index names the rows (systems), the columns the quantities (classes).
+        paper: the paper's numbers under the same names.
+        ours_label: heading of our block; say which profile.
+        paper_label: heading of the paper's block.
+        precision: decimals.
+
+    Raises:
+        InputError: the two tables share no row or no column, or their labels are the same.
+    """
+    import pandas as pd
+
+    if ours_label == paper_label:
+        raise InputError(f"paper_beside: both blocks are called {ours_label!r}; label them apart")
+    if not len(ours.index.intersection(paper.index)) or not len(ours.columns.intersection(paper.columns)):
+        raise InputError(
+            "paper_beside: the two tables share no row or no column; "
+            f"ours has rows {list(ours.index)[:4]}, the paper {list(paper.index)[:4]}"
+        )
+    rows = [*ours.index, *(row for row in paper.index if row not in ours.index)]
+    both = pd.concat({ours_label: ours.reindex(rows), paper_label: paper.reindex(rows)}, axis=1)
+    edge = [{"selector": f".col{len(ours.columns)}", "props": "border-left: 2px solid #888"}]
+    style = both.style.format(precision=precision, na_rep="–").set_table_styles(edge)
+    return style.set_table_attributes('class="dataframe lc-beside"')
+
+
+class ProvenanceLine:
+    """One line of text that Jupyter shows under a result; ``str()`` is the plain text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f'<p class="lc-provenance">{html.escape(self.text)}</p>'
+
+    def _repr_markdown_(self) -> str:
+        return f"*{self.text}*"
+
+
+#: key of a provenance.json -> how its value reads in the line; the order is the order of the line.
+_PROVENANCE = {
+    "profile": "profile {}",
+    "seed": "seed {}",
+    "seeds": "seeds {}",
+    "clips": "{} clips",
+    "clips_per_class": "{} clips a class",
+    "device": "on {}",
+    "commit": "commit {}",
+    "created": "{}",
+    "versions": "{}",
+}
+
+
+def provenance_line(provenance: Mapping[str, Any], **more: Any) -> ProvenanceLine:
+    """Return the line that stands under every number: which run made it.
+
+    Args:
+        provenance: a run's ``provenance.json``: profile, seed or seeds, clips, device, commit, wall time in
+            seconds (``wall_s`` or ``wall_time_s``), versions {package: version}. Other entries are left out.
+        more: entries to add or replace, e.g. ``clips_per_class=20``.
+
+    Raises:
+        InputError: there is no profile: then it is not the record of a run.
+    """
+    facts = {**provenance, **more}
+    if not facts.get("profile"):
+        raise InputError(f"provenance line: no profile among {sorted(facts)}; pass a run's provenance.json")
+    parts = [
+        form.format(_plain(key, facts[key]))
+        for key, form in _PROVENANCE.items()
+        if facts.get(key) not in (None, "")
+    ]
+    seconds = next((facts[key] for key in ("wall_s", "wall_time_s", "wall_seconds") if facts.get(key)), None)
+    if seconds is not None:
+        parts.append(f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s")
+    return ProvenanceLine("This run: " + " · ".join(parts))
+
+
+def _plain(key: str, value: Any) -> str:
+    if key == "commit":
+        return str(value)[:10]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(entry) for entry in value)
+    return str(value)

@@ -1,0 +1,203 @@
+"""Rows and grids of native audio players as HTML.
+
+The HTML names its files by paths relative to the folder of the notebook, so that they play in Jupyter;
+``python -m latentclap.book collect`` moves the files into the book and rewrites those paths
+(:mod:`latentclap.book.collect`). No JavaScript is needed: ``book/_static/listen.js`` only makes one player
+pause the others and number keys switch between the systems of a row.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import mimetypes
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from latentclap.book.players import DB_RANGE, LUFS, PICTURE_SECONDS, AudioFile
+from latentclap.errors import InputError
+
+#: Set to "embed", players carry their bytes in the page: for notebooks on Colab or sent by mail.
+EMBED_VARIABLE = "LATENTCLAP_PLAYERS"
+#: The class by which :mod:`latentclap.book.collect` knows our blocks.
+MARK = "lc-listen"
+
+#: Printed once under every grid, so that nobody has to trust the ear against the page.
+FOOTNOTE = (
+    f"Every clip is brought to {LUFS:g} LUFS (peak at most 0.9). Pictures share one scale: "
+    f"{PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to {DB_RANGE[1]:+g} dB. "
+    "One player pauses the others; the number keys switch between the players of a row."
+)
+
+
+class Listening:
+    """A block of players: Jupyter shows it, :meth:`html` returns its HTML."""
+
+    def __init__(
+        self,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        cells: Mapping[tuple[str, str], AudioFile],
+        *,
+        title: str = "",
+        footnote: bool = True,
+    ) -> None:
+        self.rows, self.columns, self.cells = list(rows), list(columns), dict(cells)
+        self.title, self.footnote = title, footnote
+
+    def html(self, base: str | Path | None = None) -> str:
+        """Return the HTML, with paths relative to the folder ``base``. None: the folder of the notebook."""
+        base = Path(base) if base is not None else notebook_folder()
+        heads = "".join(
+            f'<th scope="col"><span class="lc-key" aria-hidden="true">{k}</span> {html.escape(column)}</th>'
+            if k < 10
+            else f'<th scope="col">{html.escape(column)}</th>'
+            for k, column in enumerate(self.columns, 1)
+        )
+        body = "".join(self._row(row, base) for row in self.rows)
+        label = html.escape(self.title or "audio examples", quote=True)
+        note = f'<p class="lc-note">{html.escape(FOOTNOTE)}</p>' if self.footnote else ""
+        # one line: in Markdown an empty line or four blanks would end the HTML block
+        return (
+            f'<div class="{MARK}" style="--lc-columns:{len(self.columns)}">'
+            f'<div class="lc-scroll" style="overflow-x:auto" tabindex="0" role="region" aria-label="{label}">'
+            f'<table class="lc-grid"><thead><tr><td></td>{heads}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+            f"{note}</div>"
+        )
+
+    def _row(self, row: str, base: Path) -> str:
+        cells = "".join(
+            _cell(self.cells.get((row, column)), f"{self.title}, {row}, {column}".removeprefix(", "), base)
+            for column in self.columns
+        )
+        return f'<tr class="lc-row"><th scope="row">{html.escape(row)}</th>{cells}</tr>'
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def __str__(self) -> str:
+        return self.html()
+
+
+def player_row(
+    items: Mapping[str, AudioFile] | Sequence[tuple[str, AudioFile]],
+    *,
+    title: str = "",
+    footnote: bool = False,
+) -> Listening:
+    """Return one row of players, e.g. the same prompt by several systems.
+
+    Args:
+        items: heading -> clip, in order; headings must differ.
+        title: what the row is, shown at its left and read out by screen readers.
+        footnote: print the line on loudness and scales under it.
+    """
+    pairs = list(items.items() if isinstance(items, Mapping) else items)
+    return listening_grid(
+        [title], [name for name, _ in pairs], {(title, k): v for k, v in pairs}, footnote=footnote
+    )
+
+
+def listening_grid(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Mapping[tuple[str, str], AudioFile],
+    *,
+    title: str = "",
+    footnote: bool = True,
+    allow_missing: bool = False,
+) -> Listening:
+    """Return a table of players: rows are items (class and index), columns are systems.
+
+    Args:
+        rows: headings of the rows, in order.
+        columns: headings of the columns, in order.
+        cells: (row, column) -> clip.
+        title: what the table shows, for screen readers.
+        footnote: print the line on loudness and scales under it.
+        allow_missing: leave a dash where a cell has no clip, instead of failing.
+
+    Raises:
+        InputError: nothing to show, a heading twice, or a cell without a clip.
+    """
+    for what, names in (("row", rows), ("column", columns)):
+        if not names or len(set(names)) != len(names):
+            raise InputError(
+                f"listening grid {title!r}: {what} headings must be there and differ: {list(names)}"
+            )
+    missing = [f"{row} / {column}" for row in rows for column in columns if (row, column) not in cells]
+    if missing and not allow_missing:
+        raise InputError(
+            f"listening grid {title!r}: no clip for {'; '.join(missing[:5])} ({len(missing)} in all)"
+        )
+    return Listening(rows, columns, cells, title=title, footnote=footnote)
+
+
+def notebook_folder() -> Path:
+    """Return the folder from which a notebook's output resolves relative paths.
+
+    Jupyter's server names the notebook in ``JPY_SESSION_NAME``. Under papermill it is the working directory:
+    the README's commands write the executed notebook there.
+    """
+    session = Path(os.environ.get("JPY_SESSION_NAME", ""))
+    return session.parent if session.is_absolute() else Path.cwd()
+
+
+def select_examples(n: int, k: int, seed: int = 0) -> tuple[list[int], str]:
+    """Choose which k of n clips a page shows; return their indices and the sentence that states the rule.
+
+    The rule looks at nothing but the count and the seed: nobody listened before.
+
+    Args:
+        n: clips that there are, numbered by the seed index of their generation.
+        k: clips to show.
+        seed: 0 shows the first k; any other seed draws k without replacement, in ascending order.
+
+    Raises:
+        InputError: fewer clips than wanted, or k < 1.
+    """
+    if not 1 <= k <= n:
+        raise InputError(f"cannot show {k} of {n} clips; generate more or show fewer")
+    if seed == 0:
+        return list(range(k)), f"Shown are the first {k} of {n} clips by seed index; none was picked by ear."
+    chosen = sorted(random.Random(seed).sample(range(n), k))
+    return chosen, f"Shown are {k} of {n} clips, drawn at random with seed {seed}; none was picked by ear."
+
+
+# --------------------------------------------------------------------------------------------- HTML
+
+
+def _cell(audio: AudioFile | None, label: str, base: Path) -> str:
+    if audio is None:
+        return '<td class="lc-missing">–</td>'
+    source = _source(audio.path, base)
+    spoken = html.escape(label, quote=True)
+    picture = ""
+    if audio.picture is not None:
+        picture = (
+            f'<img src="{_source(audio.picture, base)}" loading="lazy" width="240" height="80" '
+            f'alt="Log-mel spectrogram: {spoken}">'
+        )
+    name = html.escape(audio.path.name, quote=True)
+    kind = audio.path.suffix.removeprefix(".")
+    link = f'<a href="{source}" download="{name}" aria-label="Download: {spoken}">{kind}</a>'
+    caption = f"{html.escape(audio.caption)} · {link}" if audio.caption else link
+    return (
+        '<td><audio controls controlslist="nodownload noplaybackrate" preload="none" '
+        f'src="{source}" aria-label="{spoken}"></audio>{picture}'
+        f'<div class="lc-caption">{caption}</div></td>'
+    )
+
+
+def _source(path: Path, base: Path) -> str:
+    """A relative URL for a file, or its bytes as a data URL when the environment asks for it."""
+    if not path.is_file():
+        raise InputError(f"{path}: the player's file is not there; run the notebook's cell that writes it")
+    if os.environ.get(EMBED_VARIABLE) == "embed":
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return quote(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix())

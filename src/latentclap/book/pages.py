@@ -1,0 +1,261 @@
+"""Pages of the book that are made from files: the listening page's grids and the model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentclap.book.figures import SYSTEMS, canonical_system
+from latentclap.book.grid import listening_grid
+from latentclap.book.media import Shelf
+from latentclap.book.players import AudioFile
+from latentclap.classes import CLASSES, LABELS, canonical_class
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json, write_text
+
+#: Items of each class that the listening page must have.
+MINIMUM_ITEMS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One cell of the listening page: clip ``index`` of a class by a system."""
+
+    cls: str
+    system: str
+    index: int
+    audio: AudioFile
+    score: float | None = None
+
+
+def listening_item(audio: AudioFile, cls: str, system: str, index: int, score: float | None = None) -> Item:
+    """Return an entry for :func:`write_listening_items`.
+
+    Args:
+        audio: what :func:`latentclap.book.save_player` returned, with its caption.
+        cls: class, any spelling.
+        system: a system of Table I, "real" or "reconstruction", any spelling.
+        index: seed index of the clip; the same index is one row of the grid.
+        score: CLAP similarity to the prompt.
+    """
+    return Item(canonical_class(cls), canonical_system(system), int(index), audio, score)
+
+
+def write_listening_items(path: str | Path, items: Iterable[Item], *, rule: str) -> Path:
+    """Write ``listening.json`` for the listening page; paths in it are relative to its folder.
+
+    Args:
+        path: the file, in the run folder, above the players.
+        items: from :func:`listening_item`.
+        rule: the sentence of :func:`latentclap.book.select_examples`.
+    """
+    path = Path(path)
+    folder = path.parent.resolve()
+
+    def relative(file: Path | None) -> str | None:
+        return None if file is None else Path(os.path.relpath(Path(file).resolve(), folder)).as_posix()
+
+    entries = [
+        {
+            "cls": item.cls,
+            "system": item.system,
+            "index": item.index,
+            "wave": relative(item.audio.path),
+            "png": relative(item.audio.picture),
+            "caption": item.audio.caption,
+            "score": item.score,
+        }
+        for item in items
+    ]
+    write_json(path, {"rule": rule, "items": entries})
+    return path
+
+
+# ----------------------------------------------------------------------------------- listening page
+
+
+def listening_page(
+    sources: Sequence[str | Path],
+    out: str | Path = "book/generated/listening.md",
+    static: str | Path = "book/_static",
+    *,
+    systems: Sequence[str] = SYSTEMS,
+    classes: Sequence[str] = CLASSES,
+) -> int:
+    """Write the listening page's grids, a section per class, and copy their players; return how many.
+
+    The file is included by ``listening.md`` in the parent folder of ``static``, from where its paths start.
+
+    Args:
+        sources: ``listening.json`` files; together they must hold every system for every class and index.
+        out: the Markdown file to write.
+        static: the book's ``_static``; players go to ``static/audio/listening/``.
+        systems: the columns, in order.
+        classes: the sections, in order.
+
+    Raises:
+        InputError: a source is missing or malformed, a cell is there twice, or one is missing.
+    """
+    cells, rules = _read_items(sources)
+    wanted = [canonical_system(system) for system in systems]
+    _check_complete(cells, wanted, classes, sources)
+    from docutils.nodes import make_id  # part of the extra [book], as Sphinx names the sections
+
+    shelf, book = Shelf(static, "listening"), Path(static).parent
+    links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
+    parts = [*(f"*{rule}*" for rule in rules), f'<p class="lc-nav">{" · ".join(links)}</p>']
+    for cls in classes:
+        indices = sorted({index for c, _, index in cells if c == cls})
+        clips = {(f"clip {i}", s): _shelved(cells[cls, s, i].audio, shelf) for i in indices for s in wanted}
+        grid = listening_grid(
+            [f"clip {i}" for i in indices], wanted, clips, title=LABELS[cls], footnote=cls == classes[-1]
+        )
+        parts += [f"## {LABELS[cls].capitalize()}", grid.html(book)]
+    shelf.sweep()
+    write_text(out, "\n\n".join(parts) + "\n")
+    return shelf.players
+
+
+def _read_items(sources: Sequence[str | Path]) -> tuple[dict[tuple[str, str, int], Item], list[str]]:
+    """Read listening.json files: (class, system, index) -> item, and the selection rules they state."""
+    cells: dict[tuple[str, str, int], Item] = {}
+    rules: list[str] = []
+    for source in map(Path, sources):
+        if not source.is_file():
+            raise InputError(f"{source}: no such file; notebooks 03 and 04 write it into their run folder")
+        content = read_json(source)
+        entries = content.get("items") if isinstance(content, Mapping) else content
+        if not isinstance(entries, list):
+            raise InputError(f"{source}: expected a list of items, or an object with the key items")
+        if isinstance(content, Mapping) and content.get("rule") and content["rule"] not in rules:
+            rules.append(content["rule"])
+        for number, entry in enumerate(entries):
+            item = _item(entry, source, number)
+            key = (item.cls, item.system, item.index)
+            if key in cells:
+                raise InputError(f"{source}, item {number}: {' / '.join(map(str, key))} is there twice")
+            cells[key] = item
+    return cells, rules
+
+
+def _item(entry: Any, source: Path, number: int) -> Item:
+    where = f"{source}, item {number}"
+    try:
+        cls, system = canonical_class(entry["cls"]), canonical_system(entry["system"])
+        index, wave = int(entry["index"]), _existing(source.parent, entry["wave"], where)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: needs cls, system, index and wave ({error})") from error
+    except ValueError as error:  # an unknown class or system; InputError is one too
+        raise InputError(f"{where}: {error}" if where not in str(error) else str(error)) from error
+    png, score = entry.get("png"), entry.get("score")
+    audio = AudioFile(wave, _existing(source.parent, png, where) if png else None, entry.get("caption") or "")
+    if score is not None and "similarity" not in audio.caption:
+        audio = audio.with_caption(audio.caption, score=score)
+    return Item(cls, system, index, audio, score)
+
+
+def _existing(folder: Path, name: str, where: str) -> Path:
+    for path in (folder / name, Path(name)):
+        if path.is_file():
+            return path
+    raise InputError(f"{where}: {name} is not there; run the notebook that writes {folder.name} again")
+
+
+def _check_complete(
+    cells: Mapping[tuple[str, str, int], Item], systems: Sequence[str], classes: Sequence[str], sources: Any
+) -> None:
+    names = ", ".join(str(source) for source in sources)
+    missing = []
+    for cls in classes:
+        indices = sorted({index for c, _, index in cells if c == cls})
+        if len(indices) < MINIMUM_ITEMS:
+            missing.append(f"{cls}: {len(indices)} of at least {MINIMUM_ITEMS} clips")
+        missing += [f"{cls} / {s} / {i}" for i in indices for s in systems if (cls, s, i) not in cells]
+    if missing:
+        raise InputError(f"listening page: {len(missing)} missing in {names}: {'; '.join(missing[:5])}")
+
+
+def _shelved(audio: AudioFile, shelf: Shelf) -> AudioFile:
+    picture = shelf.put(audio.picture) if audio.picture else None
+    return dataclasses.replace(audio, path=shelf.put(audio.path), picture=picture)
+
+
+# --------------------------------------------------------------------------------------- model card
+
+
+def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md") -> Path:
+    """Write the model card's page from the card that ships with the weights.
+
+    Args:
+        card: ``model_card.json``; a ``README.md`` beside it comes first, as text.
+        out: the Markdown file to write.
+
+    Raises:
+        InputError: the card is not there or not a JSON object.
+    """
+    card = Path(card)
+    if not card.is_file():
+        raise InputError(
+            f"{card}: no such model card; data_scripts/pretrain_mini.py writes it with the weights"
+        )
+    content = read_json(card)
+    if not isinstance(content, Mapping):
+        raise InputError(f"{card}: a model card is a JSON object, not a {type(content).__name__}")
+    readme = card.with_name("README.md")
+    text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
+    write_text(out, "\n\n".join(part for part in (text, *_sections(content)) if part) + "\n")
+    return Path(out)
+
+
+def _as_section(markdown: str) -> str:
+    """A README as part of a page: no YAML front matter, no title of its own, code blocks untouched."""
+    body = re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL).strip()
+    return re.sub(r"\A# .*\n+", "", body)
+
+
+def _sections(content: Mapping[str, Any]) -> list[str]:
+    """Scalars of the card in one table, everything deeper under a heading of its own."""
+    scalars = {key: value for key, value in content.items() if not isinstance(value, Mapping | list)}
+    parts = ["## Facts", _table(("", ""), scalars.items())] if scalars else []
+    for key, value in content.items():
+        if isinstance(value, Mapping | list) and value:
+            parts += [f"## {_words(key)}", _render(value)]
+    return parts
+
+
+def _render(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _table(("", ""), value.items())
+    if all(isinstance(entry, Mapping) for entry in value):
+        columns = list(dict.fromkeys(key for entry in value for key in entry))
+        return _table([_words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
+    return "\n".join(f"- {_cell(entry)}" for entry in value)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for row in rows:
+        first = _words(str(row[0])) if not any(head) else _cell(row[0])
+        lines.append(" | ".join([first, *map(_cell, row[1:])]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _words(key: str) -> str:
+    words = key.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{_words(str(k))}: {_cell(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return str(value).replace("|", "\\|").replace("\n", " ")

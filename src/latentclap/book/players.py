@@ -1,0 +1,172 @@
+"""The files behind a player: loudness-normalised audio and its spectrogram picture, side by side.
+
+Every clip of the book is brought to one loudness and drawn on one scale, so that neither level nor contrast
+makes a system look or sound better.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentclap.errors import InputError
+from latentclap.files import atomic_path
+
+#: Integrated loudness (ITU-R BS.1770) of every player.
+LUFS = -23.0
+#: The one range of every picture, in dB of mel magnitude (dark to light); room noise to the loudest partials.
+DB_RANGE = (-75.0, 5.0)
+#: The one time axis of every picture: seconds across its width.
+PICTURE_SECONDS = 4.0
+#: Pixels, about one per frame of a 4 s clip and 2.5 per mel band.
+PICTURE_SIZE = (480, 160)
+
+_AUDIO_SUFFIXES = (".mp3", ".ogg", ".flac", ".wav")
+_COLOURS = 48  # cannot be told from 256 at this size, for half the bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioFile:
+    """One clip as the page shows it: the player's file, its spectrogram, and the words under it."""
+
+    path: Path
+    picture: Path | None = None
+    caption: str = ""
+    seconds: float | None = None
+    sampling_rate: int | None = None
+
+    def with_caption(
+        self,
+        text: str = "",
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+        guidance_scale: float | None = None,
+        score: float | None = None,
+        fad: float | None = None,
+    ) -> AudioFile:
+        """Return the same clip with a caption: free text, then what is known of how the clip was made.
+
+        Args:
+            text: free words, first.
+            prompt: the text that the system was given.
+            seed: the seed of the generation.
+            guidance_scale: classifier-free guidance weight.
+            score: CLAP cosine similarity between the clip and its prompt.
+            fad: Fréchet distance of this one clip to the reference.
+        """
+        parts = [
+            text,
+            f"“{prompt}”" if prompt else "",
+            f"seed {seed}" if seed is not None else "",
+            f"guidance {guidance_scale:g}" if guidance_scale is not None else "",
+            f"similarity {score:.2f}" if score is not None else "",
+            f"FAD of the clip {fad:.1f}" if fad is not None else "",
+        ]
+        return dataclasses.replace(self, caption=" · ".join(part for part in parts if part))
+
+
+def save_player(
+    wave: Any, sr: int, path: str | Path, *, caption: str = "", picture: bool = True, lufs: float = LUFS
+) -> AudioFile:
+    """Write one clip for a page: loudness-normalised audio and, beside it, its spectrogram picture.
+
+    Args:
+        wave: (samples,) or (1, samples), numpy or torch, floating point, any level.
+        sr: sampling rate in Hz.
+        path: the audio file; the suffix chooses the format (.mp3, which plays in every browser, .ogg, .flac,
+            .wav); none means .mp3. The picture gets the same name with .png.
+        caption: words under the player, see :meth:`AudioFile.with_caption`.
+        picture: draw the spectrogram too.
+        lufs: integrated loudness that the clip is brought to; a peak limit of 0.9 goes before it.
+
+    Raises:
+        InputError: the wave is empty, not mono or not finite; the suffix is none of the four.
+    """
+    from latentclap.audio import (
+        normalise_loudness,
+        write_wave,
+    )  # torch: the book's own tools start without it
+
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_suffix(".mp3")
+    if path.suffix.lower() not in _AUDIO_SUFFIXES:
+        raise InputError(f"{path.name}: a player is one of {', '.join(_AUDIO_SUFFIXES)}; rename the file")
+    heard = normalise_loudness(mono(wave, path.name), sr, lufs=lufs)
+    write_wave(path, heard, sr)
+    image = spectrogram_png(heard, sr, path.with_suffix(".png")) if picture else None
+    return AudioFile(path, image, caption, len(heard) / sr, int(sr))
+
+
+def spectrogram_png(wave: Any, sr: int, path: str | Path, *, seconds: float = PICTURE_SECONDS) -> Path:
+    """Draw the log-mel spectrogram as a small palette PNG without axes; return its path.
+
+    Every picture has the same scales: time 0 to ``seconds`` from left to right (what lies beyond is cut, what
+    is missing has the darkest colour), 64 mel bands from 0 to 8 kHz upwards, :data:`DB_RANGE` dark to light.
+
+    Args:
+        wave: (samples,), as it is heard.
+        sr: sampling rate in Hz.
+        path: the PNG file.
+        seconds: width of the time axis.
+
+    Raises:
+        InputError: the wave is empty, not mono or not finite.
+    """
+    import matplotlib
+    from PIL import Image
+
+    levels = spectrogram_levels(mono(wave, Path(path).name), sr, seconds)
+    grey = Image.fromarray((levels[::-1] * 255).astype(np.uint8)).resize(
+        PICTURE_SIZE, Image.Resampling.BILINEAR
+    )
+    indices = np.round(np.asarray(grey) * ((_COLOURS - 1) / 255)).astype(np.uint8)
+    picture = Image.frombytes("P", PICTURE_SIZE, indices.tobytes())
+    picture.putpalette(
+        matplotlib.colormaps["magma"](np.linspace(0, 1, _COLOURS), bytes=True)[:, :3].tobytes()
+    )
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+    return Path(path)
+
+
+def spectrogram_levels(wave: np.ndarray, sr: int, seconds: float = PICTURE_SECONDS) -> np.ndarray:
+    """Return a picture's brightness (64, frames) in 0 ... 1, low frequencies first, on the common scales."""
+    import torch
+
+    from latentclap.audio import MelConfig, log_mel, resample
+
+    config = MelConfig()
+    samples = round(seconds * config.sampling_rate)
+    wave = resample(wave, sr, config.sampling_rate)[:samples]
+    padded = np.zeros(samples, dtype=np.float32)
+    padded[: len(wave)] = wave
+    decibels = log_mel(torch.from_numpy(padded)[None], config)[0, 0].T.numpy() * (20 / np.log(10))
+    low, high = DB_RANGE
+    return ((decibels - low) / (high - low)).clip(0, 1)
+
+
+def mono(wave: Any, where: str) -> np.ndarray:
+    """Return a clip as float32 (samples,).
+
+    Raises:
+        InputError: anything but one finite, non-empty channel; ``where`` names it.
+    """
+    array = wave.detach().cpu().numpy() if hasattr(wave, "detach") else np.asarray(wave)
+    if array.ndim == 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 1 or array.size == 0:
+        raise InputError(
+            f"{where}: a player takes one channel of samples, shape (samples,), not {array.shape}"
+        )
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"{where}: samples are {array.dtype}, not float; divide integers by their full scale"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"{where}: the clip holds NaN or infinite samples; the run that made it diverged")
+    return array.astype(np.float32)

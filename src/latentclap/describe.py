@@ -1,0 +1,165 @@
+"""What a checkpoint on disk is, read from its configuration files and safetensors headers alone.
+
+No weight is loaded and torch is not imported: it answers at once, for gigabytes too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from latentclap.errors import InputError
+
+#: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
+_BUFFERS = frozenset(
+    {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "position_ids",
+        "token_type_ids",
+        "relative_position_index",
+        "mean",
+        "scale",
+    }
+)
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap")
+_SCHEDULER = (
+    "_class_name",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "prediction_type",
+)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Describe a system's folder, a folder with one model, or one safetensors file.
+
+    Returns:
+        JSON-ready: path, kind ("system" or "model"), components {name: {class, parameters, dtype, bytes}},
+        parameters and bytes in all, model_card (its first line of text, or None). For a system also
+        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, scheduler; its parameters
+        do not count the judging CLAP beside a text encoder of its own.
+
+    Raises:
+        InputError: there is nothing of the kind, or a file of it is damaged.
+    """
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise InputError(
+                f"{path}: only folders and .safetensors files can be described without running them"
+            )
+        parts = {path.stem: {"class": None, **_count(_header(path)), "bytes": path.stat().st_size}}
+        return {"path": str(path), "kind": "model", **_totals(parts), "model_card": None}
+    parts = {part: _component(path / part) for part in _PARTS if (path / part).is_dir()}
+    if {"unet", "vae"} <= parts.keys():
+        return {"path": str(path), "kind": "system", **_totals(parts), **_system(path, parts)}
+    if not path.is_dir() or not _weight_files(path):
+        raise InputError(
+            f"{path}: no checkpoint here, neither a system (unet/, vae/, ...) nor a weights file"
+        )
+    totals = _totals({path.resolve().name: _component(path)})
+    return {"path": str(path), "kind": "model", **totals, "model_card": _card(path)}
+
+
+def _totals(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    judge = "clap" if "text_encoder" in parts else None
+    return {
+        "components": parts,
+        "parameters": sum(part["parameters"] or 0 for name, part in parts.items() if name != judge),
+        "bytes": sum(part["bytes"] for part in parts.values()),
+    }
+
+
+def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
+    if "tuning" in parts:
+        # its file also keeps the UNet's class embedding as it was before the two were folded
+        tensors = _header(folder / "tuning" / "model.safetensors")
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith("tuning.")}
+        parts["tuning"] |= {"class": "Linear", **_count(own)}
+    vae, vocoder = _json(folder / "vae" / "config.json"), _json(folder / "vocoder" / "config.json")
+    frames = _json(folder / "latentclap.json").get("frames", 1024)
+    hop = math.prod(vocoder.get("upsample_rates", [160]))
+    rate, mels = vocoder.get("sampling_rate", 16_000), vocoder.get("model_in_dim", 64)
+    ratio = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    return {
+        "sampling_rate": rate,
+        "frames": frames,
+        "seconds": frames * hop / rate,
+        "latent_shape": [vae.get("latent_channels"), frames // ratio, mels // ratio],
+        "scaling_factor": vae.get("scaling_factor"),
+        "tuning": "tuning" in parts,
+        "scheduler": {key.removeprefix("_"): scheduler[key] for key in _SCHEDULER if key in scheduler},
+        "model_card": _card(folder),
+    }
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """One set of weights: safetensors where there are any, since checkpoints often hold them twice."""
+    files = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS]
+    return [p for p in files if p.suffix == ".safetensors"] or files
+
+
+def _component(folder: Path) -> dict[str, Any]:
+    config, files = _json(folder / "config.json"), _weight_files(folder)
+    kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
+    tensors = {k: v for path in files if path.suffix == ".safetensors" for k, v in _header(path).items()}
+    return {"class": kind, **_count(tensors), "bytes": sum(p.stat().st_size for p in files)}
+
+
+def _count(tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Parameters and the commonest dtype; None where no safetensors file tells them."""
+    own = [t for name, t in tensors.items() if name.rpartition(".")[2] not in _BUFFERS]
+    dtypes = Counter(t["dtype"] for t in own).most_common(1)
+    return {
+        "parameters": sum(math.prod(t["shape"]) for t in own) if own else None,
+        "dtype": dtypes[0][0] if dtypes else None,
+    }
+
+
+def _header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensors of a safetensors file: name -> dtype and shape, from its first bytes only."""
+    try:
+        with open(path, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; the checkpoint is not complete") from None
+    except (struct.error, ValueError) as error:
+        raise InputError(f"{path}: not a safetensors file, or a damaged one ({error})") from None
+    header.pop("__metadata__", None)
+    ends = [tensor["data_offsets"][1] for tensor in header.values()]
+    if path.stat().st_size < 8 + length + max(ends, default=0):
+        raise InputError(f"{path}: cut short; copy or download it again")
+    return header
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+
+
+def _card(folder: Path) -> str | None:
+    """The first line of a model card that is neither front matter, heading nor picture."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    if text.startswith("---"):
+        text = text.partition("\n---")[2]
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and line[0] not in "#!<-|"), None)

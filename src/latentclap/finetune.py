@@ -1,0 +1,179 @@
+"""Fine-tuning by eq. 4: the paper's training, on cached latents and embeddings (III-D, IV-B).
+
+Only the UNet and, where there is one, the tuning layer train; VAE, CLAP, vocoder and φ are frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentclap.cache import batches
+from latentclap.diffusion import append_dims
+from latentclap.errors import InputError
+from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
+from latentclap.pretrain.tasks import normal, randint, uniform
+from latentclap.profiles import FinetuneSection
+from latentclap.system import FoleySystem, tuning_layer
+from latentclap.train import Task, TrainConfig, TrainResult, train
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run.
+
+    Attributes:
+        lam: λ of eq. 4; 0 is the baseline, plain fine-tuning by eq. 1.
+        tuning: train a tuning layer after the text CLAP encoder (III-A).
+        weighting: w(n) of eq. 3, see ``losses.step_weight``.
+        reading: what φ is shown, see ``losses.READINGS``.
+        reduction: "mean" or "sum" over CLAP's dimensions.
+        epochs: passes over the clips (the paper: 500; Fig. 3: 100).
+        batch_size: clips per step (not given in the paper).
+        lr: Adam's learning rate (the paper: 3e-6).
+        grad_clip: largest gradient norm; 0: off.
+        ema_decay: average the weights; 0: off.
+        drop: share of conditions replaced by the empty prompt's, for guidance (facts A4).
+        seed: of order, noise and dropout.
+        normalize: scale E_latent to unit length.
+        clamp: clamp what φ is shown to +-clamp; 0: off.
+    """
+
+    lam: float = 0.0
+    tuning: bool = False
+    weighting: str = "paper"
+    reading: str = "x0"
+    reduction: str = "mean"
+    epochs: int = 500
+    batch_size: int = 8
+    lr: float = 3e-6
+    grad_clip: float = 1.0
+    ema_decay: float = 0.0
+    drop: float = 0.1
+    seed: int = 0
+    normalize: bool = False
+    clamp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lam < 0 or self.lam != self.lam:
+            raise InputError(f"lam={self.lam}: must be zero or more (the paper: 1000 to 2000)")
+        if self.epochs < 1:
+            raise InputError(f"epochs={self.epochs}: must be at least 1")
+        if not 0 <= self.drop < 1:
+            raise InputError(f"drop={self.drop}: must be within 0 ... 1")
+
+    @classmethod
+    def of(cls, section: FinetuneSection, **changes: Any) -> FinetuneConfig:
+        """A run with a profile's values, some of them changed.
+
+        λ is the profile's own for the system with or without tuning layer, unless given.
+        """
+        values = {k: v for k, v in asdict(section).items() if k != "lam_tuning"} | changes
+        if "lam" not in changes:
+            values["lam"] = section.lam_tuning if changes.get("tuning") else section.lam
+        return cls(**values)
+
+
+class FinetuneTask(Task):
+    """Eq. 4 on cached latents: batch of mean, logvar (B, C, T, F), E_text and E_audio (B, 512)."""
+
+    def __init__(
+        self, system: FoleySystem, loss: LatentCLAPLoss | None, lam: float, *, drop: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.unet = system.unet
+        if system.tuning is not None:
+            self.tuning = system.tuning
+        # in a list: φ, the schedule and "" are constants, not parts of the task
+        self.constants = [loss, system.schedule, system.encode_text([""])[0]]
+        self.lam, self.drop = lam, drop
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Return loss (eq. 4), ddpm (eq. 1) and, with λ > 0, lclap (eq. 3)."""
+        loss, schedule, E_empty = self.constants
+        device = batch["mean"].device
+        u, n = uniform(rngs, 1)[:, 0], randint(rngs, schedule.steps).to(device)
+        s_0 = batch["mean"] + (batch["logvar"] / 2).exp() * normal(rngs, batch["mean"])
+        eps = normal(rngs, s_0)
+        s_n = schedule.to(device).q_sample(s_0, n, eps)
+        dropped = append_dims((u < self.drop).to(device), batch["E_text"])
+        E = torch.where(dropped, E_empty.to(device).expand_as(batch["E_text"]), batch["E_text"])
+        if hasattr(self, "tuning"):
+            E = self.tuning(E)
+        eps_theta = self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
+        terms = {"ddpm": ddpm_loss(eps_theta, eps)}  # eq. 1
+        if self.lam:
+            terms["lclap"] = loss(eps_theta, s_n, n, batch["E_audio"], s_0=s_0)  # eq. 3
+        return {"loss": total_loss(terms, {"ddpm": 1.0, "lclap": self.lam}), **terms}  # eq. 4
+
+
+def finetune(
+    system: FoleySystem,
+    phi: nn.Module | None,
+    cache: dict[str, Tensor],
+    config: FinetuneConfig,
+    folder: str | Path,
+    *,
+    minutes: float = 0.0,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> tuple[FoleySystem, TrainResult]:
+    """Fine-tune a copy of ``system``; the same command goes on where an interrupted one stopped.
+
+    Args:
+        system: the pretrained system; it is not changed.
+        phi: the Latent CLAP encoder; may be None for λ = 0.
+        cache: what ``cache.build_cache`` gives for the dev clips.
+        config: the run.
+        folder: for checkpoints and logs.
+        minutes: stop after this time, with a checkpoint; 0 runs to the end.
+        tensorboard: write TensorBoard events.
+        progress: show a progress bar.
+
+    Returns:
+        The fine-tuned system, and what the loop reports.
+    """
+    if config.lam and phi is None:
+        raise InputError(
+            f"lam={config.lam:g} needs a Latent CLAP encoder: train one (notebook 01), or take lam=0"
+        )
+    tuned = copy.copy(system)
+    tuned.unet = copy.deepcopy(system.unet).requires_grad_(True)
+    tuned.tuning = tuning_layer(system.embed_dim).to(system.device) if config.tuning else None
+    loss = None
+    if config.lam:
+        loss = LatentCLAPLoss(
+            phi,
+            schedule=system.schedule,
+            reading=config.reading,
+            weighting=config.weighting,
+            reduction=config.reduction,
+            normalize=config.normalize,
+            clamp=config.clamp or None,
+        )
+    steps = max(1, config.epochs * len(cache["mean"]) // config.batch_size)
+    result = train(
+        FinetuneTask(tuned, loss, config.lam, drop=config.drop),
+        batches(cache, "mean", "logvar", "E_audio", "E_text"),
+        TrainConfig(
+            steps=steps,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            grad_clip=config.grad_clip,
+            ema_decay=config.ema_decay,
+            seed=config.seed,
+            minutes=minutes,
+            tensorboard=tensorboard,
+            log_every=max(1, steps // 50),
+            checkpoint_seconds=20,
+        ),
+        folder,
+        progress=progress,
+        description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
+    )
+    return tuned.eval(), result

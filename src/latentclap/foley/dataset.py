@@ -1,0 +1,214 @@
+"""Writing a procedural data set: DCASE layout, meta tables, resumable, the same for any number of workers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, file_sha256, write_text
+from latentclap.foley.registry import SPLITS, check_number, clip_seed, families, synthesize
+
+#: The columns of DCASE's tables (facts D1), then ours.
+COLUMNS = (
+    "category",
+    "current_file_path",
+    "original_dataset",
+    "original_file_name",
+    "caption",
+    "seed",
+    "params",
+    "sha256",
+)
+#: Raised whenever the sound of a given seed changes: files of another version are made anew.
+VERSION = 1
+META = {"dev": "DevMeta.csv", "eval": "EvalMeta.csv"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to make."""
+
+    cls: str
+    split: str
+    index: int
+    seed: int
+    seconds: float
+    sr: int
+
+    @property
+    def path(self) -> str:
+        """Return the path inside the data set."""
+        return f"{self.split}/{self.cls}/{self.index:05d}.wav"
+
+    @property
+    def origin(self) -> str:
+        """Return the name of the recording, which no other clip shares."""
+        return f"foley-v{VERSION}/{self.cls}/{self.split}/{self.seed}-{self.seconds:g}s-{self.sr}"
+
+
+def pcm16(wave: np.ndarray) -> np.ndarray:
+    """Round a wave within +-1 to 16 bits, (samples,) int16."""
+    return np.round(np.asarray(wave, np.float64) * 32767.0).astype(np.int16)
+
+
+def write_clip(folder: Path, job: Job) -> dict[str, Any]:
+    """Make one clip, write it whole or not at all, and return its row of the table."""
+    clip = synthesize(job.cls, job.seed, seconds=job.seconds, sr=job.sr, split=job.split)
+    with atomic_path(folder / job.path) as temporary:
+        sf.write(temporary, pcm16(clip.wave), job.sr, subtype="PCM_16")
+    digest = file_sha256(folder / job.path)
+    params = json.dumps(clip.params, sort_keys=True)
+    values = (job.cls, job.path, "procedural", job.origin, clip.caption, str(job.seed), params, digest)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _one(task: tuple[Path, Job]) -> dict[str, Any]:
+    return write_clip(*task)
+
+
+def journal_path(folder: Path) -> Path:
+    """Return the file that remembers finished clips while a data set is being made."""
+    return folder / ".foley-journal.jsonl"
+
+
+def finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of earlier runs by path, from the tables and from the journal of a broken run."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in META.values():
+        if (folder / name).is_file():
+            with open(folder / name, newline="", encoding="utf-8") as stream:
+                rows |= {
+                    row["current_file_path"]: row
+                    for row in csv.DictReader(stream)
+                    if None not in row.values()
+                }
+    if journal_path(folder).is_file():
+        for line in journal_path(folder).read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                rows[row["current_file_path"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # the last line of a run that was killed while writing it
+    return rows
+
+
+def is_whole(folder: Path, job: Job, row: Mapping[str, Any] | None) -> bool:
+    """Tell whether a clip of an earlier run is the one wanted, unchanged on disk."""
+    if row is None or row.get("original_file_name") != job.origin or not row.get("sha256"):
+        return False
+    path = folder / job.path
+    return path.is_file() and file_sha256(path) == row["sha256"]
+
+
+def counts(value: int | Mapping[str, int], classes: Sequence[str], name: str) -> dict[str, int]:
+    """Return clips per class from one number or a mapping; classes that a mapping leaves out get none."""
+    given = {families([k])[0]: v for k, v in value.items()} if isinstance(value, Mapping) else None
+    table = dict.fromkeys(classes, value) if given is None else {cls: given.get(cls, 0) for cls in classes}
+    for cls, count in table.items():
+        check_number(f"{name} for {cls}", count, 0, 10_000_000, whole=True)
+    extra = set(given or ()) - set(classes)
+    if extra:
+        raise InputError(
+            f"{name} names {', '.join(sorted(extra))}, which is not among the classes to be made"
+        )
+    return table
+
+
+def run_jobs(folder: Path, jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of finished clips in order, made by ``workers`` processes."""
+    if workers == 1 or len(jobs) < 2:
+        yield from (write_clip(folder, job) for job in jobs)
+        return
+    # spawn: a fork of a process that already runs torch's threads may hang
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_one, ((folder, job) for job in jobs), chunksize=4)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write one meta table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def make_dataset(
+    folder: str | Path,
+    *,
+    per_class: int | Mapping[str, int] = 100,
+    eval_per_class: int | Mapping[str, int] = 20,
+    seed: int = 0,
+    workers: int = 1,
+    classes: Sequence[str] | None = None,
+    seconds: float = 4.0,
+    sr: int = 22050,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a procedural data set in DCASE layout: ``{dev,eval}/<class>/*.wav``, DevMeta.csv and EvalMeta.csv.
+
+    A clip depends on (seed, class, split, index) only, so that a larger data set contains the smaller one.
+    The same command goes on after an interruption; files that changed on disk are made anew; clips beyond the
+    counts asked for are left on disk only if they were there, but are not in the tables.
+
+    Args:
+        folder: where to write.
+        per_class: development clips per class, one number or a mapping class -> number.
+        eval_per_class: evaluation clips per class, likewise.
+        seed: seed of the whole set.
+        workers: processes; the result does not depend on it.
+        classes: families to make, by default the seven classes.
+        seconds: length of each clip.
+        sr: sampling rate in Hz.
+        progress: called with (clips ready, clips in all).
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: unknown class, or a count, seed or number of workers out of range.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a folder for the data set")
+    check_number("seed", seed, 0, 2**64 - 1, whole=True)
+    check_number("workers", workers, 1, 256, whole=True)
+    names = families(classes)
+    wanted = {
+        "dev": counts(per_class, names, "per_class"),
+        "eval": counts(eval_per_class, names, "eval_per_class"),
+    }
+    jobs = [
+        Job(cls, split, i, clip_seed(seed, cls, split, i), seconds, sr)
+        for split in SPLITS
+        for cls in names
+        for i in range(wanted[split][cls])
+    ]
+    if not jobs:
+        raise InputError("per_class and eval_per_class are both zero: there is nothing to make")
+    old = finished(folder)
+    rows = {job.path: old[job.path] for job in jobs if is_whole(folder, job, old.get(job.path))}
+    todo = [job for job in jobs if job.path not in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(journal_path(folder), "a", encoding="utf-8") as journal:
+        for row in run_jobs(folder, todo, workers):
+            rows[row["current_file_path"]] = row
+            journal.write(json.dumps(row) + "\n")
+            journal.flush()
+            if progress:
+                progress(len(rows), len(jobs))
+    for split, name in META.items():
+        write_table(folder / name, [rows[job.path] for job in jobs if job.split == split])
+    journal_path(folder).unlink()
+    return folder

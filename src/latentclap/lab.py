@@ -1,0 +1,305 @@
+"""What the notebooks call: data, encoders, fine-tuned points, generated clips and scores, each made once.
+
+A point of the experiment (one fine-tuning run, one set of generated clips) lives in a folder named by the hash of
+everything it depends on, so that notebooks share it, a second run finds it, and a killed one goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from torch import Tensor
+
+from latentclap import storage
+from latentclap.cache import build_cache, read_waves
+from latentclap.classes import CLASSES, prompt
+from latentclap.data import Clip, FoleyDataset, load_dataset
+from latentclap.embeddings import Embedding, get_embedding
+from latentclap.evaluate import EvalResult, evaluate
+from latentclap.files import atomic_path, file_sha256, read_json, write_json
+from latentclap.finetune import FinetuneConfig, finetune
+from latentclap.foley import make_dataset
+from latentclap.latent_clap import LatentCLAP
+from latentclap.profiles import Profile
+from latentclap.runs import config_hash, runs_root
+from latentclap.system import FoleySystem
+
+#: DCASE clips are 4 s long; a longer generated clip is scored by its first 4 s (facts D3, last line)
+EVAL_SECONDS = 4.0
+
+#: the four systems of Table I, rows 2 to 5: name -> (tuning layer, Latent CLAP loss)
+SYSTEMS: dict[str, tuple[bool, bool]] = {
+    "LDM": (False, False),
+    "LDM+Tuning": (True, False),
+    "LDM+Latent": (False, True),
+    "LDM+Tuning+Latent": (True, True),
+}
+
+
+@dataclass
+class Point:
+    """A fine-tuned system.
+
+    Attributes:
+        config: how it was trained; None for the pretrained system.
+        folder: its artefacts.
+        seconds: training time.
+        history: the lines of stats.jsonl.
+    """
+
+    config: FinetuneConfig | None
+    folder: Path
+    seconds: float
+    history: list[dict[str, float]]
+
+
+@dataclass
+class Lab:
+    """The experiment's bench for a profile and a data folder ("" is the embedded procedural set)."""
+
+    profile: Profile
+    data_dir: str = ""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    progress: bool = True
+
+    @cached_property
+    def root(self) -> Path:
+        """Where shared artefacts go: runs/<profile>."""
+        return runs_root() / self.profile.name
+
+    # ------------------------------------------------------------------------------ data and encoders
+
+    @cached_property
+    def dataset(self) -> FoleyDataset:
+        """The recordings, or the embedded set, made on first use."""
+        section = self.profile.data
+        folder = self.data_dir or section.folder
+        if not folder:
+            folder = (
+                runs_root()
+                / "data"
+                / f"foley-{section.dev_per_class}-{section.eval_per_class}-{section.seed}"
+            )
+            with FileLock(_lock(folder)):
+                make_dataset(
+                    folder,
+                    per_class=section.dev_per_class,
+                    eval_per_class=section.eval_per_class,
+                    seed=section.seed,
+                    workers=2,
+                )
+        return load_dataset(folder, dev_fraction=section.dev_fraction, seed=section.seed)
+
+    @cached_property
+    def system(self) -> FoleySystem:
+        """The pretrained system."""
+        model = self.profile.model
+        return FoleySystem.from_pretrained(model.system, judge=model.judge or None, device=self.device)
+
+    @cached_property
+    def phi(self) -> LatentCLAP:
+        """The Latent CLAP encoder of the profile."""
+        return LatentCLAP.from_pretrained(latent_clap_folder(self.profile.model.latent_clap)).to(self.device)
+
+    @cached_property
+    def checkpoint_id(self) -> str:
+        """A hash of the pretrained weights, so that results of other weights are never taken for theirs."""
+        model = self.profile.model
+        folders = [storage.resolve(model.system), latent_clap_folder(model.latent_clap)]
+        weights = sorted(p for folder in folders for p in folder.rglob("*.safetensors"))
+        return config_hash([file_sha256(p) for p in weights])
+
+    @cached_property
+    def data_id(self) -> str:
+        """A hash of the data set's content."""
+        return self.dataset.digest
+
+    def cache(self, split: str) -> dict[str, Tensor]:
+        """Latents and embeddings of the "dev" or "eval" clips."""
+        key = config_hash([self.data_id, self.checkpoint_id, split])
+        return build_cache(
+            self.system, self.dataset.split(split), self.root / "cache" / key, progress=self.progress
+        )
+
+    # ------------------------------------------------------------------------------ fine-tuned points
+
+    def config(self, name: str, *, seed: int = 0, **changes: Any) -> FinetuneConfig:
+        """The fine-tuning configuration of one of :data:`SYSTEMS`."""
+        tuning, latent = SYSTEMS[name]
+        if not latent:
+            changes["lam"] = 0.0
+        return FinetuneConfig.of(self.profile.finetune, tuning=tuning, seed=seed, **changes)
+
+    def point(self, config: FinetuneConfig, *, force: bool = False, tensorboard: bool = False) -> Point:
+        """Fine-tune, or find what an earlier run of the same configuration left; a killed run goes on."""
+        described = _relevant(config)
+        folder = self.root / "finetune" / config_hash([described, self.data_id, self.checkpoint_id])
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if force:
+                _clear(folder)
+            if not (folder / "summary.json").is_file():
+                write_json(folder / "config.json", described)
+                self._train(config, folder, tensorboard)
+        summary = read_json(folder / "summary.json")
+        lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
+        return Point(config, folder, summary["seconds"], [json.loads(line) for line in lines])
+
+    def _train(self, config: FinetuneConfig, folder: Path, tensorboard: bool) -> None:
+        tuned, result = finetune(
+            self.system,
+            self.phi if config.lam else None,
+            self.cache("dev"),
+            config,
+            folder,
+            tensorboard=tensorboard,
+            progress=self.progress,
+        )
+        state = {f"unet.{k}": v for k, v in tuned.unet.state_dict().items()}
+        if tuned.tuning is not None:
+            state |= {f"tuning.{k}": v for k, v in tuned.tuning.state_dict().items()}
+        with atomic_path(folder / "weights.safetensors") as path:
+            save_arrays({k: v.detach().cpu().numpy() for k, v in state.items()}, path)
+        write_json(folder / "summary.json", {"seconds": result.seconds, "step": result.step})
+        (folder / "checkpoint.pt").unlink(missing_ok=True)  # four times the size of the weights, and spent
+
+    def load(self, point: Point | None) -> FoleySystem:
+        """The fine-tuned system of a point; None is the pretrained one."""
+        if point is None:
+            return self.system
+        import copy
+
+        from latentclap.system import tuning_layer
+
+        state = {k: torch.from_numpy(v) for k, v in load_arrays(point.folder / "weights.safetensors").items()}
+        system = copy.copy(self.system)
+        system.unet = copy.deepcopy(self.system.unet)
+        system.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+        if point.config and point.config.tuning:
+            system.tuning = tuning_layer(system.embed_dim)
+            system.tuning.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("tuning.")})
+            system.tuning.to(self.device)
+        return system.eval()
+
+    # ---------------------------------------------------------------------------- generated clips
+
+    def generate(
+        self, point: Point | None, n: int, *, seed: int = 0, first: int = 0, classes: Sequence[str] = CLASSES
+    ) -> dict[str, np.ndarray]:
+        """n clips per class, (n, samples) float32 at 16 kHz, made once per (point, sampling, seed)."""
+        section = self.profile.generate
+        key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
+        folder = point.folder if point else self.root / "pretrained" / self.checkpoint_id
+        path = folder / "generated" / f"{key}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                started = time.monotonic()
+                system = self.load(point)
+                waves = system.generate(
+                    list(classes),
+                    n,
+                    seed=seed,
+                    first=first,
+                    progress=self.progress,
+                    **asdict(section),
+                )
+                with atomic_path(path) as temporary:
+                    arrays = {c: waves[i * n : (i + 1) * n].copy() for i, c in enumerate(classes)}
+                    save_arrays(arrays, temporary)
+                write_json(path.with_suffix(".json"), {"seconds": time.monotonic() - started})
+        arrays = load_arrays(path)
+        return {c: arrays[c] for c in classes}
+
+    def generation_seconds(
+        self, point: Point | None, n: int, *, seed: int = 0, first: int = 0, classes: Sequence[str] = CLASSES
+    ) -> float:
+        """Wall time that :meth:`generate` took when it made these clips."""
+        section = self.profile.generate
+        key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
+        folder = point.folder if point else self.root / "pretrained" / self.checkpoint_id
+        return read_json(folder / "generated" / f"{key}.json")["seconds"]
+
+    def clips(self, split: str, cls: str, n: int | None = None) -> list[Clip]:
+        """The first n clips of a class on one side of the split (all for None): the printed selection rule."""
+        chosen = [clip for clip in self.dataset.split(split) if clip.cls == cls]
+        return chosen[:n]
+
+    def waves(self, split: str, n: int | None = None) -> dict[str, np.ndarray]:
+        """Real clips of every class, as the system's front end sees them."""
+        return {c: read_waves(self.system, clips) for c in CLASSES if (clips := self.clips(split, c, n))}
+
+    # ------------------------------------------------------------------------------------- scores
+
+    @cached_property
+    def embedding(self) -> Embedding:
+        """The FAD embedding of the profile."""
+        section = self.profile.evaluate
+        options = {"weights": section.vggish} if section.embedding.startswith("vggish") else {}
+        return get_embedding(section.embedding, **options)
+
+    @cached_property
+    def reference(self) -> Any:
+        """The FAD reference: the organisers' statistics where the profile names them, else the eval clips."""
+        if self.profile.evaluate.reference:
+            return self.profile.evaluate.reference
+        return _first_seconds(self.waves("eval"))
+
+    def fad(self, generated: dict[str, np.ndarray], *, seed: int = 0) -> EvalResult:
+        """FAD per class against the evaluation set, with bootstrap intervals over clips."""
+        return evaluate(
+            _first_seconds(generated),
+            self.reference,
+            self.embedding,
+            sr=self.system.sampling_rate,
+            n_boot=self.profile.evaluate.n_boot,
+            seed=seed,
+        )
+
+    def similarity(self, generated: dict[str, np.ndarray]) -> dict[str, list[float]]:
+        """Cosine similarity of each clip with its class prompt by the judging CLAP (V-A)."""
+        return {c: self.system.similarity(w, [prompt(c)] * len(w)).tolist() for c, w in generated.items()}
+
+
+def latent_clap_folder(name_or_path: str) -> Path:
+    """Folder of a Latent CLAP encoder: the one that ships with a named system, or any folder."""
+    shipped = storage.shipped(name_or_path) / "latent_clap"
+    return shipped if shipped.is_dir() else Path(name_or_path)
+
+
+def _first_seconds(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {c: w[:, : int(EVAL_SECONDS * 16000)] for c, w in waves.items()}
+
+
+def _relevant(config: FinetuneConfig) -> dict[str, Any]:
+    """A configuration without what has no effect: with λ = 0, eq. 3's options name the same baseline run."""
+    values = asdict(config)
+    if not config.lam:
+        for name in ("weighting", "reading", "reduction", "normalize", "clamp"):
+            values.pop(name)
+    return values
+
+
+def _clear(folder: Path) -> None:
+    for item in folder.iterdir():
+        if item.name == ".lock":
+            continue
+        shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _lock(folder: str | Path) -> Path:
+    path = Path(f"{folder}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

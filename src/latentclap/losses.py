@@ -1,0 +1,306 @@
+"""The losses of the paper: eq. 1 (DDPM), w(n), eq. 3 (Latent CLAP) in each of its readings, and eq. 4.
+
+Eq. 3 says that the Latent CLAP encoder "operates on the noisy, compressed representation s_n, which is the output
+of the LDM model at step n" and leaves open which tensor that is. :data:`READINGS` holds every reading through
+which a gradient reaches the LDM; :class:`LatentCLAPLoss` takes the choice as an argument. The encoder φ, CLAP and
+the VAE are frozen: no gradient reaches their parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from latentclap.diffusion import NoiseSchedule, append_dims
+
+Reduction = Literal["mean", "sum"]
+Weighting = str | Callable[[Tensor], Tensor]
+
+
+def ddpm_loss(eps_theta: Tensor, eps: Tensor, *, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Eq. 1: ||eps - eps_theta||^2, as mean over the elements of each item (AudioLDM's code, facts A4).
+
+    Args:
+        eps_theta: predicted noise (B, C, T, F).
+        eps: the noise that was added, same shape.
+        reduction: "mean" over the batch too, or "none" for a (B,) tensor.
+    """
+    per_item = (eps_theta.float() - eps.float()).square().flatten(1).mean(1)
+    return per_item.mean() if reduction == "mean" else per_item
+
+
+# --------------------------------------------------------------------------------------------- w(n)
+
+
+def step_weight(
+    n: Tensor,
+    kind: Weighting = "paper",
+    *,
+    schedule: NoiseSchedule | None = None,
+    gamma: float = 5.0,
+) -> Tensor:
+    """Return the weight w(n) of eq. 3 for steps n (any shape), as float32 of the same shape.
+
+    Args:
+        n: step numbers, 0 ... N-1.
+        kind: ``"paper"`` is 10^(-n/200) (section IV-B); ``"constant"`` is 1; ``"step"`` is 1 for n <= 200 and 0
+            beyond; ``"exponential:H"`` halves every H steps (the paper's own half-life is 200 log10(2) = 60.2);
+            ``"step:K"`` cuts beyond K; ``"snr"`` is SNR/(1 + SNR) = abar_n, so that it lies within 0 ... 1;
+            ``"min-snr"`` is min(SNR, gamma)/gamma (after arXiv:2303.09556); or any callable of n.
+        schedule: the noise schedule, for the two SNR-based weights. None: AudioLDM's.
+        gamma: the cap of "min-snr".
+
+    Raises:
+        ValueError: the kind is unknown, or its number is not one.
+    """
+    if callable(kind):
+        return kind(n)
+    steps = n.float()
+    name, _, number = kind.partition(":")
+    value = _weight_parameter(kind, number)
+    if name == "paper" and not number:
+        return 10.0 ** (-steps / 200)
+    if name == "constant" and not number:
+        return torch.ones_like(steps)
+    if name == "step":
+        return (steps <= (200 if value is None else value)).float()
+    if name == "exponential":
+        return 0.5 ** (steps / (200 * math.log10(2) if value is None else value))
+    if name in ("snr", "min-snr") and not number:
+        snr = (schedule or NoiseSchedule().to(n.device)).snr(n.long())
+        return snr / (1 + snr) if name == "snr" else snr.clamp(max=gamma) / gamma
+    raise ValueError(f"unknown weighting {kind!r}; there are {', '.join(WEIGHTINGS)}")
+
+
+#: Names that :func:`step_weight` knows; the two with a colon take any positive number.
+WEIGHTINGS = ("paper", "constant", "step", "step:100", "exponential:30", "snr", "min-snr")
+
+
+def _weight_parameter(kind: str, number: str) -> float | None:
+    if not number:
+        return None
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"weighting {kind!r}: what follows the colon must be a positive number of steps")
+    return value
+
+
+# --------------------------------------------------------------------- what eq. 3's encoder is shown
+
+
+def _x0(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int) -> Tensor:
+    """The one-step estimate of the clean latent. |d/d eps| = sqrt((1 - abar)/abar)."""
+    return schedule.predict_x0(s_n, n, eps)
+
+
+def _posterior(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int) -> Tensor:
+    """The mean of p(s_{n-1} | s_n). |d/d eps| = beta / (sqrt(1 - abar) sqrt(alpha))."""
+    return schedule.posterior_mean(schedule.predict_x0(s_n, n, eps), s_n, n)
+
+
+def _ddim(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int) -> Tensor:
+    """One deterministic DDIM jump of N/inference-steps training steps, as at inference."""
+    return schedule.ddim_step(schedule.predict_x0(s_n, n, eps), eps, n - jump)
+
+
+def _renoised(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int, s_0: Tensor) -> Tensor:
+    """The true clean latent, noised again with the predicted noise. |d/d eps| = sqrt(1 - abar)."""
+    return schedule.q_sample(s_0, n, eps)
+
+
+#: reading -> what φ is shown (facts H: a, b, d, e). Reading (c), the forward-noised s_n, has no gradient.
+READINGS: dict[str, Callable[..., Tensor]] = {
+    "x0": _x0,
+    "posterior": _posterior,
+    "ddim": _ddim,
+    "renoised": _renoised,
+}
+
+
+def latent_reading(
+    reading: str,
+    schedule: NoiseSchedule,
+    s_n: Tensor,
+    n: Tensor,
+    eps_theta: Tensor,
+    *,
+    s_0: Tensor | None = None,
+    inference_steps: int = 200,
+) -> Tensor:
+    """Return the latent (B, C, T, F) that one reading of eq. 3 shows to the Latent CLAP encoder.
+
+    Args:
+        reading: a key of :data:`READINGS`.
+        schedule: the noise schedule.
+        s_n: the noised latent that the LDM saw.
+        n: its step numbers (B,).
+        eps_theta: the LDM's prediction; the gradient runs through it.
+        s_0: the clean latent, needed by "renoised" alone.
+        inference_steps: the number of sampling steps; "ddim" jumps N / inference_steps.
+
+    Raises:
+        ValueError: unknown reading, or "renoised" without s_0.
+    """
+    if reading not in READINGS:
+        raise ValueError(f"unknown reading {reading!r} of eq. 3; there are {', '.join(READINGS)}")
+    jump = schedule.steps // inference_steps
+    if reading == "renoised":
+        if s_0 is None:
+            raise ValueError('reading "renoised" needs s_0, the clean latent')
+        return _renoised(schedule, s_n, n, eps_theta, jump, s_0)
+    return READINGS[reading](schedule, s_n, n, eps_theta, jump)
+
+
+def gradient_factor(
+    reading: str, schedule: NoiseSchedule, n: Tensor, *, inference_steps: int = 200
+) -> Tensor:
+    """|d reading / d eps_theta| at steps n (B,): by autograd, the same number for every element (facts H)."""
+    eps = torch.zeros(len(n), 1, device=n.device, requires_grad=True)
+    zero = torch.zeros_like(eps)
+    latent = latent_reading(reading, schedule, zero, n, eps, s_0=zero, inference_steps=inference_steps)
+    (gradient,) = torch.autograd.grad(latent.sum(), eps)
+    return gradient.abs().flatten()
+
+
+# ------------------------------------------------------------------------------------------ eq. 3
+
+
+class LatentCLAPLoss(nn.Module):
+    """Eq. 3: E_n[w(n) ||E_audio - E_latent,n||^2], to be added to any eps-prediction training loop.
+
+    Args:
+        phi: the Latent CLAP encoder, (B, C, T, F) -> (B, D). It is used in evaluation mode with its parameters
+            held constant, and never receives a gradient; it may be shared with other code.
+        schedule: the noise schedule of the LDM. None: AudioLDM's.
+        reading: what φ is shown, a key of :data:`READINGS`.
+        weighting: w(n), see :func:`step_weight`.
+        reduction: of the squared distance over the D dimensions. "mean" is what "MSE" means in torch and keeps
+            lambda near 1000 in the range of eq. 1; "sum" is the formula to the letter, D times larger.
+        inference_steps: sampling steps, for the reading "ddim".
+        normalize: scale E_latent to unit length as CLAP scales E_audio (the paper is silent).
+        clamp: clamp the shown latent to +-clamp; x0 has heavy tails at large n. None: off, as in the paper.
+
+    Example:
+        >>> loss = LatentCLAPLoss(phi, reading="x0")
+        >>> s_n = loss.schedule.q_sample(s_0, n, eps)
+        >>> eps_theta = unet(s_n, n, E_text)
+        >>> total = ddpm_loss(eps_theta, eps) + 1000 * loss(eps_theta, s_n, n, E_audio, s_0=s_0)
+    """
+
+    def __init__(
+        self,
+        phi: nn.Module,
+        *,
+        schedule: NoiseSchedule | None = None,
+        reading: str = "x0",
+        weighting: Weighting = "paper",
+        reduction: Reduction = "mean",
+        inference_steps: int = 200,
+        normalize: bool = False,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        if reading not in READINGS:
+            raise ValueError(f"unknown reading {reading!r} of eq. 3; there are {', '.join(READINGS)}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"unknown reduction {reduction!r}; there are mean, sum")
+        self.schedule = schedule or NoiseSchedule()
+        step_weight(torch.zeros(1, dtype=torch.long), weighting, schedule=None)  # fail now, not at step one
+        # in a list, so that φ is no submodule: its parameters are not ours to train, save or switch to train()
+        self._phi = [phi]
+        self.reading, self.weighting, self.reduction = reading, weighting, reduction
+        self.inference_steps, self.normalize, self.clamp = inference_steps, normalize, clamp
+
+    @property
+    def phi(self) -> nn.Module:
+        """The Latent CLAP encoder."""
+        return self._phi[0]
+
+    def embed(self, latent: Tensor) -> Tensor:
+        """E_latent,n of a latent (B, C, T, F): (B, D). Gradients reach the latent, never φ's parameters."""
+        if self.clamp is not None:
+            latent = latent.clamp(-self.clamp, self.clamp)
+        phi = self.phi
+        device = next(phi.parameters()).device
+        if device != latent.device:
+            phi.to(latent.device)
+        training = phi.training
+        phi.eval()  # batch statistics of half-denoised latents must not enter φ
+        try:
+            constants = {k: v.detach() for k, v in (*phi.named_parameters(), *phi.named_buffers())}
+            E_latent = functional_call(phi, constants, (latent,)).float()
+        finally:
+            phi.train(training)
+        return F.normalize(E_latent, dim=-1) if self.normalize else E_latent
+
+    def per_item(
+        self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, *, s_0: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return (w(n), squared distance), each (B,): eq. 3 before its expectation."""
+        latent = latent_reading(
+            self.reading, self.schedule, s_n, n, eps_theta, s_0=s_0, inference_steps=self.inference_steps
+        )
+        squares = (E_audio.detach().float() - self.embed(latent)).square()
+        distance = squares.mean(1) if self.reduction == "mean" else squares.sum(1)
+        return step_weight(n, self.weighting, schedule=self.schedule), distance
+
+    def forward(
+        self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, *, s_0: Tensor | None = None
+    ) -> Tensor:
+        """Return eq. 3 as a scalar.
+
+        Args:
+            eps_theta: the LDM's prediction (B, C, T, F); the gradient runs through it.
+            s_n: the noised latent that it saw (B, C, T, F).
+            n: step numbers (B,), 0 ... N-1.
+            E_audio: CLAP audio embeddings of the same clips (B, D).
+            s_0: clean latents, for the reading "renoised".
+        """
+        w, distance = self.per_item(eps_theta, s_n, n, E_audio, s_0=s_0)
+        return (w * distance).mean()
+
+
+# ------------------------------------------------------------------------------------------ eq. 4
+
+
+def total_loss(terms: Mapping[str, Tensor], lambdas: Mapping[str, float]) -> Tensor:
+    """Eq. 4 for any number of named terms: the sum of lambda_k L_k.
+
+    A term whose lambda is 0 is left out altogether, so that eq. 4 with lambda = 0 is eq. 1 bit for bit.
+
+    Raises:
+        KeyError: a term has no lambda.
+        ValueError: every term is left out.
+    """
+    total: Tensor | None = None
+    for name, value in terms.items():
+        lam = lambdas[name]
+        if lam == 0:
+            continue
+        term = value if lam == 1 else lam * value
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError("every lambda is 0: there is nothing to train")
+    return total
+
+
+__all__ = [
+    "READINGS",
+    "WEIGHTINGS",
+    "LatentCLAPLoss",
+    "append_dims",
+    "ddpm_loss",
+    "gradient_factor",
+    "latent_reading",
+    "step_weight",
+    "total_loss",
+]

@@ -1,0 +1,318 @@
+"""The stages of pretraining, in their order: each resumable, each with a time budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from latentclap.classes import CLASSES, prompt
+from latentclap.embeddings import JudgeNet, log_mel_patches
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, read_json, write_json
+from latentclap.latent_clap import LatentCLAP
+from latentclap.models import random_system, size
+from latentclap.pretrain import tasks
+from latentclap.pretrain.corpus import Corpus
+from latentclap.system import FoleySystem
+from latentclap.train import Task, TensorBatches, TrainConfig, TrainResult, train
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage is trained when nothing else is asked for."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    ema_decay: float = 0.999
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+
+
+#: sized for a 2-core CPU in about two hours; on a GPU ask for more with --steps
+STAGES: dict[str, Stage] = {
+    "clap": Stage(steps=3000, batch_size=32, lr=5e-4, weight_decay=0.01),
+    "vae": Stage(steps=3000, batch_size=8, lr=1e-3),
+    "vocoder": Stage(steps=6000, batch_size=8, lr=8e-4),
+    "ldm": Stage(steps=6000, batch_size=8, lr=4e-4),
+    "latent_clap": Stage(steps=2500, batch_size=16, lr=1e-3),
+    "judge": Stage(steps=3000, batch_size=32, lr=1e-3, weight_decay=0.01),
+}
+
+
+@dataclass
+class Work:
+    """A folder in which a family is being trained.
+
+    Attributes:
+        folder: holds a folder per stage.
+        size: a key of ``models.SIZES``.
+        corpus: the training clips.
+        device: where to train.
+    """
+
+    folder: Path
+    size: str
+    corpus: Corpus
+    device: str = "cpu"
+
+    def system(self) -> FoleySystem:
+        """The family as far as it is trained; parts without a result have their random start."""
+        # the tokenizer is trained on the captions, so it is the same for the same corpus
+        texts = sorted({t for pair in self.corpus.texts() for t in pair} | {prompt(c) for c in CLASSES})
+        system = random_system(self.size, captions=texts)
+        for stage, module in (
+            ("clap", system.clap),
+            ("vae", system.vae),
+            ("vocoder", system.vocoder),
+            ("ldm", system.unet),
+        ):
+            if self.result(stage).is_file():
+                module.load_state_dict(load_file(self.result(stage)))
+        scale = self.folder / "vae" / "scale.json"
+        if scale.is_file():
+            system.vae.register_to_config(scaling_factor=read_json(scale)["scaling_factor"])
+        return system.to(self.device)
+
+    def result(self, stage: str) -> Path:
+        """The weights a stage leaves (averaged, float32)."""
+        return self.folder / stage / "weights.safetensors"
+
+    def need(self, *stages: str) -> None:
+        """Refuse to go on while an earlier stage has left nothing.
+
+        Raises:
+            InputError: names the stage.
+        """
+        for stage in stages:
+            if not self.result(stage).is_file():
+                raise InputError(f"stage {stage!r} has left no weights in {self.folder}: run it first")
+
+
+def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors from a file, made and written where it is absent."""
+    if not path.is_file():
+        tensors = make()
+        with atomic_path(path) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+    return load_file(path)
+
+
+def in_batches(
+    work: Work, function: Callable[[Tensor], tuple[Tensor, ...]], label: str, batch: int = 16
+) -> list[Tensor]:
+    """Apply a function to the corpus' waves (b, samples) float, batch by batch; half precision out."""
+    out = []
+    for i in tqdm(range(0, len(work.corpus), batch), desc=label, leave=False):
+        waves = work.corpus.wave[i : i + batch].float() / 32767
+        out.append([x.half().cpu() for x in function(waves)])
+    return [torch.cat(column) for column in zip(*out, strict=True)]
+
+
+# ------------------------------------------------------------------------------- tasks and their data
+
+
+def clap_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """CLAP on (features, texts)."""
+    system = work.system()
+    extractor = system.feature_extractor
+
+    def features(waves: Tensor) -> tuple[Tensor]:
+        longest = extractor.nb_max_samples
+        arrays = list(waves[:, :longest].numpy())
+        rate = extractor.sampling_rate
+        out = extractor(
+            arrays, sampling_rate=rate, truncation="rand_trunc", padding="repeatpad", return_tensors="pt"
+        )
+        return (out["input_features"],)
+
+    data = cached(
+        work.folder / "clap" / "features.safetensors",
+        lambda: {"features": in_batches(work, features, "CLAP features")[0]},
+    )
+    texts = [t for pair in work.corpus.texts() for t in pair]
+    tokens = system.tokenizer(
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=system.tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    number = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    data["tokens"] = tokens["input_ids"].short().view(len(work.corpus), 2, -1)
+    data["mask"] = tokens["attention_mask"].bool().view(len(work.corpus), 2, -1)
+    data["text_id"] = torch.tensor([number[t] for t in texts]).view(-1, 2)
+    system.clap.requires_grad_(True)
+    return tasks.ClapTask(system.clap), TensorBatches(data)
+
+
+def mels(work: Work) -> Tensor:
+    """Log-mels of the corpus (n, frames, 64), half precision, cached."""
+    system = work.system()
+    path = work.folder / "mel.safetensors"
+    return cached(
+        path, lambda: {"mel": in_batches(work, lambda w: (system.log_mel(w)[:, 0],), "log-mels")[0]}
+    )["mel"]
+
+
+def vae_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """The VAE on crops of log-mels."""
+    system = work.system()
+    system.vae.requires_grad_(True)
+    return tasks.VAETask(system.vae, crop_frames=min(128, system.frames)), TensorBatches({"mel": mels(work)})
+
+
+def vocoder_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """The vocoder on crops of (log-mel, wave)."""
+    system = work.system()
+    # the mel's own statistics, as SpeechT5HifiGan could normalise by them, are left at 0 and 1 as in AudioLDM
+    system.vocoder.requires_grad_(True)
+    return tasks.VocoderTask(system.vocoder), TensorBatches({"mel": mels(work), "wave": work.corpus.wave})
+
+
+def latents(work: Work) -> dict[str, Tensor]:
+    """Posteriors and embeddings of the corpus: mean, logvar (n, C, T, F), E_audio (n, 512), E_text (n, 2, 512)."""
+    work.need("vae", "clap")
+    system = work.system()
+
+    def make() -> dict[str, Tensor]:
+        mean, logvar = in_batches(work, lambda w: system.posterior(w.numpy()), "latents")
+        (E_audio,) = in_batches(work, lambda w: (system.encode_audio(w.numpy()),), "E_audio", 32)
+        texts = work.corpus.texts()
+        unique = sorted({t for pair in texts for t in pair})
+        E = torch.cat([system.encode_text(unique[i : i + 256]).cpu() for i in range(0, len(unique), 256)])
+        row = {t: i for i, t in enumerate(unique)}
+        E_text = torch.stack([E[[row[t] for t in pair]] for pair in texts])
+        return {"mean": mean, "logvar": logvar, "E_audio": E_audio, "E_text": E_text.half()}
+
+    return cached(work.folder / "latents.safetensors", make)
+
+
+def ldm_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """The base LDM by eq. 1 on audio and text embeddings."""
+    data = latents(work)
+    system = work.system()
+    # one audio embedding, the caption's and the prompt's: two texts to one audio
+    E = torch.cat([data["E_audio"][:, None], data["E_text"]], dim=1)
+    system.unet.requires_grad_(True)
+    task = tasks.LDMTask(system.unet, system.encode_text([""])[0], system.schedule)
+    return task, TensorBatches({"mean": data["mean"], "logvar": data["logvar"], "E": E})
+
+
+def latent_clap_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """φ by eq. 2."""
+    data = latents(work)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        phi = LatentCLAP(**size(work.size)["phi"])
+    return tasks.LatentCLAPTask(phi), TensorBatches({k: data[k] for k in ("mean", "logvar", "E_audio")})
+
+
+def judge_patches(waves: Tensor) -> Tensor:
+    """The judge's input for waves (b, samples) at 16 kHz: (b, windows, 96, 64)."""
+    peak = waves.abs().amax(1, keepdim=True).clamp(min=1e-8)
+    return torch.stack([torch.from_numpy(log_mel_patches(w)) for w in (waves / peak).numpy()])
+
+
+def judge_stage(work: Work) -> tuple[Task, TensorBatches]:
+    """The evaluation network on the seven classes; independent of CLAP, and never seen by a generator."""
+    classes = {name: i for i, name in enumerate(CLASSES)}
+    work = Work(
+        work.folder, work.size, work.corpus.subset(lambda i: work.corpus.cls[i] in classes), work.device
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judge = JudgeNet()
+    (patches,) = in_batches(work, lambda w: (judge_patches(w),), "patches")
+    label = torch.tensor([classes[c] for c in work.corpus.cls])
+    return tasks.JudgeTask(judge), TensorBatches({"patches": patches, "label": label})
+
+
+MAKERS: dict[str, Callable[[Work], tuple[Task, TensorBatches]]] = {
+    "clap": clap_stage,
+    "vae": vae_stage,
+    "vocoder": vocoder_stage,
+    "ldm": ldm_stage,
+    "latent_clap": latent_clap_stage,
+    "judge": judge_stage,
+}
+
+
+def run_stage(
+    name: str,
+    work: Work,
+    *,
+    steps: int | None = None,
+    minutes: float = 0.0,
+    lr: float | None = None,
+    seed: int = 0,
+) -> TrainResult:
+    """Train one stage, going on where it stopped, and leave its averaged weights in ``work.result(name)``.
+
+    Args:
+        name: a key of :data:`STAGES`.
+        work: the folder, size and corpus.
+        steps: optimiser steps in all; None takes the stage's own.
+        minutes: stop after this time, with a checkpoint; 0 runs to the end.
+        lr: learning rate; None takes the stage's own.
+        seed: of order and noise.
+    """
+    if name not in STAGES:
+        raise InputError(f"unknown stage {name!r}; there are {', '.join(STAGES)}")
+    stage = STAGES[name]
+    config = TrainConfig(
+        steps=steps or stage.steps,
+        batch_size=stage.batch_size,
+        lr=lr or stage.lr,
+        warmup_steps=stage.warmup_steps,
+        schedule="cosine",
+        weight_decay=stage.weight_decay,
+        ema_decay=stage.ema_decay,
+        seed=seed,
+        minutes=minutes,
+        log_every=20,
+        tensorboard=True,
+    )
+    task, data = MAKERS[name](work)
+    folder = work.folder / name
+    result = train(task, data, config, folder, description=f"pretraining {name}")
+    (module,) = task.trained().values()
+    with atomic_path(work.result(name)) as path:
+        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, path)
+    if name == "vae":
+        write_json(folder / "scale.json", {"scaling_factor": scale_factor(work)})
+    write_json(
+        folder / "summary.json",
+        {"step": result.step, "steps": config.steps, "seconds": result.seconds, "last": result.history[-1]},
+    )
+    return result
+
+
+def _unshared(module: nn.Module) -> dict[str, Tensor]:
+    """The state, with tensors that share memory copied: safetensors refuses aliases."""
+    seen: set[int] = set()
+    out = {}
+    for name, value in module.state_dict().items():
+        out[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return out
+
+
+@torch.no_grad()
+def scale_factor(work: Work, clips: int = 256) -> float:
+    """AudioLDM's latent scale: 1 / std of posterior samples over the first clips (facts A3)."""
+    system = work.system()
+    system.vae.register_to_config(scaling_factor=1.0)
+    rows = torch.linspace(0, len(work.corpus) - 1, min(clips, len(work.corpus))).long()
+    z = system.encode(work.corpus.wave[rows].float().numpy() / 32767, seed=0)
+    value = 1 / float(z.std())
+    if not math.isfinite(value):
+        raise InputError("the VAE's latents have no spread: train it first")
+    return value

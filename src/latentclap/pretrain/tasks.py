@@ -1,0 +1,228 @@
+"""One task per part of the mini family."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentclap.audio import MelConfig, log_mel
+from latentclap.diffusion import NoiseSchedule, append_dims
+from latentclap.latent_clap import LatentCLAP, latent_clap_loss
+from latentclap.losses import ddpm_loss
+from latentclap.train import Task
+
+
+def uniform(rngs: list[torch.Generator], *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1), one draw of ``shape`` per item: (B, *shape)."""
+    return torch.stack([torch.rand(shape, generator=g) for g in rngs])
+
+
+def randint(rngs: list[torch.Generator], high: int) -> Tensor:
+    """Whole numbers in 0 ... high - 1, one per item: (B,)."""
+    return torch.stack([torch.randint(high, (), generator=g) for g in rngs])
+
+
+def normal(rngs: list[torch.Generator], like: Tensor) -> Tensor:
+    """Standard normal noise of the shape, device and type of ``like`` (B, ...), one generator per item."""
+    return torch.stack([torch.randn(like.shape[1:], generator=g) for g in rngs]).to(like)
+
+
+def crop(tensor: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Cut ``length`` entries of axis 1 from ``starts`` (B,) on: (B, N, ...) -> (B, length, ...)."""
+    return torch.stack([row[s : s + length] for row, s in zip(tensor, starts.tolist(), strict=True)])
+
+
+class ClapTask(Task):
+    """Symmetric contrastive training of a ClapModel on (audio, caption) pairs.
+
+    Several clips of a batch may carry the same text (the paper's class prompts): all of them are right answers,
+    so the target is spread over equal texts instead of the diagonal.
+    """
+
+    def __init__(self, clap: nn.Module, *, mask_time: float = 0.15, mask_mel: float = 0.15) -> None:
+        super().__init__()
+        self.clap = clap
+        self.mask_time, self.mask_mel = mask_time, mask_mel
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: features (B, 1, T, M), tokens and mask (B, K texts, L), text_id (B, K)."""
+        rows = torch.arange(len(rngs))
+        choice = randint(rngs, batch["tokens"].shape[1])
+        audio = self.clap.get_audio_features(input_features=self.augment(batch["features"].float(), rngs))
+        text = self.clap.get_text_features(
+            input_ids=batch["tokens"][rows, choice].long(), attention_mask=batch["mask"][rows, choice].long()
+        )
+        E_audio, E_text = (F.normalize(e.pooler_output, dim=-1) for e in (audio, text))
+        ids = batch["text_id"][rows, choice]
+        target = (ids[:, None] == ids[None, :]).float()
+        target = target / target.sum(1, keepdim=True)
+        scale = self.clap.logit_scale_a.exp().clamp(max=100)
+        logits = scale * E_audio @ E_text.T
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        hit = target[rows, logits.argmax(1)].gt(0).float().mean()
+        return {"loss": loss, "accuracy": hit, "scale": scale}
+
+    def augment(self, features: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        """Roll in time, change the level, and mask one span of time and one of mel bands."""
+        u = uniform(rngs, 6)
+        out = []
+        for x, r in zip(features, u.tolist(), strict=True):
+            frames, mels = x.shape[-2:]
+            x = torch.roll(x, int(r[0] * frames), dims=-2) + 12 * (r[1] - 0.5)  # dB
+            floor = x.amin()
+            span = int(r[2] * self.mask_time * frames)
+            start = int(r[3] * (frames - span))
+            x[:, start : start + span] = floor
+            span = int(r[4] * self.mask_mel * mels)
+            start = int(r[5] * (mels - span))
+            x[:, :, start : start + span] = floor
+            out.append(x)
+        return torch.stack(out)
+
+
+class VAETask(Task):
+    """The VAE over log-mels: L1 reconstruction and a small KL term (AudioLDM, arXiv:2301.12503, appendix)."""
+
+    def __init__(self, vae: nn.Module, *, crop_frames: int = 128, kl_weight: float = 1e-4) -> None:
+        super().__init__()
+        self.vae = vae
+        self.crop_frames, self.kl_weight = crop_frames, kl_weight
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: mel (B, frames, 64)."""
+        mel = batch["mel"]
+        mel = crop(mel, randint(rngs, mel.shape[1] - self.crop_frames + 1), self.crop_frames).float()[:, None]
+        posterior = self.vae.encode(mel).latent_dist
+        z = posterior.mean + posterior.std * normal(rngs, posterior.mean)
+        reconstruction = self.vae.decode(z).sample
+        l1 = (reconstruction - mel).abs().mean()
+        # the slope along frequency and time keeps edges and texture that plain L1 averages away
+        slope = sum((reconstruction.diff(dim=d) - mel.diff(dim=d)).abs().mean() for d in (2, 3))
+        kl = posterior.kl().mean() / z[0].numel()
+        return {"loss": l1 + 0.25 * slope + self.kl_weight * kl, "l1": l1, "kl": kl}
+
+
+#: (FFT size, hop) of the multi-resolution STFT loss
+RESOLUTIONS = ((2048, 512), (1024, 256), (512, 128), (256, 64))
+
+
+def stft_loss(wave: Tensor, target: Tensor, resolutions: tuple[tuple[int, int], ...] = RESOLUTIONS) -> Tensor:
+    """Multi-resolution STFT loss (arXiv:1910.11480): spectral convergence plus L1 of log magnitudes.
+
+    Args:
+        wave: (B, samples).
+        target: (B, samples).
+        resolutions: pairs of FFT size and hop.
+
+    Returns:
+        The mean over the resolutions, a scalar.
+    """
+    total = wave.new_zeros(())
+    for n_fft, hop in resolutions:
+        window = torch.hann_window(n_fft, device=wave.device)
+        a, b = (
+            torch.stft(x, n_fft, hop, window=window, return_complex=True).abs().clamp(min=1e-5)
+            for x in (wave, target)
+        )
+        # the floor keeps near-silent crops from dominating the gradient
+        convergence = (b - a).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1).clamp(min=1.0)
+        total = total + convergence.mean() + (a.log() - b.log()).abs().mean()
+    return total / len(resolutions)
+
+
+class VocoderTask(Task):
+    """HiFi-GAN's generator by multi-resolution STFT and log-mel distance."""
+
+    def __init__(self, vocoder: nn.Module, *, crop_frames: int = 32, mel_weight: float = 1.0) -> None:
+        super().__init__()
+        self.vocoder = vocoder
+        self.crop_frames, self.mel_weight, self.mel = crop_frames, mel_weight, MelConfig()
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: mel (B, frames, 64), wave (B, frames x hop) int16."""
+        frames, hop = self.crop_frames, self.mel.hop
+        starts = randint(rngs, batch["mel"].shape[1] - frames + 1)
+        mel = crop(batch["mel"], starts, frames).float()
+        target = crop(batch["wave"], starts * hop, frames * hop).float() / 32767
+        wave = self.vocoder(mel)[:, : frames * hop]
+        stft = stft_loss(wave, target)
+        mel_l1 = (log_mel(wave, self.mel) - log_mel(target, self.mel)).abs().mean()
+        return {"loss": stft + self.mel_weight * mel_l1, "stft": stft, "mel_l1": mel_l1}
+
+
+class LDMTask(Task):
+    """The base LDM by eq. 1, conditioned on audio or text embeddings, dropped to "" at a rate (CFG).
+
+    AudioLDM trains on E_audio, which needs no captions; with a small CLAP the two modalities lie further apart,
+    so each item draws which of its embeddings it is shown.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        E_empty: Tensor,
+        schedule: NoiseSchedule,
+        *,
+        drop: float = 0.1,
+        roll: bool = True,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.drop, self.roll = drop, roll
+        self.constants = [E_empty, schedule]
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: mean, logvar (B, C, T, F), E (B, K, 512): K embeddings to choose from."""
+        E_empty, schedule = (c.to(batch["mean"].device) for c in self.constants)
+        u = uniform(rngs, 2)
+        n = randint(rngs, schedule.steps).to(E_empty.device)
+        s_0 = batch["mean"].float() + (batch["logvar"].float() / 2).exp() * normal(
+            rngs, batch["mean"].float()
+        )
+        if self.roll:
+            shifts = (u[:, 1] * s_0.shape[2]).long().tolist()
+            s_0 = torch.stack([torch.roll(s, k, dims=1) for s, k in zip(s_0, shifts, strict=True)])
+        E = batch["E"].float()[torch.arange(len(rngs)), randint(rngs, batch["E"].shape[1])]
+        dropped = append_dims((u[:, 0] < self.drop).to(E.device), E)
+        E = torch.where(dropped, E_empty.expand_as(E), E)
+        eps = normal(rngs, s_0)
+        s_n = schedule.q_sample(s_0, n, eps)
+        eps_theta = self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
+        return {"loss": ddpm_loss(eps_theta, eps)}
+
+
+class LatentCLAPTask(Task):
+    """Eq. 2: φ on clean latents against the frozen audio branch (Fig. 2)."""
+
+    def __init__(self, phi: LatentCLAP) -> None:
+        super().__init__()
+        self.phi = phi
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: mean, logvar (B, C, T, F), E_audio (B, 512)."""
+        mean = batch["mean"].float()
+        latent = mean + (batch["logvar"].float() / 2).exp() * normal(rngs, mean)
+        E_latent, E_audio = self.phi(latent), batch["E_audio"].float()
+        similarity = F.cosine_similarity(E_latent.detach(), E_audio).mean()
+        # per-dimension means of unit vectors are near 1/512: scaled by D so that Adam's epsilon stays small beside
+        return {"loss": latent_clap_loss(E_audio, E_latent) * E_audio.shape[1], "cosine": similarity}
+
+
+class JudgeTask(Task):
+    """The evaluation network: class of a log-mel patch, with mixed-in noise, level and roll as augmentation."""
+
+    def __init__(self, judge: nn.Module) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: patches (B, P, 96, 64), label (B,). One patch of each clip is drawn."""
+        rows = torch.arange(len(rngs))
+        x = batch["patches"][rows, randint(rngs, batch["patches"].shape[1])].float()
+        u = uniform(rngs, 2).to(x)
+        x = x + 3 * (u[:, :1, None] - 0.5) + 0.3 * normal(rngs, x) * u[:, 1:, None]
+        _, logits = self.judge(x[:, None])
+        label = batch["label"].long()
+        accuracy = (logits.argmax(1) == label).float().mean()
+        return {"loss": F.cross_entropy(logits, label, label_smoothing=0.05), "accuracy": accuracy}

@@ -1,0 +1,218 @@
+"""Runs of notebooks: parameters checked, artefacts in one folder, provenance beside every number.
+
+A notebook's second cell is ``run = start("03_finetune", globals())``. Artefacts go to
+``runs/<profile>/<notebook>/<config hash>/``, whatever papermill does with the executed notebook itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+from latentclap.profiles import Profile, convert, load_profile
+
+# what an IPython kernel puts into the namespace before any cell runs
+_IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "start", "annotations"}
+PACKAGES = ("latentclap", "torch", "diffusers", "transformers", "numpy")
+
+
+def project_root(start_at: Path | None = None) -> Path:
+    """The working copy that holds the current folder (its pyproject names latentclap), else the folder itself."""
+    here = (start_at or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "latentclap"' in project.read_text(encoding="utf-8"):
+            return folder
+    return here
+
+
+def runs_root() -> Path:
+    """Where artefacts go: $LATENTCLAP_RUNS, or runs/ in the working copy."""
+    return Path(os.environ.get("LATENTCLAP_RUNS") or project_root() / "runs")
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits that change when anything in a configuration changes."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def commit() -> str:
+    """The working copy's commit, with "+" when files differ from it; "unknown" outside a repository."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=project_root(), capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor with the number of threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that a number may depend on."""
+    out = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+@dataclass
+class Run:
+    """One execution of a notebook.
+
+    Attributes:
+        notebook: its name, for example "03_finetune".
+        profile: the profile, with the notebook's own parameters still apart.
+        parameters: the parameters cell's values.
+        config: what the run's hash is made of.
+        folder: where artefacts go.
+        force: run again what is recorded.
+    """
+
+    notebook: str
+    profile: Profile
+    parameters: dict[str, Any]
+    config: dict[str, Any]
+    folder: Path
+    force: bool = False
+    started: float = field(default_factory=time.monotonic)
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_dir(self) -> str:
+        """Folder of recordings: the notebook's parameter, else the profile's; empty for the embedded set."""
+        return str(self.parameters.get("data_dir") or self.profile.data.folder)
+
+    def glue(self, name: str, value: Any) -> None:
+        """Hand a number or text to the book's prose under ``name``, and record it in metrics.json."""
+        from myst_nb import glue
+
+        self.metrics[name] = value
+        glue(name, value, display=False)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return JSON data that ``make`` computes, or what an earlier run of the same configuration recorded.
+
+        A recorded result is used, and said so, unless ``force``. Recorded runs of the book are looked up too.
+        """
+        for folder in (self.folder, self.recorded_folder):
+            path = folder / f"{name}.json"
+            if path.is_file() and not self.force:
+                print(f"{name}: recorded result of the same configuration reused (force=True runs it again)")
+                return read_json(path)
+        value = make()
+        write_json(self.folder / f"{name}.json", value)
+        return read_json(self.folder / f"{name}.json")
+
+    @property
+    def recorded_folder(self) -> Path:
+        """Where the book keeps a recorded run of this configuration."""
+        return project_root() / "book" / "runs" / self.profile.name / self.notebook / self.folder.name
+
+    def provenance(self, **more: Any) -> dict[str, Any]:
+        """Where this run's numbers come from: configuration, commit, device, versions, wall time."""
+        return {
+            "notebook": self.notebook,
+            "profile": self.profile.name,
+            "config_hash": self.folder.name,
+            "parameters": self.parameters,
+            "data": self.data_dir or "embedded procedural set",
+            "commit": commit(),
+            "device": device_name(),
+            "versions": versions(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - self.started, 1),
+            **more,
+        }
+
+    def save_metrics(self, metrics: dict[str, Any] | None = None, **provenance: Any) -> dict[str, Any]:
+        """Write metrics.json and provenance.json to the run's folder; return the provenance."""
+        self.metrics.update(metrics or {})
+        record = self.provenance(**provenance)
+        write_json(self.folder / "config.json", self.config)
+        write_json(self.folder / "metrics.json", self.metrics)
+        write_json(self.folder / "provenance.json", record)
+        return record
+
+
+def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a notebook, converted to their annotated types.
+
+    The parameters cell annotates every parameter (``lam: float = 2000.0``); papermill's injected cell does not.
+    So a name that carries no annotation is one that the notebook does not know.
+
+    Raises:
+        InputError: an unknown name or a wrong type.
+    """
+    hints = dict(namespace.get("__annotations__", {}))
+    given = {k for k in namespace if not k.startswith("_") and k not in _IPYTHON}
+    given = {k for k in given if not callable(namespace[k]) and type(namespace[k]).__name__ != "module"}
+    unknown = sorted(given - set(hints))
+    if unknown:
+        raise InputError(f"unknown parameter {', '.join(unknown)}; this notebook knows {', '.join(hints)}")
+    return {
+        name: _parameter(name, namespace[name], hint) for name, hint in hints.items() if name in namespace
+    }
+
+
+def _parameter(name: str, value: Any, hint: Any) -> Any:
+    kinds = {"str": str, "int": int, "float": float, "bool": bool, "list[float]": list[float]}
+    kinds |= {"list[int]": list[int], "list[str]": list[str]}
+    return convert(value, kinds.get(hint, hint) if isinstance(hint, str) else hint, f"parameter {name}")
+
+
+def start(notebook: str, namespace: dict[str, Any]) -> Run:
+    """Check a notebook's parameters, load its profile, print the resolved configuration and open its run folder.
+
+    Args:
+        notebook: the notebook's name.
+        namespace: its ``globals()`` right after the parameters cell.
+
+    Raises:
+        InputError: an unknown parameter, a wrong type, or no such profile.
+    """
+    parameters = check_parameters(namespace)
+    namespace.update(parameters)
+    profile = load_profile(parameters.get("profile", "quick"))
+    if "data_dir" in parameters and not parameters["data_dir"]:
+        # `make book DATA=folder` reaches notebooks that are not given the parameter itself
+        parameters["data_dir"] = os.environ.get("LATENTCLAP_DATA", "")
+        namespace["data_dir"] = parameters["data_dir"]
+    plain = {k: v for k, v in parameters.items() if k not in ("force", "profile")}
+    config = {"notebook": notebook, "parameters": plain, "profile": profile.as_dict()}
+    folder = runs_root() / profile.name / notebook / config_hash(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"profile {profile.name}: {profile.about}")
+    for name, value in plain.items():
+        print(f"  {name} = {value!r}")
+    print(f"artefacts: {os.path.relpath(folder)}")
+    return Run(notebook, profile, parameters, config, folder, bool(parameters.get("force", False)))

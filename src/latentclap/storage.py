@@ -1,0 +1,221 @@
+"""Systems on disk: finding, loading and saving them whole."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from latentclap.system import FoleySystem
+
+#: our own file in a system's folder: what diffusers' model_index.json has no place for
+INDEX = "latentclap.json"
+
+
+def shipped(name: str) -> Path:
+    """The folder of weights that the package ships under a name ("mini")."""
+    return Path(str(files("latentclap"))) / "weights" / name
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Turn "mini", a folder, or a hub repository's name into a local folder.
+
+    Raises:
+        InputError: there is no such folder and the hub cannot be reached or does not know the name.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if shipped(name).is_dir() and "/" not in name and "." not in name:
+        return shipped(name)
+    if name.count("/") != 1 or path.is_absolute() or name.startswith("."):
+        raise InputError(
+            f"no system at {name!r}: give a folder, 'mini', or a hub name such as cvssp/audioldm-m-full"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.msgpack", "*.h5", "*.ckpt"]))
+    except Exception as error:  # the hub's many errors all mean: it is not to be had
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"no folder {name!r} here, and the hub did not give it ({reason})") from None
+
+
+def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:
+    """See :meth:`FoleySystem.from_pretrained`."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import AutoTokenizer, SpeechT5HifiGan
+
+    folder = resolve(name_or_path)
+    missing = [
+        part for part in ("unet", "vae", "vocoder", "scheduler", "tokenizer") if not (folder / part).is_dir()
+    ]
+    if missing:
+        raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
+    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    if len(tokenizer) <= 100:
+        # transformers gives an empty tokenizer, without a word, where its files are missing
+        raise InputError(
+            f"{folder / 'tokenizer'} holds only {len(tokenizer)} tokens: its vocabulary is missing"
+        )
+    clap, extractor = _load_clap(
+        folder / "clap" if judge is None else resolve(judge), required=judge is not None
+    )
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    tuning = None
+    if (folder / "tuning").is_dir():
+        tuning = _unfold(unet, load_file(folder / "tuning" / "model.safetensors"))
+    return cls(
+        text_encoder=_load_text_encoder(folder, clap if judge is None else None),
+        tokenizer=tokenizer,
+        unet=unet,
+        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+        vocoder=SpeechT5HifiGan.from_pretrained(folder / "vocoder", dtype=torch.float32),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        tuning=tuning,
+        clap=clap,
+        feature_extractor=extractor,
+        frames=index.get("frames", 1024),
+        name=str(name_or_path),
+    )
+
+
+def _load_clap(folder: Path, *, required: bool) -> tuple[nn.Module | None, Any]:
+    from transformers import ClapFeatureExtractor, ClapModel
+
+    if not (folder / "config.json").is_file():
+        if required:
+            raise InputError(f"{folder} holds no ClapModel: config.json is missing")
+        return None, None
+    clap = ClapModel.from_pretrained(folder, dtype=torch.float32)
+    return clap, ClapFeatureExtractor.from_pretrained(folder)
+
+
+def text_encoder_of(clap: nn.Module) -> nn.Module:
+    """The text half of a ClapModel as a ClapTextModelWithProjection that shares its weights."""
+    from transformers import ClapTextModelWithProjection
+
+    with torch.device("meta"):
+        encoder = ClapTextModelWithProjection(clap.config.text_config)
+    encoder.text_model, encoder.text_projection = clap.text_model, clap.text_projection
+    return encoder
+
+
+def _load_text_encoder(folder: Path, clap: nn.Module | None) -> nn.Module:
+    from transformers import ClapTextModelWithProjection
+
+    if (folder / "text_encoder").is_dir():
+        return ClapTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    if clap is None:
+        raise InputError(f"{folder} has neither text_encoder/ nor clap/: no text can be encoded")
+    return text_encoder_of(clap)
+
+
+# --------------------------------------------------------------------------------------------- saving
+
+
+def fold(unet: nn.Module, tuning: nn.Linear) -> nn.Module:
+    """A copy of the UNet whose class embedding holds the tuning layer too: W' = W W_t, b' = W b_t + b."""
+    folded = copy.deepcopy(unet)
+    layer = folded.class_embedding
+    with torch.no_grad():
+        # in float64, so that rounding once is all that folding changes
+        W, b = layer.weight.double(), layer.bias.double()
+        layer.weight.copy_(W @ tuning.weight.double())
+        layer.bias.copy_(W @ tuning.bias.double() + b)
+    return folded
+
+
+def _unfold(unet: nn.Module, factors: dict[str, torch.Tensor]) -> nn.Linear:
+    """Put the UNet's own class embedding back and return the tuning layer."""
+    with torch.no_grad():
+        unet.class_embedding.weight.copy_(factors["class_embedding.weight"].float())
+        unet.class_embedding.bias.copy_(factors["class_embedding.bias"].float())
+    weight = factors["tuning.weight"].float()
+    tuning = nn.Linear(weight.shape[1], weight.shape[0])
+    tuning.load_state_dict({"weight": weight, "bias": factors["tuning.bias"].float()})
+    return tuning
+
+
+def save_system(system: FoleySystem, folder: Path, *, dtype: torch.dtype | None, pipeline: bool) -> Path:
+    """See :meth:`FoleySystem.save_pretrained`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        _write_parts(system, temporary, dtype, pipeline)
+        os.chmod(temporary, 0o755)
+        if folder.exists():
+            if not (folder / INDEX).is_file() and any(folder.iterdir()):
+                raise InputError(
+                    f"{folder} holds other things than a system: choose another folder or empty it"
+                )
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, pipeline: bool) -> None:
+    unet = system.unet
+    if system.tuning is not None:
+        factors = {
+            "tuning.weight": system.tuning.weight,
+            "tuning.bias": system.tuning.bias,
+            "class_embedding.weight": unet.class_embedding.weight,
+            "class_embedding.bias": unet.class_embedding.bias,
+        }
+        (folder / "tuning").mkdir()
+        # always float32: these four small matrices are what the exact round trip rests on
+        save_file(
+            {k: v.detach().float().cpu().contiguous() for k, v in factors.items()},
+            folder / "tuning" / "model.safetensors",
+        )
+        unet = fold(unet, system.tuning)
+    shares = system.clap is not None and system.text_encoder.text_model is system.clap.text_model
+    modules = {"unet": unet, "vae": system.vae, "vocoder": system.vocoder}
+    if system.clap is not None:
+        modules["clap"] = system.clap
+    if pipeline or not shares:
+        modules["text_encoder"] = system.text_encoder
+    for name, module in modules.items():
+        # a copy, so that neither the dtype nor the device of the live system changes
+        module = copy.deepcopy(module).cpu()
+        (module.to(dtype) if dtype else module).save_pretrained(folder / name)
+    system.tokenizer.save_pretrained(folder / "tokenizer")
+    system.scheduler.save_pretrained(folder / "scheduler")
+    if system.feature_extractor is not None:
+        system.feature_extractor.save_pretrained(folder / "clap")
+    if pipeline:
+        write_json(folder / "model_index.json", _model_index(system))
+    write_json(folder / INDEX, {"frames": system.frames, "tuning": system.tuning is not None})
+
+
+def _model_index(system: FoleySystem) -> dict[str, Any]:
+    """What diffusers reads first: the pipeline's class and the class of each part."""
+    import diffusers
+
+    return {
+        "_class_name": "AudioLDMPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "scheduler": ["diffusers", type(system.scheduler).__name__],
+        "text_encoder": ["transformers", "ClapTextModelWithProjection"],
+        "tokenizer": ["transformers", type(system.tokenizer).__name__],
+        "unet": ["diffusers", type(system.unet).__name__],
+        "vae": ["diffusers", type(system.vae).__name__],
+        "vocoder": ["transformers", type(system.vocoder).__name__],
+    }

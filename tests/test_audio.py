@@ -1,0 +1,315 @@
+"""The front end against independent references, files, and bad input."""
+
+import math
+
+import librosa
+import numpy as np
+import pytest
+import torch
+
+from latentclap import audio
+from latentclap.audio import (
+    FORMATS,
+    MelConfig,
+    decode,
+    griffin_lim,
+    log_mel,
+    normalise_loudness,
+    read_wave,
+    repeat_to,
+    resample,
+    to_model_rate,
+    write_wave,
+)
+from latentclap.errors import InputError
+
+
+def noise(samples=64_000, seed=0, scale=0.1):
+    return (scale * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
+
+
+def sine(frequency, sr, seconds=2.0, level=0.5):
+    return (level * np.sin(2 * np.pi * frequency * np.arange(int(sr * seconds)) / sr)).astype(np.float32)
+
+
+def librosa_log_mel(wave, pad):
+    mel = librosa.feature.melspectrogram(
+        y=np.pad(wave, pad, mode="reflect"),
+        sr=16_000,
+        n_fft=1024,
+        hop_length=160,
+        center=False,
+        power=1.0,
+        n_mels=64,
+        fmin=0,
+        fmax=8000,
+    )
+    return np.log(np.maximum(mel, 1e-5)).T
+
+
+@pytest.mark.parametrize(("variant", "pad", "frames"), [("training", 432, 400), ("inference", 512, 401)])
+def test_log_mel_is_librosas(variant, pad, frames):
+    wave = np.stack([noise(seed=1), sine(440, 16_000, 4.0), noise(seed=2, scale=1e-3)])
+    ours = log_mel(torch.from_numpy(wave), variant=variant)
+    assert ours.shape == (3, 1, frames, 64)
+    assert ours.dtype == torch.float32
+    for row, reference in zip(ours[:, 0].numpy(), wave, strict=True):
+        expected = librosa_log_mel(reference, pad)
+        # in the linear domain float32 STFTs of two libraries agree to 1e-4; near the floor the log magnifies
+        np.testing.assert_allclose(np.exp(row), np.exp(expected), atol=1e-4)
+        loud = expected > math.log(1e-3)
+        assert loud.sum() > 1000
+        np.testing.assert_allclose(row[loud], expected[loud], atol=1e-4)
+
+
+def test_paper_frame_counts():
+    wave = torch.from_numpy(noise(163_840))[None]
+    assert log_mel(wave).shape == (1, 1, 1024, 64)
+    assert log_mel(wave, variant="inference").shape == (1, 1, 1025, 64)
+
+
+def test_variants_are_80_samples_apart():
+    wave = noise(16_000)
+    training = log_mel(torch.from_numpy(wave[None]))[0, 0, 10:80]
+    # moved 80 samples earlier, the inference framing looks at the same samples
+    inference = log_mel(torch.from_numpy(wave[None, 80:]), variant="inference")[0, 0, 10:80]
+    torch.testing.assert_close(training, inference, atol=1e-4, rtol=0)
+
+
+def test_silence_is_the_floor():
+    mel = log_mel(torch.zeros(1, 16_000))
+    torch.testing.assert_close(mel, torch.full_like(mel, math.log(1e-5)))
+    assert MelConfig().log_floor == pytest.approx(-11.5129, abs=1e-4)
+
+
+def test_gradient_reaches_the_wave():
+    wave = torch.from_numpy(noise(8000)[None]).requires_grad_()
+    log_mel(wave).mean().backward()
+    assert torch.isfinite(wave.grad).all()
+    assert wave.grad.abs().mean() > 0
+
+
+def test_gradient_of_silence_is_finite():
+    wave = torch.zeros(1, 8000, requires_grad=True)
+    log_mel(wave).sum().backward()
+    assert torch.isfinite(wave.grad).all()
+
+
+def test_front_end_survives_inference_mode():
+    """The cached window must not be an inference tensor: autograd refuses those."""
+    audio._window_and_matrix.cache_clear()
+    with torch.inference_mode():
+        log_mel(torch.from_numpy(noise(8000)[None]))
+    wave = torch.from_numpy(noise(8000)[None]).requires_grad_()
+    log_mel(wave).sum().backward()
+    assert wave.grad is not None
+
+
+def test_front_end_ignores_autocast():
+    wave = torch.from_numpy(noise(8000)[None])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = log_mel(wave)
+    torch.testing.assert_close(under, log_mel(wave))
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (torch.zeros(16_000), "batch, samples"),
+        (torch.zeros(1, 16_000, dtype=torch.int16), "int16"),
+        (torch.zeros(1, 300), "more than 432 samples"),
+        (torch.full((1, 16_000), float("nan")), "NaN"),
+    ],
+)
+def test_log_mel_refuses(wave, message):
+    with pytest.raises(InputError, match=message):
+        log_mel(wave)
+
+
+def test_mel_config_refuses():
+    with pytest.raises(InputError, match="not within 0-8000 Hz"):
+        MelConfig(fmax=11_025)
+    with pytest.raises(InputError, match="hop"):
+        MelConfig(hop=2000)
+    with pytest.raises(InputError, match="variant"):
+        log_mel(torch.zeros(1, 16_000), variant="hifigan")
+
+
+def test_dcase_clip_resamples_to_64000():
+    assert resample(noise(88_200), 22_050, 16_000).shape == (64_000,)
+    assert resample(np.stack([noise(88_200)] * 2), 22_050, 16_000).shape == (2, 64_000)
+
+
+@pytest.mark.parametrize("frequency", [100.0, 1000.0, 6500.0])
+def test_resampling_keeps_frequency_and_level(frequency):
+    out = resample(sine(frequency, 22_050), 22_050, 16_000)
+    middle = out[8000:24_000].astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) == pytest.approx(frequency, abs=1)
+    assert np.sqrt(2 * np.mean(middle**2)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_resampling_removes_what_16_khz_cannot_hold():
+    out = resample(sine(9500.0, 22_050), 22_050, 16_000)
+    assert np.abs(out[2000:-2000]).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_repeat_is_exact(kind):
+    clip = kind(noise(64_000))
+    long = repeat_to(clip, 163_840)
+    assert long.shape == (163_840,)
+    assert (long[:64_000] == clip).all()
+    assert (long[64_000:128_000] == clip).all()
+    assert (long[128_000:] == clip[:35_840]).all()
+    assert repeat_to(clip[None], 100).shape == (1, 100)
+
+
+def test_to_model_rate_order():
+    stereo = np.stack([noise(88_200) + 0.2, noise(88_200, seed=1)])
+    wave = to_model_rate(stereo, 22_050, seconds=10.24)
+    assert wave.shape == (163_840,)
+    assert wave.dtype == np.float32
+    clip = wave[:64_000]
+    assert np.abs(clip).max() == pytest.approx(0.5, abs=1e-5)
+    assert clip.mean() == pytest.approx(0.0, abs=1e-6)
+    first = resample(stereo[0], 22_050, 16_000)
+    first = first - first.mean()
+    np.testing.assert_allclose(clip, 0.5 * first / np.abs(first).max(), atol=1e-6)
+
+
+def test_to_model_rate_cuts_before_it_normalises():
+    wave = noise(32_000, scale=0.01)
+    wave[20_000] = 1.0
+    cut = to_model_rate(wave, 16_000, seconds=1.0)
+    assert cut.shape == (16_000,)
+    assert np.abs(cut).max() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_silence_stays_silence():
+    assert not to_model_rate(np.zeros(8000, np.float32), 16_000).any()
+    assert not normalise_loudness(np.zeros(8000, np.float32), 16_000).any()
+
+
+def test_griffin_lim_inverts():
+    rng = np.random.default_rng(0)
+    envelope = np.repeat(rng.uniform(0.05, 1, 20), 1600)
+    wave = 0.5 * sine(700, 16_000) * envelope + noise(32_000, scale=0.02) * envelope
+    mel = log_mel(torch.from_numpy(wave.astype(np.float32)[None]))
+    back = griffin_lim(mel)
+    assert back.shape == (1, 32_000)
+    again = log_mel(torch.from_numpy(back))
+    assert (again - mel).abs().mean() < 0.15
+    np.testing.assert_array_equal(back, griffin_lim(mel))
+    assert griffin_lim(mel[0, 0], n_iter=1).shape == (32_000,)
+
+
+def test_griffin_lim_of_the_floor_is_silence():
+    assert np.abs(griffin_lim(torch.full((100, 64), math.log(1e-5)), n_iter=2)).max() < 1e-4
+    with pytest.raises(InputError, match="64"):
+        griffin_lim(torch.zeros(100, 80))
+
+
+def test_loudness_and_peak():
+    import pyloudnorm
+
+    quiet = noise(32_000, scale=0.003)
+    loud = normalise_loudness(quiet, 16_000, lufs=-23)
+    assert pyloudnorm.Meter(16_000).integrated_loudness(loud.astype(float)) == pytest.approx(-23, abs=0.1)
+    click = np.zeros(32_000, np.float32)
+    click[::8000] = 0.2
+    assert np.abs(normalise_loudness(click, 16_000, lufs=-10)).max() == pytest.approx(0.9, abs=1e-3)
+    assert normalise_loudness(noise(2000), 16_000).shape == (2000,)
+    assert normalise_loudness(np.stack([noise()] * 2), 16_000).shape == (2, 64_000)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_round_trip(tmp_path, suffix, channels):
+    wave = np.stack([sine(440, 16_000), sine(880, 16_000)])[:channels]
+    path = tmp_path / f"deep/clip{suffix}"
+    write_wave(path, wave[0] if channels == 1 else wave, 16_000)
+    back, sr = read_wave(path)
+    assert back.dtype == np.float32
+    assert back.shape[0] == channels
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    if suffix in (".wav", ".flac"):
+        assert sr == 16_000
+        np.testing.assert_allclose(back, wave, atol=1 / 32_767)
+    else:
+        for channel, frequency in zip(back, (440, 880), strict=False):
+            middle = channel[sr // 2 : sr // 2 + sr]
+            assert np.argmax(np.abs(np.fft.rfft(middle))) == frequency
+            assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_long_vorbis_does_not_crash(tmp_path):
+    write_wave(tmp_path / "long.ogg", noise(60 * 16_000), 16_000)
+    assert read_wave(tmp_path / "long.ogg")[0].shape == (1, 60 * 16_000)
+
+
+def test_clipping_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="2 samples beyond full scale"):
+        write_wave(tmp_path / "a.wav", np.array([0.0, 1.5, -2.0, 0.1], np.float32), 16_000)
+    assert np.abs(read_wave(tmp_path / "a.wav")[0]).max() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda w: resample(w, 22_050, 16_000), lambda w: to_model_rate(w, 22_050)]
+)
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (np.array([0.0, np.nan], np.float32), "NaN"),
+        (np.array([0.0, np.inf], np.float32), "infinite"),
+        (np.zeros(0, np.float32), "empty"),
+        (np.zeros(100, np.int16), "int16, not float"),
+    ],
+)
+def test_bad_waves(function, wave, message):
+    with pytest.raises(InputError, match=message):
+        function(wave)
+
+
+@pytest.mark.parametrize("sr", [0, -16_000, 16, 22_050.5, float("nan"), True])
+def test_bad_rates(sr, tmp_path):
+    with pytest.raises(InputError, match="sampling rate"):
+        to_model_rate(noise(100), sr)
+    with pytest.raises(InputError, match="sampling rate"):
+        write_wave(tmp_path / "a.wav", noise(100), sr)
+
+
+def test_other_bad_arguments(tmp_path):
+    with pytest.raises(InputError, match="duration"):
+        to_model_rate(noise(100), 16_000, seconds=-1.0)
+    with pytest.raises(InputError, match="repeat"):
+        repeat_to(noise(0), 10)
+    with pytest.raises(InputError, match="takes"):
+        to_model_rate(np.zeros((2, 2, 10), np.float32), 16_000)
+    with pytest.raises(InputError, match=r"unknown sound format '\.aiff'"):
+        write_wave(tmp_path / "a.aiff", noise(100), 16_000)
+    with pytest.raises(InputError, match="cannot write OPUS at 22050 Hz"):
+        write_wave(tmp_path / "a.opus", noise(100), 22_050)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_files(tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("not a sound")
+    with pytest.raises(InputError, match=r"text\.wav: cannot be read as sound"):
+        read_wave(text)
+    (tmp_path / "zero.flac").touch()
+    with pytest.raises(InputError, match="cannot be read as sound"):
+        read_wave(tmp_path / "zero.flac")
+    with pytest.raises(InputError, match="no such sound file"):
+        read_wave(tmp_path / "absent.wav")
+
+    import soundfile
+
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), 16_000)
+    with pytest.raises(InputError, match="empty"):
+        read_wave(tmp_path / "empty.wav")
+    soundfile.write(tmp_path / "nan.wav", np.array([0, np.nan], np.float32), 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match="NaN"):
+        read_wave(tmp_path / "nan.wav")
+    assert np.isnan(decode(tmp_path / "nan.wav")[0]).any()

@@ -1,0 +1,552 @@
+"""Players, grids, tables, and the steps between executed notebooks and the book."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pyloudnorm
+import pytest
+import torch
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
+
+import fake_book
+from latentclap.book import (
+    CLASS_COLOURS,
+    SYSTEM_COLOURS,
+    SYSTEMS,
+    AudioFile,
+    figure_style,
+    listening_grid,
+    listening_item,
+    paper_beside,
+    player_row,
+    provenance_line,
+    save_player,
+    select_examples,
+    spectrogram_png,
+    write_listening_items,
+)
+from latentclap.book.collect import collect_notebook
+from latentclap.book.figures import canonical_system
+from latentclap.book.pages import listening_page, model_card
+from latentclap.book.players import PICTURE_SIZE, spectrogram_levels
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+
+SR = 16000
+
+
+class Sources(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, block: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(block)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.found += [(tag, value) for key, value in attrs if key in ("src", "href")]
+
+
+@pytest.fixture
+def clip(tmp_path) -> AudioFile:
+    return save_player(fake_book.tone(440), SR, tmp_path / "audio" / "tone")
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def test_a_player_is_small_at_one_loudness_and_reads_back(tmp_path):
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    for name, level in (("quiet.mp3", 0.002), ("loud.ogg", 0.4)):
+        wave = (level * rng.standard_normal(4 * SR)).astype(np.float32)
+        player = save_player(wave, SR, tmp_path / name)
+        heard, sr = soundfile.read(player.path)
+        assert sr == SR
+        assert len(heard) / sr == pytest.approx(4.0, abs=0.15)
+        assert pyloudnorm.Meter(sr).integrated_loudness(heard) == pytest.approx(-23, abs=1)
+        assert player.path.stat().st_size < 60_000
+        assert player.picture.stat().st_size < 40_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["loud.ogg", "loud.png", "quiet.mp3", "quiet.png"]
+
+
+def test_a_player_takes_tensors_and_a_leading_channel(tmp_path):
+    wave = torch.from_numpy(fake_book.tone(300))[None]
+    assert save_player(wave, SR, tmp_path / "x").path.name == "x.mp3"
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (np.zeros((2, 100), np.float32), "one channel"),
+        (np.zeros(0, np.float32), "one channel"),
+        (np.zeros(100, np.int16), "not float"),
+        (np.array([0.0, np.nan], np.float32), "NaN"),
+    ],
+)
+def test_a_player_refuses_what_is_no_clip_and_leaves_no_file(tmp_path, wave, message):
+    with pytest.raises(InputError, match=message):
+        save_player(wave, SR, tmp_path / "bad.mp3")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_player_refuses_an_unknown_format(tmp_path):
+    with pytest.raises(InputError, match=r"\.mp3"):
+        save_player(fake_book.tone(300), SR, tmp_path / "clip.aiff")
+
+
+def test_pictures_share_one_scale(tmp_path):
+    low, high = (spectrogram_levels(fake_book.tone(f, seconds=1), SR) for f in (200, 3000))
+    assert low.shape == high.shape == (64, 400)
+    assert low[:, 20].argmax() < high[:, 20].argmax()  # frequency upwards from index 0
+    assert low[:, 150:].max() == 0  # one second of sound in a four-second picture
+    quieter = spectrogram_levels(0.1 * fake_book.tone(200, seconds=1), SR)
+    lit = (low > 0.1) & (low < 0.99) & (quieter > 0)
+    assert np.allclose((low - quieter)[lit], 20 / 80, atol=1e-4)  # 20 dB are 20 dB in every picture
+
+
+def test_a_picture_is_a_palette_png_of_fixed_size(tmp_path):
+    picture = Image.open(spectrogram_png(fake_book.tone(500), SR, tmp_path / "p.png"))
+    assert (picture.mode, picture.size, picture.format) == ("P", PICTURE_SIZE, "PNG")
+
+
+# ----------------------------------------------------------------------------------------- grids
+
+
+def test_captions_say_what_is_known_and_nothing_else(clip):
+    words = clip.with_caption(prompt="rain", seed=3, guidance_scale=2.0, score=0.305).caption
+    assert words == "“rain” · seed 3 · guidance 2 · similarity 0.30"
+    assert clip.with_caption("after training").caption == "after training"
+
+
+def test_a_grid_is_a_table_of_native_players(clip, tmp_path):
+    cells = {(r, c): clip for r in ("a", "b") for c in SYSTEMS}
+    page = Sources(listening_grid(["a", "b"], SYSTEMS, cells, title="rain").html(tmp_path))
+    players = [attrs for tag, attrs in page.tags if tag == "audio"]
+    assert len(players) == 12
+    assert all(p["preload"] == "none" and "controls" in p for p in players)
+    assert len({p["aria-label"] for p in players}) == 12
+    assert {value for tag, value in page.found if tag == "audio"} == {"audio/tone.mp3"}
+    pictures = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(pictures) == 12
+    assert all(p["alt"].startswith("Log-mel spectrogram: rain") for p in pictures)
+    assert sum(tag == "a" and "download" in attrs for tag, attrs in page.tags) == 12
+
+
+def test_a_grid_is_one_line_so_that_markdown_leaves_it_alone(clip, tmp_path):
+    assert "\n" not in listening_grid(["a"], ["LDM"], {("a", "LDM"): clip}).html(tmp_path)
+
+
+def test_text_is_escaped(clip, tmp_path):
+    odd = clip.with_caption('<b>"x"</b>')
+    html = player_row({'<i>"y"': odd}, title="<u>").html(tmp_path)
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "<u>" not in html
+
+
+def test_a_row_takes_pairs_and_a_mapping(clip, tmp_path):
+    assert player_row([("before", clip), ("after", clip)]).html(tmp_path) == player_row(
+        {"before": clip, "after": clip}
+    ).html(tmp_path)
+
+
+def test_a_grid_refuses_gaps_and_duplicates(clip):
+    with pytest.raises(InputError, match="no clip for a / LDM"):
+        listening_grid(["a"], ["LDM"], {})
+    with pytest.raises(InputError, match="differ"):
+        listening_grid(["a", "a"], ["LDM"], {("a", "LDM"): clip})
+    assert "lc-missing" in listening_grid(["a"], ["LDM"], {}, allow_missing=True).html()
+
+
+def test_paths_start_from_the_notebook_in_jupyter_and_from_the_working_directory_elsewhere(
+    clip, tmp_path, monkeypatch
+):
+    row = player_row({"x": clip})
+    monkeypatch.chdir(tmp_path)
+    assert ("audio", "audio/tone.mp3") in Sources(row._repr_html_()).found
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "notebooks" / "n.ipynb"))
+    assert ("audio", "../audio/tone.mp3") in Sources(row._repr_html_()).found
+
+
+def test_players_can_carry_their_own_bytes(clip, monkeypatch):
+    monkeypatch.setenv("LATENTCLAP_PLAYERS", "embed")
+    kinds = {value.split(";")[0] for _, value in Sources(player_row({"x": clip}).html()).found}
+    assert kinds == {"data:audio/mpeg", "data:image/png"}
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.mp3"):
+        player_row({"x": AudioFile(tmp_path / "gone.mp3")}).html()
+
+
+def test_examples_are_chosen_by_a_stated_rule():
+    assert select_examples(20, 3) == ([0, 1, 2], select_examples(20, 3)[1])
+    assert "first 3 of 20" in select_examples(20, 3)[1]
+    drawn, rule = select_examples(20, 3, seed=7)
+    assert (drawn, rule) == select_examples(20, 3, seed=7)
+    assert drawn == sorted(set(drawn)) and "seed 7" in rule
+    with pytest.raises(InputError):
+        select_examples(2, 3)
+
+
+# --------------------------------------------------------------------------- figures and tables
+
+
+def test_every_class_and_system_has_a_colour_of_its_own():
+    assert list(CLASS_COLOURS) == list(CLASSES)
+    assert len(set(CLASS_COLOURS.values())) == 7
+    assert len({SYSTEM_COLOURS[s] for s in SYSTEMS}) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [
+        ("real", "Real Audio"),
+        ("ldm_tuning_latent", "LDM+Tuning+Latent"),
+        ("+Latent", "LDM+Latent"),
+        ("LDM", "LDM"),
+    ],
+)
+def test_systems_go_by_several_spellings(name, system):
+    assert canonical_system(name) == system
+
+
+def test_an_unknown_system_is_refused():
+    with pytest.raises(InputError, match="unknown system 'GAN'"):
+        canonical_system("GAN")
+
+
+def test_the_figure_style_draws(tmp_path):
+    with plt.rc_context():
+        figure_style()
+        figure, axis = plt.subplots()
+        axis.plot([1, 2])
+        figure.savefig(tmp_path / "f.png")
+        plt.close(figure)
+    corner = Image.open(tmp_path / "f.png").convert("RGB").getpixel((1, 1))
+    assert corner == (255, 255, 255)  # opaque: legible on a dark page too
+
+
+def test_ours_and_the_papers_numbers_stay_apart():
+    ours = pd.DataFrame({"rain": [1.0], "new": [2.0]}, index=["LDM"])
+    paper = pd.DataFrame({"rain": [9.75, 7.84], "Average": [8.74, 7.1]}, index=["LDM", "LDM+Latent"])
+    table = paper_beside(ours, paper, ours_label="this run (quick)")
+    assert list(table.data.columns) == [
+        ("this run (quick)", "rain"),
+        ("this run (quick)", "new"),
+        ("paper", "rain"),
+        ("paper", "Average"),
+    ]
+    assert table.data.loc["LDM", ("paper", "rain")] == 9.75
+    assert np.isnan(table.data.loc["LDM+Latent", ("this run (quick)", "rain")])
+    assert "–" in table.to_html()
+    with pytest.raises(InputError, match="label them apart"):
+        paper_beside(ours, paper, ours_label="paper")
+    with pytest.raises(InputError, match="share no row"):
+        paper_beside(ours.rename(index={"LDM": "x"}), paper)
+
+
+def test_the_provenance_line_names_the_run():
+    line = provenance_line(
+        {"profile": "quick", "seeds": [0, 1], "device": "cpu", "commit": "abcdef0123456789", "wall_s": 90.0,
+         "versions": {"torch": "2.14.1"}, "hostname": "somebody"},
+        clips_per_class=20,
+    )  # fmt: skip
+    assert str(line) == (
+        "This run: profile quick · seeds 0, 1 · 20 clips a class · on cpu · commit abcdef0123"
+        " · torch 2.14.1 · 1.5 min"
+    )
+    assert "<script" not in provenance_line({"profile": "<script>"})._repr_html_()
+    with pytest.raises(InputError, match="no profile"):
+        provenance_line({"seed": 0})
+
+
+# --------------------------------------------------------------------------------------- collect
+
+
+def notebook_with(path: Path, *outputs, executed: bool = True) -> Path:
+    cells = [
+        new_code_cell("x", outputs=[output], execution_count=1 if executed else None) for output in outputs
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def html_output(block: str):
+    return new_output("execute_result", {"text/html": block, "text/plain": "grid"}, execution_count=1)
+
+
+@pytest.mark.parametrize("start", ["notebook", "working directory"])
+def test_collect_moves_players_and_the_page_finds_them(clip, tmp_path, start):
+    ran = tmp_path / "somewhere" / "03_finetune.ipynb"
+    base = ran.parent if start == "notebook" else tmp_path
+    ran.parent.mkdir()
+    notebook_with(ran, html_output(player_row({"x": clip}).html(base)))
+    done = collect_notebook(ran, tmp_path / "book/notebooks", tmp_path / "book/_static", base=tmp_path)
+    assert (done.players, done.removed) == (1, 0)
+    block = nbformat.read(done.notebook, 4).cells[0].outputs[0].data["text/html"]
+    for _, source in Sources(block).found:
+        assert source.startswith("../_static/audio/03_finetune/tone-")
+        assert (done.notebook.parent / source).is_file()
+
+
+def test_collect_rewrites_glued_copies_and_sweeps_old_files(clip, tmp_path):
+    prefix = "application/papermill.record/"
+    glued = new_output(
+        "display_data",
+        data={prefix + "text/html": player_row({"x": clip}).html(tmp_path)},
+        metadata={"scrapbook": {"name": "row", "mime_prefix": prefix}},
+    )
+    notebook = notebook_with(tmp_path / "n.ipynb", glued)
+    old = tmp_path / "_static/audio/n/old-00000000.mp3"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"x")
+    done = collect_notebook(notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path)
+    assert done.removed == 1 and not old.exists()
+    assert "../_static/audio/n/" in done.notebook.read_text()
+    again = collect_notebook(notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path)
+    assert (again.players, again.removed) == (1, 0)
+
+
+def test_two_runs_may_use_one_file_name(tmp_path):
+    rows = []
+    for seed in range(2):
+        clip = save_player(fake_book.tone(300 + 100 * seed), SR, tmp_path / f"run{seed}" / "rain_0.mp3")
+        rows.append(html_output(player_row({"x": clip}).html(tmp_path)))
+    notebook = notebook_with(tmp_path / "n.ipynb", *rows)
+    assert collect_notebook(notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path).players == 2
+
+
+def test_collect_leaves_other_html_and_data_urls_alone(clip, tmp_path, monkeypatch):
+    foreign = '<img src="https://example.org/x.png"><a href="y.html">y</a>'
+    monkeypatch.setenv("LATENTCLAP_PLAYERS", "embed")
+    embedded = player_row({"x": clip}).html()
+    notebook = notebook_with(tmp_path / "n.ipynb", html_output(foreign), html_output(embedded))
+    done = collect_notebook(notebook, tmp_path / "nb", tmp_path / "_static")
+    kept = [cell.outputs[0].data["text/html"] for cell in nbformat.read(done.notebook, 4).cells]
+    assert kept == [foreign, embedded]
+
+
+def test_collect_drops_widgets_and_this_machines_paths(tmp_path):
+    widget = new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "bar"}
+    )
+    stream = new_output("stream", name="stdout", text=f"saved {tmp_path.resolve()}/runs/x\n")
+    notebook = notebook_with(tmp_path / "n.ipynb", widget, stream)
+    content = nbformat.read(notebook, 4)
+    content.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"1": {}}}}
+    content.metadata["papermill"] = {"input_path": str(tmp_path), "parameters": {"lam": 1}}
+    nbformat.write(content, notebook)
+    text = collect_notebook(
+        notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path
+    ).notebook.read_text()
+    assert "widget" not in text
+    assert str(tmp_path) not in text
+    assert "saved runs/x" in text
+    assert '"lam": 1' in text
+
+
+def test_collect_refuses_what_is_no_finished_run(clip, tmp_path):
+    out = tmp_path / "nb", tmp_path / "_static"
+    failed = notebook_with(
+        tmp_path / "f.ipynb", new_output("error", ename="KeyError", evalue="lamm", traceback=[])
+    )
+    with pytest.raises(InputError, match="cell 0: failed with KeyError: lamm"):
+        collect_notebook(failed, *out)
+    idle = notebook_with(tmp_path / "i.ipynb", new_output("stream", name="stdout", text=""), executed=False)
+    with pytest.raises(InputError, match="never executed"):
+        collect_notebook(idle, *out)
+    gone = notebook_with(tmp_path / "g.ipynb", html_output(player_row({"x": clip}).html(tmp_path)))
+    clip.path.unlink()
+    with pytest.raises(InputError, match=r"audio/tone\.mp3 is not there"):
+        collect_notebook(gone, *out, base=tmp_path)
+    with pytest.raises(InputError, match="no such notebook"):
+        collect_notebook(tmp_path / "none.ipynb", *out)
+    (tmp_path / "t.ipynb").write_text("{}")
+    with pytest.raises(InputError, match="not a Jupyter notebook"):
+        collect_notebook(tmp_path / "t.ipynb", *out)
+    assert not (tmp_path / "nb").exists()
+
+
+# ------------------------------------------------------------------------------ generated pages
+
+
+def test_the_listening_page_has_every_class_system_and_clip(tmp_path):
+    source = fake_book.listening_items(
+        tmp_path / "run" / "listening.json", fake_book.players(tmp_path / "run/audio")
+    )
+    out = tmp_path / "book/generated/listening.md"
+    count = listening_page([source], out, tmp_path / "book/_static")
+    text = out.read_text()
+    assert count == 3  # three files, shared by all cells of this test
+    assert text.startswith("*Shown are the first 3 of 20 clips")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[0] == "Dog bark"
+    page = Sources(text)
+    assert sum(tag == "audio" for tag, _ in page.tags) == 7 * 6 * 3
+    local = [value for _, value in page.found if not value.startswith("#")]
+    assert all((tmp_path / "book" / value).is_file() for value in local)
+
+
+def test_listening_items_may_come_as_a_plain_list_from_two_files(tmp_path):
+    clips = fake_book.players(tmp_path / "audio")
+    items = read_json(fake_book.listening_items(tmp_path / "all.json", clips))["items"]
+    write_json(tmp_path / "a.json", items[:50])
+    write_json(tmp_path / "b.json", items[50:])
+    listening_page([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "l.md", tmp_path / "_static")
+    assert "similarity 0.3" in (tmp_path / "l.md").read_text()
+    with pytest.raises(InputError, match=r"b\.json.*missing|missing in .*a\.json"):
+        listening_page([tmp_path / "a.json"], tmp_path / "x.md", tmp_path / "_static")
+    with pytest.raises(InputError, match="is there twice"):
+        listening_page([tmp_path / "all.json", tmp_path / "b.json"], tmp_path / "x.md", tmp_path / "_static")
+    assert not (tmp_path / "x.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda items: items.pop(), "1 missing .*sneeze_cough / LDM"),
+        (lambda items: items[0].update(wave="audio/none.mp3"), r"item 0: audio/none\.mp3 is not there"),
+        (lambda items: items[0].update(cls="cat"), "item 0: unknown class 'cat'"),
+        (lambda items: items[0].update(system="GAN"), "item 0: unknown system 'GAN'"),
+        (lambda items: items[0].pop("index"), "item 0: needs cls, system, index and wave"),
+        (lambda items: items.clear(), "dog_bark: 0 of at least 3"),
+    ],
+)
+def test_an_incomplete_listening_file_is_named(tmp_path, change, message):
+    path = fake_book.listening_items(tmp_path / "listening.json", fake_book.players(tmp_path / "audio"))
+    content = json.loads(path.read_text())
+    change(content["items"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        listening_page([path], tmp_path / "out.md", tmp_path / "_static")
+    assert not (tmp_path / "out.md").exists()
+
+
+def test_items_are_stored_relative_to_their_file(tmp_path, clip):
+    path = write_listening_items(tmp_path / "l.json", [listening_item(clip, "DogBark", "real", 0)], rule="r")
+    (entry,) = read_json(path)["items"]
+    assert entry == {
+        "cls": "dog_bark", "system": "Real Audio", "index": 0, "wave": "audio/tone.mp3",
+        "png": "audio/tone.png", "caption": "", "score": None,
+    }  # fmt: skip
+
+
+def test_the_model_card_becomes_a_page(tmp_path):
+    card = {
+        "name": "mini",
+        "parameters": 1234567,
+        "frechet": 0.123456,
+        "training": {"steps": 100, "device": "cpu"},
+        "sources": [{"class": "rain", "licence": "CC0"}, {"class": "dog|bark", "licence": "MIT"}],
+        "limits": ["small", "procedural"],
+    }
+    write_json(tmp_path / "model_card.json", card)
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Mini\n\nSmall weights.\n")
+    text = model_card(tmp_path / "model_card.json", tmp_path / "card.md").read_text()
+    assert text.startswith("Small weights.")
+    for part in (
+        "| Parameters | 1,234,567 |",
+        "| Frechet | 0.1235 |",
+        "## Training",
+        "| dog\\|bark | MIT |",
+        "- small",
+    ):
+        assert part in text
+    with pytest.raises(InputError, match="no such model card"):
+        model_card(tmp_path / "none.json")
+
+
+def test_the_command_line_reports_bad_input_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "latentclap.book", "collect", str(tmp_path / "none.ipynb")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_the_command_line_makes_all_three_pages(tmp_path):
+    clips = fake_book.players(tmp_path / "runs/audio")
+    fake_book.executed_notebook(tmp_path / "runs/01_x.ipynb", clips, {})
+    fake_book.listening_items(tmp_path / "runs/listening.json", clips)
+    write_json(tmp_path / "card.json", {"name": "mini"})
+    for arguments in (
+        ["collect", "runs/01_x.ipynb"],
+        ["listening", "runs/listening.json"],
+        ["modelcard", "card.json"],
+    ):
+        subprocess.run([sys.executable, "-m", "latentclap.book", *arguments], check=True, cwd=tmp_path)
+    assert (tmp_path / "book/notebooks/01_x.ipynb").is_file()
+    assert (tmp_path / "book/generated/listening.md").is_file()
+    assert (tmp_path / "book/generated/model_card.md").is_file()
+
+
+# -------------------------------------------------------------------------- the book's own files
+
+
+def test_the_table_of_contents_is_complete(repo_root):
+    toc = yaml.safe_load((repo_root / "book/_toc.yml").read_text())
+    pages = {toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])}
+    prose = {page.stem for page in (repo_root / "book").glob("*.md")}
+    assert prose == {page for page in pages if "/" not in page}
+    notebooks = {page.split("/")[1][:2] for page in pages if "/" in page}
+    assert notebooks == {f"0{k}" for k in range(8)}
+
+
+def test_every_citation_is_in_the_bibliography(repo_root):
+    known = set(re.findall(r"@\w+\{(\w+),", (repo_root / "book/references.bib").read_text()))
+    for page in (repo_root / "book").glob("*.md"):
+        for group in re.findall(r"\{cite(?::\w+)?\}`([\w,]+)`", page.read_text(encoding="utf-8")):
+            assert set(group.split(",")) <= known, page.name
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/reuse.md"])
+def test_code_in_prose_runs_as_it_stands(repo_root, page):
+    blocks = python_blocks(repo_root / page)
+    assert blocks
+    for block in blocks:
+        torch.manual_seed(0)
+        names: dict = {}
+        exec(compile(block, page, "exec"), names)
+        loss = names["loss"]
+        if isinstance(loss, torch.Tensor):
+            assert torch.isfinite(loss)
+            assert all(p.grad.abs().sum() > 0 for p in names["unet"].parameters())
+            assert all(p.grad is None for p in names["latent_clap"].phi.parameters())
+
+
+def test_citation_file_names_the_paper_and_its_authors(repo_root):
+    citation = yaml.safe_load((repo_root / "CITATION.cff").read_text(encoding="utf-8"))
+    (paper,) = citation["references"]
+    assert paper["authors"][0]["family-names"] == "Karchkhadze"
+    assert len(paper["authors"]) == 8
+    assert citation["license"] == "Apache-2.0"
+
+
+@pytest.mark.slow
+def test_a_number_that_no_notebook_made_fails_the_build(tmp_path, repo_root):
+    book = tmp_path / "book"
+    fake_book.make_sources(book, tmp_path / "scratch", repo_root)
+    page = book / "reuse.md"
+    page.write_text(page.read_text() + "\n{glue:text}`notebooks/04_table1.ipynb::no_such_key:.2f`\n")
+    done = fake_book.build(book)
+    assert done.returncode != 0
+    assert "no_such_key" in done.stdout + done.stderr

@@ -1,0 +1,283 @@
+"""The built book in a real browser, from file://, as a reader opens it.
+
+Reads book/_build/html where `make book` has built it; otherwise builds the real configuration and pages around
+small notebooks made on the spot (fake_book.py).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fake_book
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--mute-audio",
+]
+#: Two windows: a phone and a desk.
+PHONE, DESK = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def site(repo_root, tmp_path_factory) -> Path:
+    built = repo_root / "book" / "_build" / "html"
+    if (built / "listening.html").is_file() and not os.environ.get("LATENTCLAP_FAKE_BOOK"):
+        return built
+    book = tmp_path_factory.mktemp("site") / "book"
+    fake_book.make_sources(book, book.parent / "scratch", repo_root)
+    done = fake_book.build(book)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return book / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not on this machine (apt-get install chromium)")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def watched(context):
+    """A page that notes its requests, and what failed or complained."""
+    page = context.new_page()
+    page.requests, page.failures = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("requestfailed", lambda request: page.failures.append(f"{request.url}: {request.failure}"))
+    page.on("console", lambda message: message.type == "error" and page.failures.append(message.text))
+    page.on("pageerror", lambda error: page.failures.append(str(error)))
+    return page
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport=DESK)
+    yield watched(context)
+    context.close()
+
+
+def pages_of(site: Path) -> list[Path]:
+    """Every page of the table of contents."""
+    return sorted(
+        path
+        for path in [*site.glob("*.html"), *site.glob("notebooks/*.html")]
+        if path.name not in ("index.html", "genindex.html", "search.html")
+    )
+
+
+def visit(page, path: Path) -> None:
+    page.goto(path.as_uri(), wait_until="load")
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise")
+    page.evaluate("() => window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+
+
+def play(page, index: int) -> None:
+    page.evaluate("i => document.querySelectorAll('.lc-grid audio')[i].play()", index)
+    page.wait_for_function("i => document.querySelectorAll('.lc-grid audio')[i].currentTime > 0.1", arg=index)
+
+
+def playing(page) -> list[int]:
+    return page.evaluate(
+        "() => [...document.querySelectorAll('.lc-grid audio')].flatMap((a, i) => a.paused ? [] : [i])"
+    )
+
+
+@pytest.fixture(scope="module")
+def tour(browser, site) -> dict[str, dict]:
+    """Every page opened once on a desk: page -> what was seen on it."""
+    context = browser.new_context(viewport=DESK)
+    page = watched(context)
+    seen = {}
+    for path in pages_of(site):
+        page.requests.clear()
+        page.failures.clear()
+        visit(page, path)
+        page.evaluate("() => document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+        page.wait_for_function("() => [...document.images].every(i => i.complete)")
+        facts = page.evaluate(
+            """() => ({
+                broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+                silent: [...document.querySelectorAll('.lc-grid img')].filter(i => !i.alt).length,
+                formulas: document.querySelectorAll('article .math').length,
+                typeset: document.querySelectorAll('article mjx-container svg').length,
+                errors: document.querySelectorAll("[data-mml-node='merror']").length,
+                raw: /\\\\\\(|\\\\\\[/.test(document.querySelector('article').innerText),
+                lost: [...document.querySelectorAll("article a[href^='#']")].map(a => a.getAttribute('href'))
+                    .filter(h => h.length > 1 && !document.getElementById(decodeURIComponent(h.slice(1)))),
+            })"""
+        )
+        seen[path.relative_to(site).as_posix()] = {
+            **facts,
+            "failures": list(page.failures),
+            "elsewhere": [url for url in page.requests if not url.startswith(("file:", "data:", "blob:"))],
+        }
+    context.close()
+    return seen
+
+
+def found(tour: dict[str, dict], what: str) -> dict:
+    """The pages on which something was found."""
+    return {name: facts[what] for name, facts in tour.items() if facts[what]}
+
+
+def test_no_page_asks_another_machine_for_anything(tour):
+    assert len(tour) >= 14
+    assert found(tour, "elsewhere") == {}
+
+
+def test_nothing_fails_to_load_and_no_script_complains(tour):
+    assert found(tour, "failures") == {}
+
+
+def test_pictures_load_and_spectrograms_have_a_text_alternative(tour):
+    assert found(tour, "broken") == {}
+    assert found(tour, "silent") == {}
+
+
+def test_links_within_a_page_arrive(tour):
+    assert found(tour, "lost") == {}
+
+
+def test_mathematics_is_typeset(tour):
+    assert found(tour, "errors") == {}
+    assert found(tour, "raw") == {}
+    assert {name for name, facts in tour.items() if facts["typeset"] < facts["formulas"]} == set()
+    assert tour["eq3.html"]["typeset"] > 10
+
+
+def test_every_player_decodes(page, site):
+    visit(page, site / "listening.html")
+    count = page.locator(".lc-grid audio").count()
+    assert count >= 7 * 6 * 3
+    assert page.evaluate("() => [...document.querySelectorAll('audio')].every(a => a.preload === 'none')")
+    lengths = page.evaluate(
+        """() => Promise.all([...document.querySelectorAll('.lc-grid audio')].map(a => new Promise(done => {
+            a.onloadedmetadata = () => done(a.duration);
+            a.onerror = () => done(a.src);
+            a.preload = 'metadata'; a.load();
+        })))"""
+    )
+    assert [length for length in lengths if isinstance(length, str) or not 0.5 < length < 60] == []
+
+
+def test_one_player_plays_at_a_time_and_time_advances(page, site):
+    visit(page, site / "listening.html")
+    play(page, 0)
+    assert playing(page) == [0]
+    play(page, 7)
+    assert playing(page) == [7]
+
+
+def test_number_keys_switch_within_the_row_at_the_same_moment(page, site):
+    visit(page, site / "listening.html")
+    columns = page.locator(".lc-grid").first.locator("thead th").count()
+    play(page, columns)  # the first player of the second row
+    page.evaluate("i => { document.querySelectorAll('.lc-grid audio')[i].currentTime = 0.8 }", columns)
+    page.keyboard.press("3")
+    target = columns + 2
+    page.wait_for_function("i => !document.querySelectorAll('.lc-grid audio')[i].paused", arg=target)
+    assert playing(page) == [target]
+    assert page.evaluate("i => document.querySelectorAll('.lc-grid audio')[i].currentTime", target) >= 0.75
+    page.keyboard.press("9")  # no ninth system: nothing happens
+    assert playing(page) == [target]
+
+
+def test_number_keys_leave_typing_alone(page, site):
+    visit(page, site / "listening.html")
+    play(page, 0)
+    page.evaluate(
+        "() => { const i = document.createElement('input'); i.id = 'q'; document.body.append(i); i.focus(); }"
+    )
+    page.keyboard.press("2")
+    assert page.input_value("#q") == "2"
+    assert playing(page) == [0]
+
+
+def test_players_and_grids_can_be_reached_and_are_named(page, site):
+    visit(page, site / "listening.html")
+    names = page.evaluate("() => [...document.querySelectorAll('.lc-grid audio')].map(a => a.ariaLabel)")
+    assert all(names)
+    assert len(set(names)) == len(names), "two players are read out alike"
+    assert page.locator(".lc-scroll[tabindex='0'][role='region']").count() == 7
+    page.locator(".lc-grid audio").first.focus()
+    assert page.evaluate("() => document.activeElement.tagName") == "AUDIO"
+
+
+def test_no_page_scrolls_sideways_on_a_phone(page, site):
+    page.set_viewport_size(PHONE)
+    wide = {}
+    for path in pages_of(site):
+        visit(page, path)
+        page.evaluate("() => window.scrollTo(5000, 0)")
+        excess = page.evaluate(
+            "() => [window.scrollX, document.documentElement.scrollWidth - window.innerWidth]"
+        )
+        if max(excess) > 0:
+            wide[path.name] = excess
+    assert wide == {}
+
+
+def test_the_grid_scrolls_in_its_own_box_under_a_fixed_first_column(page, site):
+    page.set_viewport_size(PHONE)
+    visit(page, site / "listening.html")
+    box = page.locator(".lc-scroll").first
+    before = box.locator("tbody th").first.bounding_box()["x"]
+    box.evaluate("b => { b.scrollLeft = 300 }")
+    assert box.evaluate("b => b.scrollLeft") == 300
+    assert box.locator("tbody th").first.bounding_box()["x"] == pytest.approx(before, abs=2)
+
+
+def test_grids_are_legible_in_dark_mode(page, site):
+    page.add_init_script("localStorage.setItem('mode', 'dark'); localStorage.setItem('theme', 'dark')")
+    visit(page, site / "listening.html")
+    colours = page.evaluate(
+        """() => ['.lc-caption', '.lc-grid th', '.lc-note'].map(s => {
+            const node = document.querySelector(s);
+            let ground = node;
+            while (getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;
+            return [getComputedStyle(node).color, getComputedStyle(ground).backgroundColor];
+        })"""
+    )
+    for pair in colours:
+        ink, ground = (luminance(colour) for colour in pair)
+        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5, pair
+
+
+def test_it_plays_without_javascript(browser, site):
+    context = browser.new_context(java_script_enabled=False, viewport=DESK)
+    page = context.new_page()
+    page.goto((site / "listening.html").as_uri())
+    first = page.locator(".lc-grid audio").first
+    assert first.is_visible()
+    assert (site / first.get_attribute("src")).is_file()
+    context.close()
+
+
+def luminance(css: str) -> float:
+    """Relative luminance (WCAG 2) of an `rgb(...)` colour."""
+    channels = [float(part) / 255 for part in css[css.index("(") + 1 : -1].split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
+
+
+def test_search_index_is_there(site):
+    assert (site / "searchindex.js").stat().st_size > 1000
+    assert json.loads(
+        (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
+    )

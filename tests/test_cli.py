@@ -1,0 +1,388 @@
+"""The command line: what it writes, what it refuses, and how it says so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from typer.testing import CliRunner
+
+from latentclap import cli
+from latentclap.audio import read_wave
+from latentclap.classes import CLASSES
+from latentclap.describe import describe
+from latentclap.errors import InputError
+
+RATE = 16_000
+
+
+class FakeSystem:
+    """Noise whose content depends on prompt, seed and index only, as FoleySystem's does."""
+
+    sampling_rate = RATE
+    seconds = 1.0
+    device = "cpu"
+
+    def __init__(self):
+        self.calls = []
+
+    def generate(self, *, prompts, n, first, seed, **settings):
+        self.calls.append(settings)
+        rows = [
+            np.random.default_rng([len(prompts[0]), seed, i]).uniform(-0.5, 0.5, RATE)
+            for i in range(first, first + n)
+        ]
+        return np.stack(rows).astype(np.float32)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    system = FakeSystem()
+    monkeypatch.setattr(cli, "_load", lambda model, device: system)
+    return system
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(*arguments):
+    """The message of an InputError that the arguments raise."""
+    result = run(*arguments)
+    assert isinstance(result.exception, InputError), (result.exception, result.output)
+    message = str(result.exception)
+    assert "\n" not in message
+    return message
+
+
+def run_main(monkeypatch, capsys, *arguments):
+    """Exit status and stderr of the installed command."""
+    monkeypatch.setattr(sys, "argv", ["latentclap", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_generate_writes_clips_and_record(tmp_path, fake):
+    out = tmp_path / "out"
+    result = run(
+        "generate", "--classes", "rain,DogBark", "-n", 3, "--out", out, "--seed", 7, "--batch-size", 2,
+        "--sampler", "unipc", "--steps", 20,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "6 clips of 1.00 s" in result.output
+    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    clips = [f"{cls}/{cls}_{i:03d}.wav" for cls in ("dog_bark", "rain") for i in range(3)]
+    assert files == sorted([*clips, "generation.json"])
+    wave, sr = read_wave(out / "rain/rain_002.wav")
+    assert sr == RATE
+    expected = np.random.default_rng([len("This is a sound of rain."), 7, 2]).uniform(-0.5, 0.5, RATE)
+    np.testing.assert_allclose(wave[0], expected, atol=1e-4)
+
+    record = json.loads((out / "generation.json").read_text())
+    assert record["settings"] == {
+        "steps": 20, "guidance_scale": 2.0, "sampler": "unipc", "eta": 0.0, "seed": 7, "batch_size": 2,
+    }  # fmt: skip
+    assert record["model"] == "mini"
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["clips"][2] == {
+        "file": "rain/rain_002.wav", "class": "rain", "prompt": "This is a sound of rain.", "index": 2,
+    }  # fmt: skip
+    assert all(call["sampler"] == "unipc" and call["steps"] == 20 for call in fake.calls)
+
+
+def test_generate_refuses_to_overwrite(tmp_path, fake):
+    assert run("generate", "--classes", "rain,footstep", "-n", 2, "-o", tmp_path).exit_code == 0
+    before = (tmp_path / "rain/rain_000.wav").read_bytes()
+    message = refused("generate", "--classes", "rain", "-n", 1, "-o", tmp_path, "--seed", 1)
+    assert "generation.json and 1 more would be replaced" in message
+    assert (tmp_path / "rain/rain_000.wav").read_bytes() == before
+    mine = tmp_path / "rain/mine.txt"
+    mine.write_text("not ours")
+    assert (
+        run("generate", "--classes", "rain", "-n", 1, "-o", tmp_path, "--seed", 1, "--overwrite").exit_code
+        == 0
+    )
+    # clips of the earlier run that the new record does not list are gone; what we did not write stays
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
+    assert names == ["generation.json", "rain", "rain/mine.txt", "rain/rain_000.wav"]
+    assert (tmp_path / "rain/rain_000.wav").read_bytes() != before
+
+
+def test_overwrite_removes_nothing_outside(tmp_path, fake):
+    other = tmp_path / "other.wav"
+    other.write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "generation.json").write_text(json.dumps({"clips": [{"file": "../other.wav"}]}))
+    assert run("generate", "--classes", "rain", "-o", out, "--overwrite").exit_code == 0
+    assert other.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3", "opus"])
+def test_generate_formats(tmp_path, fake, suffix):
+    assert run("generate", "--classes", "rain", "-o", tmp_path, "--format", suffix).exit_code == 0
+    assert read_wave(tmp_path / f"rain/rain_000.{suffix}")[0].size > 0
+
+
+def test_generate_prompts_and_all(tmp_path, fake):
+    assert (
+        run("generate", "--prompt", "A large dog, barking!", "--prompt", "rain", "-o", tmp_path).exit_code
+        == 0
+    )
+    assert (tmp_path / "a_large_dog_barking/a_large_dog_barking_000.wav").is_file()
+    assert run("generate", "--classes", "all", "-o", tmp_path / "all").exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "all").iterdir() if p.is_dir()) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", "rain,guitar"], "unknown class 'guitar'; the classes are dog_bark"),
+        ([], "give --classes"),
+        (["--classes", "rain", "--prompt", "rain"], "one of the two"),
+        (["--prompt", "..."], "needs words"),
+        (["--prompt", "a dog", "--prompt", "A dog!"], "differ"),
+        (["--classes", "rain", "-n", "0"], "-n 0"),
+        (["--classes", "rain", "--seed", "-1"], "--seed -1"),
+        (["--classes", "rain", "--eta", "3"], "--eta 3: it lies between"),
+    ],
+)
+def test_generate_refuses(tmp_path, arguments, message):
+    assert message in refused("generate", *arguments, "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_generate_refuses_a_file_as_folder(tmp_path):
+    (tmp_path / "file").touch()
+    assert "is a file" in refused("generate", "--classes", "rain", "-o", tmp_path / "file")
+    assert "is a file" in refused("generate", "--classes", "rain", "-o", tmp_path / "file/below")
+
+
+def test_usage_errors_exit_2(tmp_path):
+    for arguments in (
+        ["generate", "--classes", "rain", "-o", tmp_path, "--format", "aac"],
+        ["sing"],
+        ["info"],
+    ):
+        assert run(*arguments).exit_code == 2
+
+
+def test_unknown_device_and_model(tmp_path):
+    assert "--device tpu2" in refused("generate", "--classes", "rain", "-o", tmp_path, "--device", "tpu2")
+    message = refused(
+        "generate", "--classes", "rain", "-o", tmp_path, "--model", tmp_path / "no", "--device", "cpu"
+    )
+    assert "no system at" in message
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for side, level in (("a", 0.1), ("b", 0.2)):
+        for cls in ("rain", "keyboard"):
+            (tmp_path / side / cls).mkdir(parents=True)
+            for i in range(6):
+                wave = level * rng.standard_normal(RATE * 2) * np.linspace(1, 0.1 + 0.1 * i, RATE * 2)
+                soundfile.write(tmp_path / side / cls / f"{i}.wav", wave, RATE)
+    (tmp_path / "b/gunshot").mkdir()
+    soundfile.write(tmp_path / "b/gunshot/0.wav", 0.1 * rng.standard_normal(RATE), RATE)
+    return tmp_path
+
+
+def test_evaluate_prints_and_writes(two_folders):
+    path = two_folders / "result/fad.json"
+    result = run(
+        "evaluate", two_folders / "a", two_folders / "b", "--n-boot", 20, "--json", path, "--seed", 3
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(path.read_text())
+    assert set(told["classes"]) == {"keyboard", "rain"}
+    assert told["settings"]["n_boot"] == 20
+    lines = result.output.splitlines()
+    row = next(line.split() for line in lines if line.startswith("rain"))
+    assert float(row[1]) == pytest.approx(told["classes"]["rain"]["fad"], abs=1e-3)
+    assert float(row[2]) == pytest.approx(told["classes"]["rain"]["ci"][0], abs=1e-3)
+    assert row[-2:] == ["6", "6"]
+    average = next(line.split() for line in lines if line.startswith("average"))
+    assert float(average[1]) == pytest.approx(told["average"], abs=1e-3)
+    assert told["name"] in result.output
+
+
+def test_evaluate_same_folder_is_zero(two_folders):
+    path = two_folders / "r.json"
+    assert run("evaluate", two_folders / "a", two_folders / "a", "--n-boot", 0, "--json", path).exit_code == 0
+    assert json.loads(path.read_text())["average"] == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluate_refuses(two_folders):
+    a, b = two_folders / "a", two_folders / "b"
+    assert "REFERENCE" in refused("evaluate", a, two_folders / "c")
+    assert "GENERATED" in refused("evaluate", two_folders / "c", b)
+    assert "unknown embedding 'foo'" in refused("evaluate", a, b, "--embedding", "foo")
+    assert "needs its weights" in refused("evaluate", a, b, "--mode", "dcase")
+    assert "needs its weights" in refused("evaluate", a, b, "--embedding", "vggish-dcase")
+    assert "contradict" in refused("evaluate", a, b, "--vggish", a, "--embedding", "clap")
+    assert "no such VGGish" in refused("evaluate", a, b, "--vggish", two_folders / "w.pth")
+    assert "negative" in refused("evaluate", a, b, "--n-boot", "-1")
+    assert "reference has no" in refused("evaluate", b, a, "--n-boot", 0)
+    (a / "rain/bad.wav").write_text("no sound")
+    assert "unreadable" in refused("evaluate", a, b)
+
+
+def test_evaluate_against_organisers_statistics(shared_data):
+    generated, stats = shared_data / "listening_test/ldm_tuning", shared_data / "dcase_eval_vggish_stats.npz"
+    message = refused("evaluate", generated, stats, "--n-boot", 0)
+    assert "128 dimensions" in message
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A real system with random weights, saved with a tuning layer."""
+    from latentclap.models import random_system
+    from latentclap.system import tuning_layer
+
+    system = random_system("tiny")
+    system.tuning = tuning_layer()
+    folder = tmp_path_factory.mktemp("systems") / "tiny"
+    system.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Card\n\nRandom weights, for tests.\n")
+    return folder, system
+
+
+def test_info_counts_what_torch_counts(tiny):
+    folder, system = tiny
+    told = describe(folder)
+    for name, part in system.parts.items():
+        # the vocoder's mean and scale are buffers; CLAP's logit scales are parameters without a last dimension
+        assert told["components"][name]["parameters"] == sum(p.numel() for p in part.parameters()), name
+    assert told["tuning"] is True
+    assert tuple(told["latent_shape"]) == system.latent_shape
+    assert told["seconds"] == pytest.approx(system.seconds)
+    assert told["sampling_rate"] == system.sampling_rate
+    assert told["scheduler"]["beta_schedule"] == "scaled_linear"
+    assert told["model_card"] == "Random weights, for tests."
+
+
+def test_info_prints_lines_and_json(tiny):
+    folder, _ = tiny
+    text = run("info", folder).output
+    for expected in (
+        "UNet2DConditionModel",
+        "tuning layer   yes",
+        "(8, 16, 16)",
+        "Random weights, for tests.",
+    ):
+        assert expected in text
+    assert json.loads(run("info", folder, "--json").output) == describe(folder)
+    assert "tuning" not in json.loads(run("info", folder / "vae", "--json").output)["components"]
+
+
+def test_info_refuses(tiny, tmp_path):
+    folder, _ = tiny
+    assert "no system at" in refused("info", tmp_path / "absent")
+    assert "no checkpoint here" in refused("info", tmp_path)
+    whole = (folder / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole[:-100])
+    assert "cut short" in refused("info", cut)
+    cut.write_bytes(whole[:50])
+    assert "damaged" in refused("info", cut)
+    cut.with_suffix(".pt").write_bytes(b"x")
+    assert "only folders and .safetensors" in refused("info", cut.with_suffix(".pt"))
+    (tmp_path / "config.json").write_text("{")
+    assert "not JSON" in refused("info", tmp_path)
+
+
+def test_generate_with_a_real_system(tiny, tmp_path):
+    folder, system = tiny
+    arguments = ["generate", "--classes", "rain", "-n", 3, "--model", folder, "--steps", 2, "--device", "cpu"]
+    assert run(*arguments, "-o", tmp_path / "a", "--batch-size", 2).exit_code == 0
+    expected = system.generate(classes=["rain"], n=3, steps=2, seed=0)
+    for i, wave in enumerate(expected):
+        written, sr = read_wave(tmp_path / f"a/rain/rain_{i:03d}.wav")
+        assert sr == system.sampling_rate
+        np.testing.assert_allclose(written[0], np.clip(wave, -1, 1), atol=2 / 32_768)
+    assert "unknown sampler" in refused(*arguments, "-o", tmp_path / "b", "--sampler", "euler")
+    assert "steps=0" in refused(*arguments, "-o", tmp_path / "b", "--steps", 0)
+
+
+def test_generate_with_mini(tmp_path):
+    from latentclap.storage import shipped
+
+    if not (shipped("mini") / "unet").is_dir():
+        pytest.skip("the mini weights have not been made yet (data_scripts/pretrain_mini.py)")
+    result = run("generate", "--classes", "rain", "--steps", 2, "--device", "cpu", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    wave, sr = read_wave(tmp_path / "rain/rain_000.wav")
+    assert (sr, wave.shape[0]) == (RATE, 1)
+    assert "system" in run("info", "mini").output
+
+
+def test_main_prints_one_line_and_exits_2(monkeypatch, capsys, tmp_path):
+    code, err = run_main(monkeypatch, capsys, "info", tmp_path / "absent")
+    assert code == 2
+    assert err.startswith("error: no system at")
+    assert err.count("\n") == 1
+
+
+def test_main_names_the_file_of_a_system_error(monkeypatch, capsys, tmp_path, fake):
+    def broken(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "x"))
+
+    monkeypatch.setattr(FakeSystem, "generate", broken)
+    code, err = run_main(monkeypatch, capsys, "generate", "--classes", "rain", "-o", tmp_path / "o", "-q")
+    assert (code, err) == (2, f"error: {tmp_path / 'x'}: Permission denied\n")
+
+
+def test_main_explains_a_full_gpu(monkeypatch, capsys, tmp_path, fake):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(FakeSystem, "generate", full)
+    code, err = run_main(monkeypatch, capsys, "generate", "--classes", "rain", "-o", tmp_path / "o", "-q")
+    assert code == 2
+    assert "smaller --batch-size" in err
+
+
+def test_debug_gives_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setenv("LATENTCLAP_DEBUG", "1")
+    monkeypatch.setattr(sys, "argv", ["latentclap", "info", str(tmp_path / "absent")])
+    with pytest.raises(InputError):
+        cli.main()
+
+
+def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
+    def bug(*_, **__):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(FakeSystem, "generate", bug)
+    monkeypatch.setattr(
+        sys, "argv", ["latentclap", "generate", "--classes", "rain", "-o", str(tmp_path / "o")]
+    )
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        cli.main()
+
+
+def test_help_and_version_do_not_import_torch():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from latentclap.cli import app\n"
+        "for args in (['--help'], ['generate', '--help'], ['--version']):\n"
+        "    result = CliRunner().invoke(app, args)\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "    print(result.output)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'pandas', 'librosa'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("generate", "evaluate", "info", "--guidance-scale", "latentclap "):
+        assert word in done.stdout

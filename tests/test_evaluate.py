@@ -1,0 +1,208 @@
+"""FAD per class from arrays, files, folders and statistics; CLAP similarity."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from latentclap.embeddings import VGGish, get_embedding
+from latentclap.errors import InputError
+from latentclap.evaluate import clap_similarity, clips_in_folder, embed_clips, evaluate, prepare_clip
+from latentclap.fad import save_stats
+
+
+def sounds(n, colour, seed, seconds=2.0, sr=16_000):
+    """Noise through a one-pole filter of a given colour, with a random level and beat."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(n):
+        noise = rng.standard_normal(round(seconds * sr))
+        spectrum = np.fft.rfft(noise) / (1 + np.arange(noise.size // 2 + 1)) ** colour
+        wave = np.fft.irfft(spectrum, noise.size)
+        beat = 1 + 0.9 * np.sin(2 * np.pi * rng.uniform(2, 4) * np.arange(noise.size) / sr)
+        out.append((0.5 * wave * beat / np.abs(wave * beat).max()).astype(np.float32))
+    return out
+
+
+@pytest.fixture(scope="module")
+def sides():
+    generated = {"rain": sounds(6, 0.2, 0), "DogBark": sounds(6, 1.0, 1), "keyboard": sounds(5, 0.2, 2)}
+    reference = {"dog_bark": sounds(8, 1.0, 3), "rain": sounds(8, 0.2, 4), "keyboard": sounds(8, 1.0, 5)}
+    return generated, reference
+
+
+@pytest.fixture(scope="module")
+def result(sides):
+    return evaluate(*sides, sr=16_000, n_boot=100)
+
+
+def test_table(result):
+    table = result.table()
+    assert list(table.columns) == ["class", "fad", "ci_low", "ci_high", "fad_inf", "n_clips", "n_ref"]
+    assert list(table["class"]) == ["dog_bark", "keyboard", "rain"]  # Table I's order
+    assert list(table.n_clips) == [6, 5, 6] and list(table.n_ref) == [8, 8, 8]
+    assert ((table.ci_low <= table.fad) & (table.fad <= table.ci_high)).all()
+    fads = table.set_index("class").fad
+    assert fads["keyboard"] > 5 * max(fads["rain"], fads["dog_bark"])  # wrong colour
+
+
+def test_average_and_sample_deviation(result):
+    fads = result.table().fad.to_numpy()
+    assert result.average == pytest.approx(fads.mean())
+    assert result.std == pytest.approx(fads.std(ddof=1))
+    low, high = result.average_ci
+    assert low < result.average < high
+
+
+def test_name_says_everything(result):
+    assert result.name == (
+        "FAD[mel-statistics, 16 kHz, peak 1, log-mel 64 x 96 a second, n=5-6 clips a class, ref=8 clips, "
+        "95% bootstrap over generated and reference clips (centred, 100 draws)]"
+    )
+
+
+def test_json(result, tmp_path):
+    result.save(tmp_path / "fad.json")
+    data = json.loads((tmp_path / "fad.json").read_text())
+    assert data["average"] == pytest.approx(result.average)
+    assert data["classes"]["rain"]["fad_inf"] is None and data["classes"]["rain"]["n_clips"] == 6
+    assert data["name"] == result.name and data["settings"]["n_boot"] == 100
+
+
+def test_deterministic_and_reusable(sides, result):
+    embedding = get_embedding("mel-statistics")
+    generated = {k: embed_clips(v, embedding, 16_000) for k, v in sides[0].items()}
+    again = evaluate(generated, sides[1], embedding, 16_000, 100)
+    assert again.to_dict() == result.to_dict()
+    assert evaluate(*sides, n_boot=100, seed=9).average_ci != result.average_ci
+
+
+def test_one_class_without_bootstrap(sides):
+    one = evaluate({"rain": sides[0]["rain"]}, sides[1], n_boot=0)
+    assert np.isnan(one.std) and one.to_dict()["std"] is None and "no interval" in one.name
+    assert one.to_dict()["average_ci"] == [None, None]
+
+
+def test_statistics_as_reference(sides, tmp_path):
+    embedding = get_embedding("mel-statistics")
+    stats = {k: embed_clips(v, embedding, 16_000).stats() for k, v in sides[1].items()}
+    save_stats(tmp_path / "ref.npz", stats)
+    a = evaluate(sides[0], tmp_path / "ref.npz", embedding, n_boot=20)
+    b = evaluate(sides[0], stats, embedding, n_boot=20)
+    assert a.to_dict() == b.to_dict()
+    assert "ref=8 clips" in a.name and "over generated clips" in a.name
+    with pytest.raises(InputError, match="made with 'mel-statistics', not 'other'"):
+        embedding.name = "other"
+        evaluate(sides[0], stats, embedding, n_boot=0)
+
+
+def write(folder, side, sr=16_000):
+    for cls, waves in side.items():
+        (folder / cls).mkdir(parents=True)
+        for i, wave in enumerate(waves):
+            soundfile.write(folder / cls / f"{i:03d}.wav", wave, sr)
+
+
+def test_folders(sides, result, tmp_path):
+    write(tmp_path / "gen", {"rain": sides[0]["rain"]})
+    write(tmp_path / "ref", {"Rain": sides[1]["rain"]})
+    got = evaluate(tmp_path / "gen", tmp_path / "ref", n_boot=0)
+    assert got.estimates["rain"].fad == pytest.approx(result.estimates["rain"].fad, rel=1e-2)
+    assert [p.name for p in clips_in_folder(tmp_path / "gen")["rain"]] == [f"{i:03d}.wav" for i in range(6)]
+
+
+def test_dev_and_eval_folder_gives_its_eval_side(sides, tmp_path):
+    write(tmp_path / "dev", {"rain": sides[0]["rain"]})
+    write(tmp_path / "eval", {"rain": sides[1]["rain"][:3]})
+    assert len(clips_in_folder(tmp_path)["rain"]) == 3
+
+
+def test_bad_folder_is_one_line(sides, tmp_path):
+    write(tmp_path / "gen", {"rain": sides[0]["rain"]})
+    (tmp_path / "gen" / "rain" / "bad.wav").write_text("no sound")
+    with pytest.raises(InputError, match=r"1 unreadable.*bad\.wav") as caught:
+        evaluate(tmp_path / "gen", sides[1])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no such folder"):
+        evaluate(tmp_path / "absent", sides[1])
+
+
+@pytest.mark.parametrize(
+    ("generated", "reference", "says"),
+    [
+        ({}, {"rain": [np.ones(16_000)]}, "generated: expected"),
+        ({"rain": []}, {"rain": [np.ones(16_000)]}, "generated rain: no clips"),
+        ({"rain": [np.ones(16_000)] * 2}, {"dog_bark": [np.ones(16_000)]}, "reference: nothing|has no rain"),
+        ({"rain": [np.full(16_000, np.nan)]}, {"rain": [np.ones(16_000)]}, "generated rain: clip 0: .*NaN"),
+        ({"rain": [np.ones(16_000)]}, {"rain": [np.ones(32_000)]}, "rain: 1 clip"),
+    ],
+)
+def test_bad_sides(generated, reference, says):
+    with pytest.raises(InputError, match=says):
+        evaluate(generated, reference)
+
+
+class TestPrepare:
+    def test_cut_to_four_seconds_and_first_channel(self):
+        embedding = get_embedding("mel-statistics")
+        stereo = np.stack([np.ones(163_840), np.zeros(163_840)]).astype(np.float32)
+        wave, sr = prepare_clip(stereo, embedding, 16_000)
+        assert wave.shape == (64_000,) and sr == 16_000 and wave.min() == 1
+
+    def test_dcase_rule(self, tmp_path):
+        embedding = VGGish.__new__(VGGish)
+        embedding.mode = "dcase"
+        long = np.random.default_rng(0).uniform(-0.5, 0.5, 163_840).astype(np.float32)
+        wave, sr = prepare_clip(long, embedding, 16_000)
+        assert wave.dtype == np.int16 and wave.shape == (88_200,) and sr == 22_050
+        short, _ = prepare_clip(long[:48_000], embedding, 16_000)
+        assert (
+            short.shape == (88_200,) and (short[66_200:] == 0).all() and (short[:66_000] != 0).mean() > 0.99
+        )
+
+    def test_dcase_files_come_back_exactly(self, tmp_path):
+        embedding = VGGish.__new__(VGGish)
+        embedding.mode = "dcase"
+        ints = np.random.default_rng(0).integers(-32768, 32767, 88_200, dtype=np.int16)
+        soundfile.write(tmp_path / "a.wav", ints, 22_050)
+        wave, _ = prepare_clip(tmp_path / "a.wav", embedding, 0)
+        np.testing.assert_array_equal(wave, ints)
+
+    def test_organisers_reference_takes_vggish_only(self, shared_data, sides):
+        with pytest.raises(InputError, match="statistics of 128 dimensions, but mel-statistics has 40"):
+            evaluate(sides[0], shared_data / "dcase_eval_vggish_stats.npz")
+
+    def test_dcase_pipeline_with_random_weights(self, shared_data, sides):
+        got = evaluate(
+            {"rain": sides[0]["rain"]}, shared_data / "dcase_eval_vggish_stats.npz", VGGish(None), n_boot=5
+        )
+        estimate = got.estimates["rain"]
+        assert (estimate.n_windows, estimate.n_ref_windows) == (60, 1000) and np.isfinite(estimate.fad)
+        assert "vggish-dcase-random" in got.name and "ref=1000 windows" in got.name
+
+
+class Ears:
+    """A stand-in for CLAP: audio is its sign pattern, text is one of two axes."""
+
+    sampling_rate = 16_000
+
+    def encode_audio(self, waves):
+        return torch.as_tensor(np.stack([[w.mean() * 2, w.std() * 2] for w in np.asarray(waves)]))
+
+    def encode_text(self, texts):
+        return torch.tensor([[1.0, 0.0] if "rain" in t else [0.0, 1.0] for t in texts])
+
+
+def test_similarity():
+    constant = np.full((4, 100), 0.3, np.float32)
+    square = np.tile(np.array([0.5, -0.5], np.float32), (3, 50))
+    got = clap_similarity(Ears(), {"rain": constant, "DogBark": square}, n_boot=50)
+    np.testing.assert_allclose(got.scores["rain"], 1, atol=1e-6)
+    np.testing.assert_allclose(got.scores["dog_bark"], 1, atol=1e-6)
+    assert got.average == pytest.approx(1) and got.texts["rain"] == "This is a sound of rain."
+    mixed = clap_similarity(Ears(), {"rain": np.concatenate([constant[:3], square])}, n_boot=200)
+    row = mixed.table().iloc[0]
+    assert row.similarity == pytest.approx(0.5, abs=1e-6) and row.ci_low < 0.5 < row.ci_high
+    assert json.dumps(mixed.to_dict())

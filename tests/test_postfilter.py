@@ -1,0 +1,139 @@
+"""The bounded CLAP post-filter and its cost."""
+
+import numpy as np
+import pytest
+
+from latentclap import papers
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
+from latentclap.postfilter import PAPER, PRESETS, YUAN, PostFilter, clap_score, filter_generate
+
+
+class Generator:
+    """Waves of 4 equal samples, uniform in (0, 1) by seed; the score of a clip is its value."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, classes, n, seed, **kw):
+        self.calls.append((tuple(classes), n, seed, kw))
+        return np.repeat(np.random.default_rng(seed).random((n, 1)), 4, axis=1).astype(np.float32)
+
+
+def value(waves, cls):
+    return waves[:, 0]
+
+
+def one(threshold, candidates=2, **kw):
+    return PostFilter("test", dict.fromkeys(CLASSES, threshold), dict.fromkeys(CLASSES, candidates), **kw)
+
+
+def test_presets_are_the_published_numbers():
+    assert dict(PAPER.thresholds) == papers.THRESHOLDS
+    assert PAPER.thresholds["keyboard"] == 0.15 and PAPER.thresholds["moving_motor_vehicle"] == 0.75
+    assert [YUAN.thresholds[c] for c in CLASSES] == [0.3, 0.03, 0.2, 0.15, 0.75, 0.2, 0.2]
+    assert [YUAN.candidates[c] for c in CLASSES] == [3, 3, 3, 3, 10, 3, 3]
+    assert [YUAN.guidance_scale[c] for c in CLASSES] == [2.5, 2.5, 1.0, 1.0, 3.0, 1.0, 2.5]
+    assert PAPER.upper == YUAN.upper == 0.99 and set(PRESETS) == {"paper", "yuan"}
+
+
+def test_accepts_what_passes_and_counts_the_cost():
+    generator = Generator()
+    got = filter_generate(generator, value, ["rain", "DogBark"], 20, one(0.8, max_tries=50), steps=5)
+    assert got.waves.shape == (40, 4) and got.waves.dtype == np.float32
+    assert got.accepted.all() and (got.scores >= 0.8).all() and (got.scores <= 0.99).all()
+    np.testing.assert_array_equal(got.waves[:, 0], got.scores.astype(np.float32))
+    assert got.classes == ("rain", "dog_bark")
+    made = {c: sum(n for cls, n, _, _ in generator.calls if cls == (c,)) for c in got.classes}
+    assert got.generated_count == made
+    assert made["rain"] == 2 * got.tries["rain"].sum()
+    assert all(kw == {"steps": 5} for *_, kw in generator.calls)
+    table = got.table().set_index("class")
+    assert table.loc["rain", "accepted_per_try"] == pytest.approx(20 / got.tries["rain"].sum())
+    assert got.per_clip == pytest.approx(sum(made.values()) / 40)
+    assert got.exhausted == {"rain": 0, "dog_bark": 0}
+    assert got.to_dict()["classes"]["rain"]["generated"] == made["rain"]
+
+
+def test_acceptance_rate_is_the_probability():
+    # P(best of 2 uniform in [0.8, 0.99]) = 0.99^2 - 0.8^2
+    got = filter_generate(Generator(), value, ["rain"], 400, one(0.8, max_tries=100), batch=500)
+    assert got.table().accepted_per_try[0] == pytest.approx(0.99**2 - 0.8**2, abs=0.05)
+
+
+def test_bound_returns_the_best_seen_and_flags_it():
+    seen = []
+
+    def score(waves, cls):
+        seen.append(waves[:, 0])
+        return waves[:, 0]
+
+    got = filter_generate(Generator(), score, ["rain"], 3, one(0.9999, upper=1.0, max_tries=4), seed=1)
+    assert not got.accepted.any() and got.exhausted["rain"] == 3
+    assert got.tries["rain"].tolist() == [4, 4, 4] and got.generated_count["rain"] == 24
+    by_place = np.stack(seen).reshape(4, 3, 2).max(axis=(0, 2))
+    np.testing.assert_allclose(got.scores, by_place)
+
+
+def test_above_the_upper_limit_is_refused():
+    def score(waves, cls):
+        return np.full(len(waves), 0.995)
+
+    got = filter_generate(Generator(), score, ["rain"], 2, one(0.2, max_tries=3))
+    assert not got.accepted.any() and got.generated_count["rain"] == 12
+
+
+def test_a_score_in_range_is_preferred_to_one_above():
+    scores = iter([0.995, 0.1, 0.999])
+
+    def score(waves, cls):
+        return np.full(len(waves), next(scores))
+
+    got = filter_generate(Generator(), score, ["rain"], 1, one(0.2, candidates=1, max_tries=3))
+    assert got.scores.tolist() == [0.1] and not got.accepted[0]
+
+
+def test_seeds_differ_by_class_try_and_batch():
+    generator = Generator()
+    filter_generate(generator, value, CLASSES, 4, one(0.999, upper=1.0, max_tries=3), batch=3, seed=5)
+    seeds = [seed for _, _, seed, _ in generator.calls]
+    assert len(set(seeds)) == len(seeds) == 7 * 3 * 3
+    assert max(n for _, n, _, _ in generator.calls) == 3
+    assert all(isinstance(seed, int) for seed in seeds)
+
+
+def test_deterministic():
+    a = filter_generate(Generator(), value, CLASSES, 2, "paper", seed=3)
+    b = filter_generate(Generator(), value, CLASSES, 2, "paper", seed=3)
+    c = filter_generate(Generator(), value, CLASSES, 2, "paper", seed=4)
+    np.testing.assert_array_equal(a.waves, b.waves)
+    assert not np.array_equal(a.waves, c.waves) and a.preset == "paper"
+
+
+def test_bad_input():
+    for kw, says in [
+        ({"preset": "none"}, "unknown post-filter 'none'; use one of paper, yuan"),
+        ({"n": 0}, "all >= 1"),
+        ({"classes": ["cat"]}, "unknown class 'cat'"),
+        ({"max_tries": 0}, "max_tries 0"),
+        ({"preset": PostFilter("p", {"rain": 0.2}, {"rain": 1})}, "no threshold or candidates for dog_bark"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            filter_generate(Generator(), value, **kw)
+    with pytest.raises(InputError, match="asked for 3 clips, got 3 clips and 1 scores"):
+        filter_generate(Generator(), lambda w, c: [0.5], ["rain"])
+    with pytest.raises(InputError, match="not a finite"):
+        filter_generate(Generator(), lambda w, c: np.full(len(w), np.nan), ["rain"])
+
+
+def test_clap_score_is_the_cosine():
+    class Ears:
+        def encode_audio(self, waves):
+            return np.stack([waves[:, 0], waves[:, 1]], axis=1)
+
+        def encode_text(self, texts):
+            assert texts == ["This is a sound of rain."]
+            return np.array([[2.0, 0.0]])
+
+    waves = np.array([[1.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(clap_score(Ears())(waves, "rain"), [1.0, 0.6])

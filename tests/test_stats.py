@@ -1,0 +1,332 @@
+"""Mixed ANOVA and post-hoc tests against pingouin and statsmodels; power; checks of published figures.
+
+Fixtures: pingouin 0.7.0 and statsmodels, run once outside the project (pingouin is GPL and no dependency) on `DATA`
+as a long table, first 18 rows in three classes of six:
+
+    pg.mixed_anova(data, dv="y", within="model", between="class", subject="rater", correction=True, effsize="np2")
+    pg.pairwise_tests(data, dv="y", within="model", subject="rater", padjust="bonf")
+    pg.sphericity(WIDE4), pg.epsilon(WIDE4, correction="gg"), pg.epsilon(WIDE4, correction="hf")
+
+and for 19 raters in classes of 8, 5, 6 the type III sums of squares of statsmodels' anova_lm(ols("z ~ C(g, Sum)"),
+typ=3), added over the two orthonormal contrasts z.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from latentclap import papers, stats
+from latentclap.errors import InputError
+
+A = [5.15, 3.96, 4.1, 4.66, 3.16, 2.67, 5.09, 5.0, 3.42, 5.4, 5.16, 5.86, 5.23, 5.38, 5.25, 5.01, 4.21, 3.01]
+B = [5.24, 4.89, 5.1, 5.51, 2.65, 2.43, 4.58, 4.92, 5.36, 5.51, 5.3, 8.05, 5.09, 5.38, 6.18, 5.72, 5.24, 4.2]
+C = [4.82, 6.73, 5.6, 6.69, 2.77, 3.89, 5.4, 5.22, 3.74, 5.64, 6.02, 7.56, 3.71, 6.64, 4.98, 4.74, 6.36, 2.02]
+B2 = [*B[:6], 4.08, 4.42, *B[8:12], 5.59, *B[13:], 5.6]  # the unequal set: four values differ, one rater more
+DATA = np.column_stack([A, B, C])
+UNEQUAL = np.column_stack([[*A, 4.4], B2, [*C, 6.0]])
+WIDE4 = [
+    [0.4, -5.47, -0.8, -2.04], [-0.39, -0.26, -3.98, -0.1], [-1.83, 4.02, -0.51, -1.21], [0.48, -0.24, -1.35, 0.48],
+    [-1.55, -2.39, -0.12, -2.17], [-0.89, 1.4, 0.18, -1.27], [0.53, 1.52, 4.58, 0.52], [0.91, 2.66, -0.62, 0.95],
+    [-1.28, -1.29, -1.97, -1.69], [-3.33, 1.03, -2.42, -1.67], [0.6, 1.38, -0.56, -0.43], [-0.58, -0.69, 2.2, -0.09],
+    [1.78, 3.26, 1.18, 0.94], [-0.61, -0.32, -1.62, -1.74], [0.58, -3.39, 1.73, 0.7],
+]  # fmt: skip
+
+
+def long(values, counts):
+    groups = np.repeat([f"g{i}" for i in range(len(counts))], counts)
+    rows = [
+        (f"r{i:02d}", groups[i], model, row[j])
+        for i, row in enumerate(values)
+        for j, model in enumerate("ABC")
+    ]
+    return pd.DataFrame(rows, columns=["rater", "class", "model", "y"])
+
+
+@pytest.fixture
+def balanced():
+    return long(DATA, (6, 6, 6))
+
+
+class TestAnova:
+    def test_balanced_is_pingouins(self, balanced):
+        got = stats.mixed_anova(balanced, "y").set_index("source")
+        for source, SS, df1, df2, F, p, eta in [
+            ("class", 8.230137037037057, 2, 15, 1.2268467653545736, 0.32101797324667297, 0.14058305346040148),
+            (
+                "model",
+                3.9071370370370184,
+                2,
+                30,
+                3.7023738245465547,
+                0.03655256717656236,
+                0.19796277516853242,
+            ),
+            (
+                "Interaction",
+                3.070674074074091,
+                4,
+                30,
+                1.4548738894742188,
+                0.2405511900501873,
+                0.1624672672592647,
+            ),
+        ]:
+            row = got.loc[source]
+            assert (row.df1, row.df2) == (df1, df2)
+            np.testing.assert_allclose([row.SS, row.F, row.p, row.eta_p2], [SS, F, p, eta], rtol=1e-9)
+        assert got.loc["model", "eps"] == pytest.approx(0.8847658750489916, rel=1e-9)
+        assert got.loc["model", "p_gg"] == pytest.approx(0.04296535907617552, rel=1e-9)
+        assert got.loc["Interaction", "p_gg"] == pytest.approx(0.2465696216807692, rel=1e-9)
+        assert got.loc["class", "eps"] == 1 and got.loc["model", "df2_gg"] == pytest.approx(
+            30 * 0.8847658750489916
+        )
+
+    def test_unequal_groups_are_type_3(self):
+        got = stats.mixed_anova(long(UNEQUAL, (8, 5, 6)), "y").set_index("source")
+        # statsmodels, type III
+        assert got.loc["model", "SS"] == pytest.approx(4.577009048964218, rel=1e-9)
+        assert got.loc["Interaction", "SS"] == pytest.approx(4.0869152339181305, rel=1e-9)
+        assert got.loc["model", "F"] == pytest.approx(
+            4.577009048964218 / 2 / (16.94060055555556 / 32), rel=1e-9
+        )
+        # pingouin: these do not depend on the type
+        assert got.loc["class", "F"] == pytest.approx(1.1569081007589637, rel=1e-9)
+        assert got.loc["Interaction", "F"] == pytest.approx(1.9299978040402448, rel=1e-9)
+        assert got.loc["model", "eps"] == pytest.approx(0.8245355808513585, rel=1e-9)
+
+    def test_sphericity(self, balanced):
+        got = stats.sphericity(stats.cell_means(balanced, "y"))
+        assert pytest.approx(0.8697574938176412, rel=1e-9) == got.W
+        assert got.p == pytest.approx(0.3765193108968574, rel=1e-9)
+
+    def test_sphericity_of_four_levels(self):
+        index = pd.MultiIndex.from_product([["all"], range(15)])
+        got = stats.sphericity(pd.DataFrame(WIDE4, index=index))
+        np.testing.assert_allclose(
+            [got.W, got.chi2, got.df, got.eps_gg, got.eps_hf],
+            [0.19835267711736324, 20.580848747521188, 5, 0.6095120878319147, 0.696384168273128],
+            rtol=1e-8,
+        )
+        # pingouin follows R, which has the number of levels where Anderson's second term has one less
+        assert got.p == pytest.approx(0.001011614704781286, rel=2e-3)
+
+    def test_two_levels_are_spherical(self, balanced):
+        two = balanced[balanced.model != "C"]
+        assert stats.sphericity(stats.cell_means(two, "y")).eps_gg == 1
+        got = stats.mixed_anova(two, "y").set_index("source")
+        assert got.loc["model", "p"] == got.loc["model", "p_gg"]
+
+    def test_repeated_ratings_are_averaged_first(self, balanced):
+        twice = pd.concat([balanced.assign(y=balanced.y - 1), balanced.assign(y=balanced.y + 1)])
+        pd.testing.assert_frame_equal(stats.mixed_anova(twice, "y"), stats.mixed_anova(balanced, "y"))
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda d: d.rename(columns={"rater": "subject"}), "no column rater"),
+            (lambda d: d.iloc[:0], "empty"),
+            (lambda d: d.assign(y="high"), "not numeric"),
+            (lambda d: d.assign(y=d.y.where(d.index != 4)), "1 rows with a missing value, first at row 4"),
+            (lambda d: d.drop(index=4), "rater 'r01' .* has no rating for every model"),
+            (lambda d: d.assign(rater=[f"r{i % 9}" for i in range(len(d))]), "appears in 3 classes"),
+            (lambda d: d[d["class"] == "g0"], "one class only"),
+            (lambda d: d[d.model == "A"], "one level of model"),
+            (lambda d: d[(d["class"] != "g0") | (d.rater == "r00")], "class 'g0' has one rater"),
+            (lambda d: d.assign(y=5.0), "do not vary"),
+        ],
+    )
+    def test_bad_tables(self, balanced, change, says):
+        with pytest.raises(InputError, match=says) as caught:
+            stats.mixed_anova(change(balanced), "y")
+        assert "\n" not in str(caught.value)
+
+
+class TestPostHoc:
+    def test_is_pingouins(self, balanced):
+        got = stats.post_hoc(balanced, "y")
+        np.testing.assert_allclose(
+            got.t, [2.890264086906628, 2.1961895015778117, 0.23739495357456022], rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            got.p, [0.010170198018798579, 0.04224001604830263, 0.8151877496622898], rtol=1e-9
+        )
+        np.testing.assert_allclose(got.p_adjusted, [0.030510594056395737, 0.1267200481449079, 1], rtol=1e-9)
+        np.testing.assert_allclose(
+            got.loc[0, ["diff_low", "diff_high"]].astype(float), [0.14, 0.93], atol=0.005
+        )
+        np.testing.assert_allclose(
+            got.loc[2, ["diff_low", "diff_high"]].astype(float), [-0.52, 0.65], atol=0.005
+        )
+        assert list(got.a) == ["A", "A", "B"] and (got.df == 17).all()
+
+    def test_effect_size_interval_inverts_the_noncentral_t(self, balanced):
+        from scipy.stats import nct
+
+        row = stats.post_hoc(balanced, "y").iloc[0]
+        assert row.d_z == pytest.approx(row.t / np.sqrt(18))
+        assert nct.cdf(row.t, 17, row.d_z_low * np.sqrt(18)) == pytest.approx(0.975, abs=1e-6)
+        assert nct.cdf(row.t, 17, row.d_z_high * np.sqrt(18)) == pytest.approx(0.025, abs=1e-6)
+        for t, df in [(40.0, 200), (8.4, 279), (-20.0, 279), (0.0, 5), (3.0, 1), (34.9, 50)]:
+            low, high = stats.noncentral_t_ci(t, df)
+            assert low < t < high
+
+    def test_adjustments(self):
+        p = [0.01, 0.04, 0.03]
+        np.testing.assert_allclose(stats.adjust_p(p, "holm"), [0.03, 0.06, 0.06])
+        np.testing.assert_allclose(stats.adjust_p(p, "bonferroni"), [0.03, 0.12, 0.09])
+        assert stats.adjust_p(p, "none").tolist() == p
+        with pytest.raises(InputError, match="unknown adjustment"):
+            stats.adjust_p(p, "fdr")
+        with pytest.raises(InputError, match=r"in \[0, 1\]"):
+            stats.adjust_p([1.5])
+
+    def test_constant_difference_has_no_t(self, balanced):
+        table = balanced.assign(y=balanced.model.map({"A": 1.0, "B": 2.0, "C": 3.0}))
+        with pytest.raises(InputError, match="same amount"):
+            stats.post_hoc(table, "y")
+
+
+class TestPower:
+    def test_is_pingouins(self):
+        # pg.power_ttest(d=.4, n=50, contrast="paired"); pg.power_ttest(d=.4, power=.9, ..., alpha=.05 / 3) = 87.33
+        assert stats.paired_t_power(0.4, 50) == pytest.approx(0.7917871892678124, abs=1e-6)
+        assert stats.raters_needed(0.4, 0.9, 0.05 / 3) == 88
+
+    def test_is_what_simulation_finds(self):
+        rng = np.random.default_rng(0)
+        gaps = 0.5 + rng.standard_normal((4000, 20))
+        t = gaps.mean(1) / gaps.std(1, ddof=1) * np.sqrt(20)
+        assert (np.abs(t) > 2.093).mean() == pytest.approx(stats.paired_t_power(0.5, 20), abs=0.025)
+
+    def test_bad_input(self):
+        with pytest.raises(InputError, match="effect not 0"):
+            stats.raters_needed(0.0)
+        with pytest.raises(InputError, match="at least 2"):
+            stats.paired_t_power(0.5, 1)
+
+
+class TestPublished:
+    @pytest.mark.parametrize("question", papers.QUESTIONS)
+    def test_anova_of_section_v_c_is_consistent(self, question):
+        f = papers.ANOVA[question]
+        assert stats.check_eta_p2(f.F, f.df1, f.df2, f.eta_p2, f.eta_decimals, f.df1_decimals).agrees
+        assert stats.check_p(f.F, f.df1, f.df2, f.p_below).agrees
+        raters = stats.implied_raters(f.df1, f.df2, 3, 7)
+        design = papers.LISTENING_DESIGN
+        assert design["surveys"] * design["listeners_per_survey"] in raters
+        assert 0.9 < stats.implied_epsilon(f.df2, 3, 7, 280) < 1
+
+    def test_implied_raters_recovers_a_design(self):
+        # eps 0.93, 3 levels, 280 raters in 7 classes: df 1.86 and 507.78
+        assert 280 in stats.implied_raters(1.86, 507.78, 3, 7, 2, 2)
+        assert len(stats.implied_raters(1.86, 507.78, 3, 7, 2, 2)) <= 3
+        assert 280 not in stats.implied_raters(1.9, 400.0, 3, 7)
+
+    def test_inconsistent_figures_are_found(self):
+        assert not stats.check_eta_p2(115.3, 1.9, 509.6, 0.4, 1, 1).agrees
+        assert not stats.check_p(2.0, 1.9, 509.6, 0.001).agrees
+        assert not stats.check_average([1.0, 2.0], 1.6).agrees
+
+    def test_rounded_or_truncated(self):
+        row = papers.table_1_row("LDM+Tuning")
+        assert "truncated" in stats.check_std(row.fads, row.std).derived
+        assert "rounded" in stats.check_average(row.fads, row.average).derived
+        assert all(stats.check_average(r.fads, r.average).agrees for r in papers.TABLE_1)
+        assert all(stats.check_std(r.fads, r.std).agrees for r in papers.TABLE_1)
+
+    def test_grim(self):
+        assert not stats.grim(5.19, 28).consistent  # Brown and Heathers' own example
+        assert stats.grim(5.18, 28).consistent and stats.grim(5.18, 28).decisive
+        assert not stats.grim(4.92, 600).decisive
+
+    def test_implied_error_returns_the_f(self, balanced):
+        got = stats.mixed_anova(balanced, "y").set_index("source")
+        means = balanced.groupby("model").y.mean()
+        error = stats.implied_error_ms(means, got.loc["model", "F"], 18)
+        table = balanced.groupby(["class", "model"]).y.mean().unstack()
+        implied = stats.implied_interaction(table, error, 6)
+        assert implied["F"] == pytest.approx(got.loc["Interaction", "F"], rel=1e-9)
+        assert implied["eta_p2"] == pytest.approx(got.loc["Interaction", "eta_p2"], rel=1e-9)
+
+    def test_contrasts_of_published_means(self):
+        means = papers.listening_by_class("quality")
+        got = stats.implied_contrasts(means, "Ground Truth", "LDM+Tuning+Latent", 0.44, 40).set_index("class")
+        assert got.loc["dog_bark", "diff"] == pytest.approx(6.84 - 4.92)
+        assert got.loc["dog_bark", "p_holm"] < 0.001 < got.loc["sneeze_cough", "p_holm"]
+        assert got.loc["sneeze_cough", "ci_low"] < -0.23 < got.loc["sneeze_cough", "ci_high"]
+
+
+class TestSimulation:
+    @pytest.fixture(scope="class")
+    def simulated(self):
+        means = {q: papers.listening_by_class(q) for q in papers.QUESTIONS}
+        noise = {
+            q: stats.RatingNoise.from_error_ms(
+                stats.implied_error_ms(papers.TABLE_2[q], papers.ANOVA[q].F, 280), 15
+            )
+            for q in papers.QUESTIONS
+        }
+        return stats.simulate_ratings(means, noise, seed=1)
+
+    def test_shape_and_scale(self, simulated):
+        assert len(simulated) == 7 * 40 * 3 * 15
+        assert list(simulated.columns) == ["rater", "class", "model", "item", "quality", "relevance"]
+        assert simulated.rater.nunique() == 280
+        assert simulated.quality.between(0, 10).all() and simulated.quality.dtype.kind == "i"
+
+    def test_means_are_the_published_ones(self, simulated):
+        got = simulated.groupby(["class", "model"])["relevance"].mean().unstack()
+        expected = papers.listening_by_class("relevance")
+        gap = (got[expected.columns].loc[expected.index] - expected).to_numpy()
+        # a class's raters share a level: SD 1.2 / sqrt(40), so the mean over classes is what must agree
+        assert np.abs(gap).max() < 0.9 and abs(gap.mean()) < 0.25
+
+    def test_anova_finds_the_published_size(self, simulated):
+        got = stats.mixed_anova(simulated, "quality").set_index("source")
+        assert got.loc["model", "df2"] == 546
+        assert 60 < got.loc["model", "F"] < 200  # published: 115.3
+        over_clips = stats.by_items(simulated, "quality").set_index("source")
+        assert over_clips.loc["model", "df2"] == 7 * 3 * 14
+        value, error, p = stats.min_f_prime(got.loc["model", "F"], 546, over_clips.loc["model", "F"], 294, 2)
+        assert (
+            value < min(got.loc["model", "F"], over_clips.loc["model", "F"]) and 0 < p < 0.05 and error > 294
+        )
+
+    def test_deterministic_and_readable(self, simulated, tmp_path):
+        simulated.to_csv(tmp_path / "r.csv", index=False)
+        back = stats.read_ratings(tmp_path / "r.csv")
+        pd.testing.assert_frame_equal(
+            stats.mixed_anova(back, "quality"), stats.mixed_anova(simulated, "quality")
+        )
+
+    def test_bad_csv(self, tmp_path):
+        path = tmp_path / "r.csv"
+        with pytest.raises(InputError, match=r"r\.csv"):
+            stats.read_ratings(path)
+        for text, says in [
+            ("", "No columns"),
+            ("rater,class,model,quality,relevance\n", "no column item"),
+            ("rater,class,model,item,quality,relevance\na,rain,x,1,good,2\n", "quality is not numeric"),
+            ("rater,class,model,item,quality,relevance\na,cat,x,1,1,2\n", "unknown class 'cat'"),
+        ]:
+            path.write_text(text)
+            with pytest.raises(InputError, match=says):
+                stats.read_ratings(path)
+
+    def test_clips_as_random(self):
+        sd = stats.critical_item_sd(papers.TABLE_2["quality"], 15, 7)
+        rng = np.random.default_rng(0)
+        hits = 0
+        for _ in range(200):  # at that SD the F over clips is at its critical value, on average
+            items = np.array(papers.TABLE_2["quality"])[:, None] + sd * rng.standard_normal((3, 105))
+            between = 105 * ((items.mean(1) - items.mean()) ** 2).sum() / 2
+            hits += between / (((items - items.mean(1, keepdims=True)) ** 2).sum() / 312) > 3.02
+        assert 0.35 < hits / 200 < 0.85
+
+    def test_by_items_needs_equal_cells(self, simulated):
+        with pytest.raises(InputError, match="equally many clips"):
+            stats.by_items(simulated[(simulated["class"] != "rain") | (simulated["item"] != "0")], "quality")
+
+    def test_noise_that_cannot_be(self):
+        with pytest.raises(InputError, match="already exceeds"):
+            stats.RatingNoise.from_error_ms(0.1, 15, residual=2.0)
