@@ -44,7 +44,7 @@ def main(
                 seconds=seconds,
                 progress=show,
             )
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a full disk, or a folder that may not be written
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     print(f"{folder}: {per_class} dev and {eval_per_class} eval clips per class")

@@ -92,7 +92,7 @@ def executed_notebook(path: Path, clips: list[AudioFile], keys: dict[str, str]) 
         {"profile": "quick", "seed": 0, "device": "cpu", "commit": "0" * 40, "wall_s": 61.0}
     )
     ours = pd.DataFrame({cls: [1.234, 5.678] for cls in CLASSES}, index=["Real Audio", "LDM"])
-    table = paper_beside(ours, ours + 1, ours_label="this run (quick)").to_html()
+    table = paper_beside(ours, ours + 1, ours_label="this run (quick)").to_html() + ours.style.to_html()
     png = base64.b64encode(picture.read_bytes()).decode()
     values = [glued(key, "quick" if form == ":s" else 1.5) for key, form in keys.items()]
     outputs = [

@@ -111,16 +111,19 @@ def tour(browser, site) -> dict[str, dict]:
         page.evaluate("() => document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
         page.wait_for_function("() => [...document.images].every(i => i.complete)")
         facts = page.evaluate(
-            """() => ({
+            """() => {
+                const prose = document.querySelector('article').cloneNode(true);
+                prose.querySelectorAll('pre, code').forEach(code => code.remove());
+                return {
                 broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
                 silent: [...document.querySelectorAll('.lc-grid img')].filter(i => !i.alt).length,
                 formulas: document.querySelectorAll('article .math').length,
                 typeset: document.querySelectorAll('article mjx-container svg').length,
                 errors: document.querySelectorAll("[data-mml-node='merror']").length,
-                raw: /\\\\\\(|\\\\\\[/.test(document.querySelector('article').innerText),
+                raw: /\\\\\\(|\\\\\\[/.test(prose.textContent),
                 lost: [...document.querySelectorAll("article a[href^='#']")].map(a => a.getAttribute('href'))
                     .filter(h => h.length > 1 && !document.getElementById(decodeURIComponent(h.slice(1)))),
-            })"""
+            }}"""
         )
         seen[path.relative_to(site).as_posix()] = {
             **facts,

@@ -16,7 +16,16 @@ from latentclap.foley import FAMILIES, Source, clip_seed, dsp, family, make_data
 from latentclap.foley.dataset import COLUMNS, journal_path, pcm16
 from latentclap.foley.place import BEDS, PLACES, Banded
 
-PINNED: dict[str, str] = {}
+PINNED_SEED = 4478627358550386943
+PINNED = {
+    "dog_bark": "d620079a7ac5cc32",
+    "footstep": "bcb0b7621afe6609",
+    "gunshot": "905457c180658da8",
+    "keyboard": "6ae2ab7b193c8211",
+    "moving_motor_vehicle": "4d63957891153d6a",
+    "rain": "641aabc82c86b9b1",
+    "sneeze_cough": "115d823e3c8167c2",
+}
 
 
 def digest(cls: str, seed: int = 7) -> str:
@@ -107,7 +116,7 @@ def test_a_looped_clip_repeats_itself():
 def test_clip_seeds_depend_on_their_own_place_only():
     seeds = {clip_seed(0, cls, split, i) for cls in CLASSES for split in ("dev", "eval") for i in range(50)}
     assert len(seeds) == 7 * 2 * 50
-    assert clip_seed(0, "rain", "dev", 3) == 0 + PINNED_SEED
+    assert clip_seed(0, "rain", "dev", 3) == PINNED_SEED
     assert clip_seed(1, "rain", "dev", 3) != clip_seed(0, "rain", "dev", 3)
 
 

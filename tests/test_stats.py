@@ -192,6 +192,13 @@ class TestPower:
         assert stats.paired_t_power(0.4, 50) == pytest.approx(0.7917871892678124, abs=1e-6)
         assert stats.raters_needed(0.4, 0.9, 0.05 / 3) == 88
 
+    def test_grows_to_one(self):
+        powers = [stats.paired_t_power(0.5, n, 0.05 / 3) for n in range(2, 2000, 7)]
+        assert (
+            np.isfinite(powers).all() and (np.diff(powers) > -1e-9).all() and powers[-1] == pytest.approx(1)
+        )
+        assert stats.paired_t_power(-0.5, 20) == pytest.approx(stats.paired_t_power(0.5, 20))
+
     def test_is_what_simulation_finds(self):
         rng = np.random.default_rng(0)
         gaps = 0.5 + rng.standard_normal((4000, 20))

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from latentclap.cache import batches
 from latentclap.diffusion import append_dims
 from latentclap.errors import InputError
+from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
-from latentclap.pretrain.tasks import normal, randint, uniform
+from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
 from latentclap.profiles import FinetuneSection
 from latentclap.system import FoleySystem, tuning_layer
 from latentclap.train import Task, TrainConfig, TrainResult, train
@@ -177,3 +178,50 @@ def finetune(
         description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
     )
     return tuned.eval(), result
+
+
+def train_latent_clap(
+    cache: dict[str, Tensor],
+    folder: str | Path,
+    *,
+    width: int = 64,
+    epochs: int = 10,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> tuple[LatentCLAP, TrainResult]:
+    """Train a Latent CLAP encoder from nothing by eq. 2 on cached latents and E_audio (Fig. 2); resumable.
+
+    Args:
+        cache: what ``cache.build_cache`` gives.
+        folder: for checkpoint and logs.
+        width: channels of the first block (PANN-10: 64).
+        epochs: passes over the clips.
+        batch_size: clips per step.
+        lr: Adam's learning rate, with cosine decay.
+        seed: of weights, order, noise and dropout.
+        device: where to train.
+        progress: show a progress bar.
+    """
+    if epochs < 1:
+        raise InputError(f"epochs={epochs}: must be at least 1")
+    _, channels, _, freq = cache["mean"].shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        phi = LatentCLAP(channels=channels, freq=freq, width=width, embed_dim=cache["E_audio"].shape[1])
+    steps = max(1, epochs * len(cache["mean"]) // batch_size)
+    config = TrainConfig(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        warmup_steps=min(50, steps // 10),
+        schedule="cosine",
+        seed=seed,
+        log_every=max(1, steps // 100),
+    )
+    data = batches(cache, "mean", "logvar", "E_audio")
+    task = LatentCLAPTask(phi.to(device))
+    result = train(task, data, config, folder, progress=progress, description="Latent CLAP encoder")
+    return phi.eval().requires_grad_(False), result

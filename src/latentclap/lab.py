@@ -29,12 +29,14 @@ from latentclap.data import Clip, FoleyDataset, load_dataset
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.evaluate import EvalResult, evaluate
 from latentclap.files import atomic_path, file_sha256, read_json, write_json
-from latentclap.finetune import FinetuneConfig, finetune
+from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
 from latentclap.foley import make_dataset
 from latentclap.latent_clap import LatentCLAP
+from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
 from latentclap.profiles import Profile
 from latentclap.runs import config_hash, runs_root
 from latentclap.system import FoleySystem
+from latentclap.train import TrainResult
 
 #: DCASE clips are 4 s long; a longer generated clip is scored by its first 4 s (facts D3, last line)
 EVAL_SECONDS = 4.0
@@ -201,8 +203,7 @@ class Lab:
         """n clips per class, (n, samples) float32 at 16 kHz, made once per (point, sampling, seed)."""
         section = self.profile.generate
         key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
-        folder = point.folder if point else self.root / "pretrained" / self.checkpoint_id
-        path = folder / "generated" / f"{key}.safetensors"
+        path = self._point_folder(point) / "generated" / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
@@ -229,8 +230,7 @@ class Lab:
         """Wall time that :meth:`generate` took when it made these clips."""
         section = self.profile.generate
         key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
-        folder = point.folder if point else self.root / "pretrained" / self.checkpoint_id
-        return read_json(folder / "generated" / f"{key}.json")["seconds"]
+        return read_json(self._point_folder(point) / "generated" / f"{key}.json")["seconds"]
 
     def clips(self, split: str, cls: str, n: int | None = None) -> list[Clip]:
         """The first n clips of a class on one side of the split (all for None): the printed selection rule."""
@@ -240,6 +240,57 @@ class Lab:
     def waves(self, split: str, n: int | None = None) -> dict[str, np.ndarray]:
         """Real clips of every class, as the system's front end sees them."""
         return {c: read_waves(self.system, clips) for c in CLASSES if (clips := self.clips(split, c, n))}
+
+    def filtered(self, point: Point | None, n: int, *, seed: int = 0) -> FilterResult:
+        """n clips per class through the profile's post-filter (II-B), made once like :meth:`generate`."""
+        section, sampling = self.profile.evaluate, asdict(self.profile.generate)
+        options = [section.postfilter, section.max_tries, section.candidates]
+        key = config_hash([sampling, options, seed, n, self.checkpoint_id])
+        path = self._point_folder(point) / "filtered" / f"{key}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                system = self.load(point)
+                result = filter_generate(
+                    system.generate,
+                    clap_score(system),
+                    CLASSES,
+                    n,
+                    load_preset(section.postfilter, section.candidates),
+                    seed=seed,
+                    max_tries=section.max_tries,
+                    **sampling,
+                )
+                result.save(path)
+        return FilterResult.load(path)
+
+    def _point_folder(self, point: Point | None) -> Path:
+        return point.folder if point else self.root / "pretrained" / self.checkpoint_id
+
+    def train_phi(
+        self, *, epochs: int = 0, seed: int = 0, force: bool = False
+    ) -> tuple[LatentCLAP, TrainResult]:
+        """Train a Latent CLAP encoder from nothing on the dev clips by eq. 2 (Fig. 2), or find it made."""
+        section = self.profile.latent_clap
+        values = {**asdict(section), "epochs": epochs or section.epochs, "seed": seed}
+        values.pop("noise_levels")
+        folder = self.root / "latent_clap" / config_hash([values, self.data_id, self.checkpoint_id])
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = self.cache("dev")
+        with FileLock(folder / ".lock"):
+            if force:
+                _clear(folder)
+            return train_latent_clap(
+                cache,
+                folder,
+                width=section.width,
+                epochs=values["epochs"],
+                batch_size=section.batch_size,
+                lr=section.lr,
+                seed=seed,
+                device=self.device,
+                progress=self.progress,
+            )
 
     # ------------------------------------------------------------------------------------- scores
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pandas as pd
 
 from latentclap.classes import CLASSES, canonical_class
 from latentclap.errors import InputError
+from latentclap.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,18 @@ YUAN = PostFilter(
 PRESETS: dict[str, PostFilter] = {"paper": PAPER, "yuan": YUAN}
 
 
+def load_preset(name: str, candidates: int = 0) -> PostFilter:
+    """Return a preset by name, with as many candidates for every class as asked for (0: the preset's own).
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown post-filter {name!r}; use one of {', '.join(PRESETS)}")
+    chosen = PRESETS[name]
+    return replace(chosen, candidates=dict.fromkeys(CLASSES, candidates)) if candidates else chosen
+
+
 @dataclass
 class FilterResult:
     """Filtered clips and what they cost.
@@ -153,6 +167,46 @@ class FilterResult:
             "classes": {row.pop("class"): row for row in self.table().to_dict("records")},
         }
 
+    def save(self, path: str | Path) -> None:
+        """Write everything to an npz file, whole or not at all."""
+        per_class = {
+            "generated_count": [self.generated_count[c] for c in self.classes],
+            "exhausted": [self.exhausted[c] for c in self.classes],
+            "seconds": [self.seconds[c] for c in self.classes],
+            "tries": np.stack([self.tries[c] for c in self.classes]),
+        }
+        with atomic_path(path) as temporary:
+            np.savez(
+                temporary,
+                waves=self.waves,
+                scores=self.scores,
+                accepted=self.accepted,
+                classes=np.array(self.classes),
+                preset=np.array(self.preset),
+                **{k: np.asarray(v) for k, v in per_class.items()},
+            )
+
+    @classmethod
+    def load(cls, path: str | Path) -> FilterResult:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as data:
+            names = tuple(str(c) for c in data["classes"])
+            return cls(
+                waves=data["waves"],
+                scores=data["scores"],
+                accepted=data["accepted"],
+                classes=names,
+                preset=str(data["preset"]),
+                generated_count=dict(zip(names, data["generated_count"].tolist(), strict=True)),
+                exhausted=dict(zip(names, data["exhausted"].tolist(), strict=True)),
+                seconds=dict(zip(names, data["seconds"].tolist(), strict=True)),
+                tries=dict(zip(names, data["tries"], strict=True)),
+            )
+
+    def by_class(self) -> dict[str, np.ndarray]:
+        """{class: (n, samples)}."""
+        return dict(zip(self.classes, np.split(self.waves, len(self.classes)), strict=True))
+
 
 Generate = Callable[..., np.ndarray]
 Score = Callable[[np.ndarray, str], Any]
@@ -191,9 +245,7 @@ def filter_generate(
         InputError: unknown preset or class, n < 1, or a callable that returns the wrong number.
     """
     if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise InputError(f"unknown post-filter {preset!r}; use one of {', '.join(PRESETS)}")
-        preset = PRESETS[preset]
+        preset = load_preset(preset)
     preset = preset.with_bounds(max_tries)
     if n < 1 or batch < 1 or len(classes) == 0:
         raise InputError(f"post-filter: {n} clips of {len(classes)} classes in batches of {batch}; all >= 1")

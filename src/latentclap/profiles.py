@@ -86,6 +86,7 @@ class EvaluateSection:
     clips_per_class: int = 100
     n_boot: int = 1000
     postfilter: str = "paper"
+    candidates: int = 0
     max_tries: int = 10
 
 

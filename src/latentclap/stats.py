@@ -321,7 +321,9 @@ def paired_t_power(d_z: float, n: int, alpha: float = 0.05) -> float:
         raise InputError(f"{n} raters: a paired t-test needs at least 2")
     critical = sps.t.ppf(1 - alpha / 2, n - 1)
     shift = d_z * math.sqrt(n)
-    return float(sps.nct.sf(critical, n - 1, shift) + sps.nct.cdf(-critical, n - 1, shift))
+    tails = sps.nct.sf(critical, n - 1, abs(shift)), sps.nct.cdf(-critical, n - 1, abs(shift))
+    # scipy gives NaN where a tail is 1 or 0 to any precision
+    return float(np.nan_to_num(tails[0], nan=float(abs(shift) > critical)) + np.nan_to_num(tails[1]))
 
 
 def raters_needed(d_z: float, power: float = 0.9, alpha: float = 0.05) -> int:
@@ -495,8 +497,10 @@ def read_ratings(path: str | Path, questions: Sequence[str] = ("quality", "relev
     """
     try:
         table = pd.read_csv(path, dtype={"rater": str, "item": str, "model": str})
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]})") from None
     missing = [c for c in (*RATING_COLUMNS, *questions) if c not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table))}")

@@ -220,7 +220,7 @@ def _as_section(markdown: str) -> str:
 def _sections(content: Mapping[str, Any]) -> list[str]:
     """Scalars of the card in one table, everything deeper under a heading of its own."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, Mapping | list)}
-    parts = ["## Facts", _table(("", ""), scalars.items())] if scalars else []
+    parts = ["## Facts", _table(("entry", "value"), map(_worded, scalars.items()))] if scalars else []
     for key, value in content.items():
         if isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
@@ -229,7 +229,7 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
 
 def _render(value: Any) -> str:
     if isinstance(value, Mapping):
-        return _table(("", ""), value.items())
+        return _table(("entry", "value"), map(_worded, value.items()))
     if all(isinstance(entry, Mapping) for entry in value):
         columns = list(dict.fromkeys(key for entry in value for key in entry))
         return _table([_words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
@@ -237,11 +237,16 @@ def _render(value: Any) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    for row in rows:
-        first = _words(str(row[0])) if not any(head) else _cell(row[0])
-        lines.append(" | ".join([first, *map(_cell, row[1:])]))
+    lines = [
+        " | ".join(head),
+        " | ".join("---" for _ in head),
+        *(" | ".join(map(_cell, row)) for row in rows),
+    ]
     return "\n".join(f"| {line} |" for line in lines)
+
+
+def _worded(entry: tuple[Any, Any]) -> tuple[str, Any]:
+    return _words(str(entry[0])), entry[1]
 
 
 def _words(key: str) -> str:

@@ -4,6 +4,7 @@
 Further families are registered with the decorator :func:`family`.
 """
 
+# imported because they register their families
 from latentclap.foley import breath, broad_nature, broad_things, dogs, guns, keys, rain, steps, vehicles  # noqa: F401
 from latentclap.foley.dataset import make_dataset
 from latentclap.foley.registry import FAMILIES, Family, Foley, Source, clip_seed, families, family, synthesize

@@ -164,8 +164,9 @@ def coughs(rng: Rng, who: Speaker, n: int, sr: int) -> tuple[Array, int]:
 
 
 @family(
-    "sneeze_cough", places={**INDOORS, "studio": 4.0, "outdoors": 0.7}, backgrounds={**BEDS, "room tone": 4.0},
-    loop=0.5, loop_seconds=(0.7, 2.2), snr=(15, 60), quiet=0.6, low_cut=(40, 180),
+    "sneeze_cough", places={**INDOORS, "studio": 4.0, "outdoors": 0.7},
+    backgrounds={**BEDS, "room tone": 4.0},
+    loop=0.5, loop_seconds=(0.7, 2.2), snr=(12, 55), quiet=0.4, low_cut=(40, 180),
 )  # fmt: skip
 def sneeze_cough(rng: Rng, n: int, sr: int) -> Source:
     """A man, a woman or a child sneezes or coughs."""

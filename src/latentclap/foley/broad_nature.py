@@ -1,6 +1,8 @@
-"""Further families from nature, for pretraining beside the seven classes: air, water, fire, animals, voices."""
+"""Further families from nature, beside the seven classes: air, water, fire, animals, voices."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -36,7 +38,7 @@ def stream(rng: Rng, n: int, sr: int) -> Source:
               ("a babbling brook", 400, 300, 3500), ("a rushing river", 3000, 150, 3000)),
     )  # fmt: skip
     bubbles = []
-    for _ in range(6):
+    for _ in range(12 if rate > 100 else 6):
         t60 = dsp.uniform(rng, 0.01, 0.08)
         m = dsp.samples(t60, sr)
         f = dsp.log_uniform(rng, low, high) * np.linspace(1, dsp.uniform(rng, 1, 1.5), m)
@@ -113,7 +115,9 @@ def birds(rng: Rng, n: int, sr: int) -> Source:
     return Source(out, f"{words} singing", {"singers": singers})
 
 
-def _cries(rng: Rng, n: int, sr: int, make: object, pause: tuple[float, float]) -> tuple[Array, int]:
+def _cries(
+    rng: Rng, n: int, sr: int, make: Callable[[], Array], pause: tuple[float, float]
+) -> tuple[Array, int]:
     out, t, count = np.zeros(n), dsp.uniform(rng, 0, 0.4), 0
     while t < n / sr - 0.1:
         x = make()

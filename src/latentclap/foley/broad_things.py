@@ -1,4 +1,4 @@
-"""Further families of things, for pretraining beside the seven classes: bells, clocks, doors, glass, machines."""
+"""Further families of things, beside the seven classes: bells, clocks, doors, glass, machines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ from latentclap.foley.registry import ANYWHERE, INDOORS, OUTDOORS, Source, famil
 BELL = np.array([0.5, 1.0, 1.19, 1.5, 2.0, 2.51, 3.01, 4.17])
 #: A free bar (chime, glass rim): the squares of odd numbers, about.
 BAR = np.array([1.0, 2.756, 5.404, 8.933, 13.34])
+#: clock: (seconds between ticks, lowest mode in Hz)
+CLOCKS = {
+    "a wall clock": (1.0, 600),
+    "a grandfather clock": (0.9, 250),
+    "an alarm clock": (0.25, 1200),
+    "a watch": (0.2, 3000),
+}
+#: whistle: (pitch range in Hz, bend, trill, chord)
+WHISTLES = {
+    "a referee's whistle": ((2300, 4000), 0.04, 1.0, (1.0, 2.0)),
+    "a person whistling": ((700, 2200), 0.35, 0.0, (1.0, 2.0)),
+    "a train whistle": ((300, 700), 0.04, 0.0, (1.0, 1.26, 1.5)),
+}
 
 
 def strokes(rng: Rng, n: int, sr: int, period: float, jitter: float = 0.02) -> Array:
@@ -25,7 +38,8 @@ def strokes(rng: Rng, n: int, sr: int, period: float, jitter: float = 0.02) -> A
 def bell(rng: Rng, n: int, sr: int) -> Source:
     """A church bell, a hand bell or chimes: inharmonic partials, the higher the shorter."""
     kind, low, high, ring = dsp.pick(
-        rng, (("a church bell", 120, 500, 6.0), ("a hand bell", 700, 2500, 1.5), ("wind chimes", 500, 2500, 2.0)),
+        rng, (("a church bell", 120, 500, 6.0),
+              ("a hand bell", 700, 2500, 1.5), ("wind chimes", 500, 2500, 2.0)),
     )  # fmt: skip
     ratios = BAR if kind == "wind chimes" else BELL
     out, at = (
@@ -46,10 +60,8 @@ def bell(rng: Rng, n: int, sr: int) -> Source:
 @family("clock_tick", places=INDOORS, quiet=0.5)
 def clock_tick(rng: Rng, n: int, sr: int) -> Source:
     """A clock: tick and tock of an escapement, each a few tiny clicks on a case."""
-    kind, period = dsp.pick(
-        rng, (("a wall clock", 1.0), ("a grandfather clock", 0.9), ("an alarm clock", 0.25), ("a watch", 0.2))
-    )
-    low = {"a wall clock": 600, "a grandfather clock": 250, "an alarm clock": 1200, "a watch": 3000}[kind]
+    kind = dsp.pick(rng, tuple(CLOCKS))
+    period, low = CLOCKS[kind]
     out, m = np.zeros(n), dsp.samples(0.12, sr)
     sides = []
     for _ in range(2):
@@ -120,36 +132,22 @@ def glass(rng: Rng, n: int, sr: int) -> Source:
 @family("whistle", places=ANYWHERE, quiet=0.4)
 def whistle(rng: Rng, n: int, sr: int) -> Source:
     """A whistle: a tone with breath noise in its band; the pea of a referee's whistle makes it trill."""
-    kind = dsp.pick(rng, ("a referee's whistle", "a person whistling", "a train whistle"))
-    base = dsp.log_uniform(
-        rng,
-        *{
-            "a referee's whistle": (2300, 4000),
-            "a person whistling": (700, 2200),
-            "a train whistle": (300, 700),
-        }[kind],
-    )
+    kind = dsp.pick(rng, tuple(WHISTLES))
+    pitch, bend, pea, chord = WHISTLES[kind]
+    base = dsp.log_uniform(rng, *pitch)
+    weights = [1.0 if kind == "a train whistle" or k == 0 else 0.15 for k in range(len(chord))]
     out = np.zeros(n)
     at = strokes(rng, n, sr, dsp.uniform(rng, 0.5, 1.6), 0.2)
     for i in at:
         m = dsp.samples(dsp.uniform(rng, 0.2, 1.2), sr)
-        bend = 0.35 if kind == "a person whistling" else 0.04
         f = base * dsp.curve(
             m, [(0, 1 - bend / 2), (0.3, 1 + bend * rng.standard_normal() / 2), (1, 1 - bend / 3)]
         )
-        trill = (
-            np.sin(2 * np.pi * dsp.uniform(rng, 25, 60) * np.arange(m) / sr)
-            if kind == "a referee's whistle"
-            else np.zeros(m)
-        )
-        chord = (1.0, 1.26, 1.5) if kind == "a train whistle" else (1.0, 2.0)
-        x = sum(
-            np.sin(2 * np.pi * c * np.cumsum(f * (1 + 0.02 * trill)) / sr) / (1 + 6 * k * (len(chord) == 2))
-            for k, c in enumerate(chord)
-        )
-        x = x * (1 + 0.5 * trill) + dsp.log_uniform(rng, 0.05, 0.5) * dsp.unit(
-            dsp.resonate(rng.standard_normal(m), base, 0.2 * base, sr)
-        )
+        trill = pea * np.sin(2 * np.pi * dsp.uniform(rng, 25, 60) * np.arange(m) / sr)
+        phase = 2 * np.pi * np.cumsum(f * (1 + 0.02 * trill)) / sr
+        x = sum(w * np.sin(c * phase) for w, c in zip(weights, chord, strict=True)) * (1 + 0.5 * trill)
+        air = dsp.unit(dsp.resonate(rng.standard_normal(m), base, 0.2 * base, sr))
+        x = x + dsp.log_uniform(rng, 0.05, 0.5) * air
         dsp.add(out, i, x * dsp.curve(m, [(0, 0), (0.08, 1), (0.85, 0.9), (1, 0)]))
     return Source(out, f"{kind} {dsp.times(len(at))}", {"kind": kind, "hz": round(base)})
 
@@ -172,11 +170,8 @@ def alarm(rng: Rng, n: int, sr: int) -> Source:
         f = np.full(n, base / 6)
     phase = 2 * np.pi * np.cumsum(f) / sr
     top = 0.45 * sr / f.max()
-    x = sum(
-        np.sin(k * phase) / k ** dsp.uniform(rng, 0.7, 1.8)
-        for k in range(1, 9, int(rng.integers(1, 3)))
-        if k < top
-    )
+    tilt, step = dsp.uniform(rng, 0.7, 1.8), int(rng.integers(1, 3))
+    x = sum(np.sin(k * phase) / k**tilt for k in range(1, 9, step) if k < top)
     return Source(x * gate, kind, {"kind": kind, "hz": round(base), "rate": round(rate, 2)})
 
 
@@ -208,23 +203,25 @@ def helicopter(rng: Rng, n: int, sr: int) -> Source:
     return Source(x, f"a helicopter {where}", {"where": where, "blades_per_second": round(rate, 1)})
 
 
+def chainsaw(rng: Rng, n: int, sr: int) -> Source:
+    """Make a chain saw: a firing per turn, the ring of its small body, the noise of the chain."""
+    pulls = [(0, 0.6), (0.25, dsp.uniform(rng, 0.8, 1)), (0.6, dsp.uniform(rng, 0.5, 1)), (1, 0.8)]
+    f = dsp.log_uniform(rng, 70, 190) * dsp.curve(n, pulls) * np.exp(0.02 * dsp.wander(rng, n, 15, sr))
+    phase = 2 * np.pi * np.cumsum(f) / sr
+    fire = dsp.pulses(phase, dsp.log_uniform(rng, 20, 200)) * (1 + 0.3 * dsp.wander(rng, n, 200, sr))
+    x = dsp.unit(np.diff(fire, prepend=fire[0]))
+    for _ in range(3):
+        ring = dsp.unit(dsp.resonate(x, dsp.log_uniform(rng, 300, 3500), 200, sr))
+        x = x + dsp.uniform(rng, 0.3, 1) * ring
+    x = x + dsp.log_uniform(rng, 0.1, 0.8) * dsp.unit(dsp.coloured(rng, n, -1, sr) * (0.3 + fire))
+    return Source(x, "a chainsaw running", {"kind": "chainsaw", "hz": round(float(f.mean()))})
+
+
 @family("saw", places={**OUTDOORS, "garage": 2.0}, quiet=0.5, snr=(12, 55))
 def saw(rng: Rng, n: int, sr: int) -> Source:
-    """A saw: strokes of a hand saw (noise chopped by teeth) or a chain saw (a small two-stroke engine)."""
+    """A hand saw (noise chopped by its teeth) or a chain saw (a small two-stroke engine)."""
     if dsp.chance(rng, 0.6):
-        gunning = dsp.curve(
-            n, [(0, 0.6), (0.25, dsp.uniform(rng, 0.8, 1)), (0.6, dsp.uniform(rng, 0.5, 1)), (1, 0.8)]
-        )
-        f = dsp.log_uniform(rng, 70, 190) * gunning * np.exp(0.02 * dsp.wander(rng, n, 15, sr))
-        phase = 2 * np.pi * np.cumsum(f) / sr
-        fire = dsp.pulses(phase, dsp.log_uniform(rng, 20, 200)) * (1 + 0.3 * dsp.wander(rng, n, 200, sr))
-        x = dsp.unit(np.diff(fire, prepend=fire[0]))
-        x = x + sum(
-            dsp.uniform(rng, 0.3, 1) * dsp.unit(dsp.resonate(x, dsp.log_uniform(rng, 300, 3500), 200, sr))
-            for _ in range(3)
-        )
-        x = x + dsp.log_uniform(rng, 0.1, 0.8) * dsp.unit(dsp.coloured(rng, n, -1, sr) * (0.3 + fire))
-        return Source(x, "a chainsaw running", {"kind": "chainsaw", "hz": round(float(f.mean()))})
+        return chainsaw(rng, n, sr)
     out, pace = np.zeros(n), dsp.uniform(rng, 0.25, 0.7)
     at = strokes(rng, n, sr, pace, 0.05)
     for k, i in enumerate(at):

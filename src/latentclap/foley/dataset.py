@@ -156,11 +156,11 @@ def make_dataset(
     sr: int = 22050,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a procedural data set in DCASE layout: ``{dev,eval}/<class>/*.wav``, DevMeta.csv and EvalMeta.csv.
+    """Write a procedural data set: ``{dev,eval}/<class>/*.wav`` with DevMeta.csv and EvalMeta.csv, as DCASE.
 
     A clip depends on (seed, class, split, index) only, so that a larger data set contains the smaller one.
-    The same command goes on after an interruption; files that changed on disk are made anew; clips beyond the
-    counts asked for are left on disk only if they were there, but are not in the tables.
+    The same command goes on after an interruption: whole files are kept if their hash is the recorded one, all
+    others are made anew. Clips of an earlier, larger set stay on disk but leave the tables.
 
     Args:
         folder: where to write.

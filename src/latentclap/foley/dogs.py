@@ -105,7 +105,7 @@ def rhythm(rng: Rng, n: int, sr: int, shortest: float) -> tuple[list[int], str]:
 
 
 @family(
-    "dog_bark", places={**OUTDOORS, "studio": 3.0, "small room": 2.0, "room": 2.0, "hall": 0.8, "garage": 0.5},
+    "dog_bark", places={**OUTDOORS, "studio": 3, "small room": 2, "room": 2, "hall": 0.8, "garage": 0.5},
     loop=0.3, loop_seconds=(0.4, 2.0), snr=(14, 60), quiet=0.35, low_cut=(80, 350),
 )  # fmt: skip
 def dog_bark(rng: Rng, n: int, sr: int) -> Source:

@@ -188,7 +188,7 @@ def convolve(x: Array, kernel: Array, n: int | None = None) -> Array:
 def shower(
     rng: Rng, n: int, per_second: float, grains: Sequence[Array], sr: int, spread: float = 0.8
 ) -> Array:
-    """Return a Poisson shower of the given grains: each has its own train, all share one inverse transform."""
+    """Return a Poisson shower of the given grains: a train for each, one inverse transform for all."""
     m = next_fast_len(n + max(map(len, grains)), True)
     total = np.zeros(m // 2 + 1, complex)
     for grain in grains:

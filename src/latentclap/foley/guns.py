@@ -1,7 +1,7 @@
 """Gunshots: muzzle blast, for supersonic bullets an N-wave before it, then the tail of the place.
 
 The blast is Friedlander's pressure wave p(t) = (1 - t/T) exp(-b t/T); the ballistic shock is an N of some
-hundred microseconds (Maher 2007). Hot gas makes noise after it; the place answers with echoes and a dark tail.
+hundred microseconds (Maher 2007). Hot gas makes noise after it; the place answers with echoes and a tail.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from latentclap.foley import dsp
 from latentclap.foley.dsp import Array, Rng
-from latentclap.foley.registry import Source, family
+from latentclap.foley.registry import OUTDOORS, Source, family
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ def action(rng: Rng, sr: int) -> Array:
 
 @family(
     "gunshot",
-    places={"outdoors": 4, "yard": 1.5, "street": 2, "forest": 2, "studio": 4, "room": 1, "hall": 1, "garage": 1.5},
+    places={**OUTDOORS, "studio": 4, "room": 1, "hall": 1, "garage": 1},
     backgrounds={"hiss": 2, "room tone": 1, "wind": 1.5, "traffic": 0.7, "birds": 0.7, "rumble": 0.7},
-    loop=0.65, loop_seconds=(0.4, 2.6), snr=(18, 60), quiet=0.65, low_cut=(20, 120),
+    loop=0.65, loop_seconds=(0.4, 2.6), snr=(24, 60), quiet=0.7, low_cut=(20, 120),
 )  # fmt: skip
 def gunshot(rng: Rng, n: int, sr: int) -> Source:
     """One of seven weapons fires single shots or bursts, near or far, with more or less of a tail."""
-    name = dsp.pick(rng, tuple(GUNS), (3, 1.5, 3, 2, 2, 1.5, 0.7))
+    name = dsp.pick(rng, tuple(GUNS), (3.5, 1.5, 3.5, 2, 1.5, 1, 0.5))
     gun = GUNS[name]
     near = dsp.uniform(rng, 0, 1) if dsp.chance(rng, 0.25) else 1.0
-    gas = dsp.log_uniform(rng, *gun.gas)
+    gas = 0.75 * dsp.log_uniform(rng, *gun.gas)
     bright = dsp.log_uniform(rng, 1200, 9000) * (0.25 + 0.75 * near)
     sonic = dsp.chance(rng, gun.supersonic) and near > 0.3
     most = (
@@ -109,7 +109,7 @@ def gunshot(rng: Rng, n: int, sr: int) -> Source:
         onsets.append(t)
         t += gap * np.exp(0.02 * rng.standard_normal())
     length = dsp.log_uniform(rng, 0.25, 2.5)
-    level = dsp.log_uniform(rng, 0.004, 0.06) * (3 - 2 * near)
+    level = dsp.log_uniform(rng, 0.003, 0.035) * (3 - 2 * near)
     answer = tail(
         rng, length, dsp.log_uniform(rng, 1000, 7000) * (0.3 + 0.7 * near), int(rng.integers(0, 5)), sr
     )

@@ -111,12 +111,12 @@ def keyboard(rng: Rng, n: int, sr: int) -> Source:
     )
     case, bench = int(rng.integers(2, 6)), int(rng.integers(1, 4))
     freqs = np.concatenate(
-        [np.exp(rng.uniform(*np.log(board.case), case)), np.exp(rng.uniform(np.log(45), np.log(220), bench))]
+        [np.exp(rng.uniform(*np.log(board.case), case)), np.exp(rng.uniform(np.log(30), np.log(130), bench))]
     )
-    t60 = np.concatenate([rng.uniform(0.01, 0.06, case), rng.uniform(0.04, 0.2, bench)])
+    t60 = np.concatenate([rng.uniform(0.01, 0.06, case), rng.uniform(0.06, 0.25, bench)])
     thump = dsp.log_uniform(rng, 0.05, 3.0)
     colour = (dsp.log_uniform(rng, *r) for r in ((2000, 12000), (0.003, 0.035), (0.05, 0.5)))
-    gains = np.concatenate([0.5 * rng.random(case), thump * rng.random(bench)])
+    gains = np.concatenate([0.35 * rng.random(case), thump * rng.random(bench)])
     desk = Desk(freqs, t60, gains, *colour, sr)
     bank = np.exp(rng.uniform(*np.log(board.cap), int(rng.integers(3, 7))))
     keys = []

@@ -39,7 +39,8 @@ SURFACES = {
 }
 
 #: density: drops per second one by one, level of the noise layer against them
-DENSITIES = {"drizzle": (4, 60, 0.3, 3.0), "light rain": (15, 200, 0.6, 4.0), "steady rain": (40, 500, 1.0, 6.0),
+DENSITIES = {"drizzle": (4, 60, 0.3, 3.0),
+             "light rain": (15, 200, 0.6, 4.0), "steady rain": (40, 500, 1.0, 6.0),
              "heavy rain": (150, 2000, 1.5, 12.0), "a downpour": (400, 4000, 2.5, 20.0)}  # fmt: skip
 
 

@@ -118,9 +118,9 @@ def footstep(rng: Rng, n: int, sr: int) -> Source:
     feet = [floor_modes(rng, surface) for _ in range(2)]
     corner = min(dsp.log_uniform(rng, *surface.click) * (0.5 + 0.6 * hard), 0.45 * sr)
     band = (surface.grain[0] * dsp.uniform(rng, 0.7, 1.4), surface.grain[1] * dsp.uniform(rng, 0.6, 1.1))
-    thump, thump_f = weight * dsp.log_uniform(rng, 0.03, 1.2), dsp.uniform(rng, 45, 180)
+    thump, thump_f = weight * dsp.log_uniform(rng, 0.05, 1.5), dsp.log_uniform(rng, 50, 350)
     knock = 1.3 * surface.clicks * dsp.log_uniform(rng, 0.4, 2.5)
-    rub = dsp.log_uniform(rng, 0.005, 0.25)
+    rub, slow = dsp.log_uniform(rng, 0.005, 0.25), dsp.uniform(rng, 0.12, 0.5)
     length = dsp.uniform(rng, 0.12, 0.4) * (0.6 if gait == "running" else 1)
     toe = dsp.uniform(rng, early, late) * (0.4 if gait == "running" else 1)
     out, onsets, t = np.zeros(n), [], dsp.uniform(rng, 0.0, 0.5 * period)
@@ -134,8 +134,9 @@ def footstep(rng: Rng, n: int, sr: int) -> Source:
             x = impact(rng, feet[len(onsets) % 2], corner, knock * hard, surface.ring, sr)
             dsp.add(out, at + delay * sr, x, level * gain)
         dsp.add(out, at, scuff(rng, corner, sr), level * rub * dsp.uniform(rng, 0.5, 1.5))
-        m = dsp.samples(0.25, sr)
-        body = dsp.modes(m, np.array([thump_f]), np.array([0.12]), np.array([1.0]), sr)
+        m = dsp.samples(0.4, sr)
+
+        body = dsp.modes(m, np.array([thump_f]), np.array([slow]), np.array([1.0]), sr)
         dsp.add(out, at, body, level * thump)
         if surface.grains:
             dsp.add(

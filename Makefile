@@ -1,0 +1,40 @@
+# Two commands do everything: `make book` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+PROFILE ?= quick
+DATA ?=
+CORES ?= 2
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: help book sweep test lint serve lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+
+.venv/.installed: pyproject.toml .requirements.lock
+	@start=$$(date +%s); test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[book,test,paper,cluster]' -c .requirements.lock \
+	&& echo $$(( $$(date +%s) - start )) > $@
+
+book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|mini|paper, DATA=folder in DCASE layout
+	@start=$$(date +%s); $(BIN)/snakemake book --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)" --quiet rules host progress reason \
+	&& $(BIN)/python -m latentclap.book summary --profile $(PROFILE) --data "$(DATA)" --seconds $$(( $$(date +%s) - start ))
+
+sweep: .venv/.installed  ## every point of Fig. 3 as a job of its own, in parallel
+	$(BIN)/snakemake sweep --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)"
+
+test: .venv/.installed  ## the tests
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
+lint: .venv/.installed  ## ruff: lint and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+serve: .venv/.installed  ## read the built book at http://localhost:PORT
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
+
+lock: .venv/.installed  ## pin the newest versions that go together
+	$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --all-extras --no-annotate --no-header -o .requirements.lock
+
+clean:  ## remove what `make book` made, but not the environment
+	rm -rf runs book/_build book/notebooks book/generated book/_static/audio .snakemake

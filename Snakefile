@@ -1,0 +1,141 @@
+"""The DAG: data -> executed notebooks -> book.   snakemake --cores 2 --config profile=quick
+
+The same file runs a sweep in parallel, here or on a cluster:
+    snakemake sweep --cores 2 --config profile=mini
+    snakemake sweep --config profile=paper --executor slurm --jobs 16
+Notebooks run alone too (papermill notebooks/03_finetune.ipynb out.ipynb -p lam 1000): nothing below is needed for that.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import Paramspace
+
+PROFILE = config.get("profile", "quick")
+DATA = os.path.abspath(config["data"]) if config.get("data") else ""
+# executed notebooks of another data folder are other notebooks
+KEY = PROFILE + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "")
+EXECUTED = f"runs/{PROFILE}/executed/{KEY}"
+BIN = os.path.dirname(sys.executable)
+NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))
+SOURCE = sorted(
+    str(p) for p in Path("src").rglob("*") if p.suffix in (".py", ".toml", ".safetensors", ".json") and p.is_file()
+)
+PROSE = sorted(
+    str(p)
+    for p in Path("book").rglob("*")
+    if p.suffix in (".md", ".yml", ".bib", ".css", ".js", ".svg", ".html")
+    and not {"_build", "generated", "notebooks", "audio"} & set(p.parts)
+)
+# what a notebook leaves for another one to find; running them in this order only saves time
+AFTER = {"03_finetune": ["00_data"], "04_table1": ["00_data"], "02_ablation": ["00_data"], "06_fig3": ["00_data"],
+         "01_latent_clap": ["00_data"], "07_efficiency": ["04_table1"], "05_table2": [], "00_data": []}
+# the long ones first, so that no core waits at the end
+PRIORITY = {"00_data": 9, "04_table1": 8, "06_fig3": 7, "02_ablation": 6, "03_finetune": 5}
+
+os.environ["LATENTCLAP_DATA"] = DATA
+# one core per notebook; two run at a time
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1" if PROFILE != "paper" else "0")
+
+
+rule book:
+    input:
+        notebooks=expand(f"{EXECUTED}/{{name}}.done", name=NOTEBOOKS),
+        card="src/latentclap/weights/mini/model_card.json",
+        prose=PROSE,
+    output:
+        "book/_build/html/index.html",
+    benchmark:
+        f"{EXECUTED}/book.tsv"
+    params:
+        notebooks=expand(f"{EXECUTED}/{{name}}.ipynb", name=NOTEBOOKS),
+        executed=EXECUTED,
+        key=KEY,
+    log:
+        f"{EXECUTED}/book.log",
+    shell:
+        # a page of another profile's run must not stay behind: the folders are made anew
+        "rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
+        "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
+        "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
+        "{BIN}/python -m latentclap.book modelcard {input.card} && "
+        "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
+        "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
+
+
+rule notebook:
+    input:
+        notebook="notebooks/{name}.ipynb",
+        source=SOURCE,
+        after=lambda w: [f"{EXECUTED}/{name}.done" for name in AFTER.get(w.name, [])],
+    output:
+        # the executed notebook is a log, not an output: Snakemake deletes the outputs of a failed job,
+        # and a notebook that failed is what one wants to read
+        f"{EXECUTED}/{{name}}.done",
+    log:
+        notebook=f"{EXECUTED}/{{name}}.ipynb",
+        text=f"{EXECUTED}/{{name}}.log",
+    benchmark:
+        f"{EXECUTED}/{{name}}.tsv"
+    priority: 0
+    params:
+        profile=PROFILE,
+    threads: 1
+    shell:
+        "{BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
+        "> {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
+        "{BIN}/python -m latentclap.book artefacts {log.notebook} --suffix listening && touch {output}"
+
+
+# --------------------------------------------------------------------------------------------- sweep
+
+
+def grid():
+    """λ x tuning layer x seed of Fig. 3, from the profile."""
+    import pandas as pd
+    from latentclap.profiles import load_profile
+
+    sweep = load_profile(PROFILE).sweep
+    lams = sorted({0.0, *sweep.lams})
+    return pd.DataFrame(
+        [
+            {"lam": lam, "tuning": tuning, "seed": seed, "epochs": sweep.epochs}
+            for seed in sweep.seeds
+            for tuning in (False, True)
+            for lam in lams
+        ]
+    )
+
+
+SPACE = Paramspace(grid(), filename_params="*") if "sweep" in sys.argv else None
+
+if SPACE is not None:
+
+    rule sweep:
+        input:
+            [f"runs/{PROFILE}/sweep/{KEY}/{point}/metrics.json" for point in SPACE.instance_patterns],
+
+    rule point:
+        input:
+            notebook="notebooks/03_finetune.ipynb",
+        output:
+            f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/metrics.json",
+        log:
+            notebook=f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.ipynb",
+            text=f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.log",
+        params:
+            point=SPACE.instance,
+            profile=PROFILE,
+        threads: 1
+        resources:
+            # one GPU a job where the executor knows about them
+            gpu=1 if PROFILE == "paper" else 0,
+        shell:
+            "{BIN}/papermill {input.notebook} {log.notebook} -k python3 --cwd . -p profile {params.profile} "
+            "-p lam {params.point[lam]} -p tuning {params.point[tuning]} -p seed {params.point[seed]} "
+            "-p epochs {params.point[epochs]} > {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
+            "cp \"$({BIN}/python -m latentclap.book artefacts {log.notebook} --print-folder)/metrics.json\" {output}"

@@ -1,0 +1,163 @@
+"""Measurements on held-out latents that need no sampling: eq. 1 and 3 with fixed noise, φ against noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentclap.losses import LatentCLAPLoss, ddpm_loss, step_weight
+from latentclap.system import FoleySystem
+
+
+def _noise(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _levels(schedule_steps: int, count: int) -> Tensor:
+    """Steps at the middle of ``count`` equal parts of 0 ... N-1."""
+    return ((torch.arange(count) + 0.5) * schedule_steps / count).long()
+
+
+@torch.no_grad()
+def heldout_losses(
+    system: FoleySystem,
+    phi: nn.Module,
+    cache: dict[str, Tensor],
+    *,
+    levels: int = 10,
+    clips: int = 0,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> dict[str, list[float]]:
+    """Eq. 1 and the CLAP distance of eq. 3 on held-out clips, every clip at every level with the same noise.
+
+    The same noise for every system makes differences between systems paired, so that few clips say much.
+
+    Args:
+        system: whose UNet is measured, with its tuning layer.
+        phi: the Latent CLAP encoder.
+        cache: of held-out clips.
+        levels: number of steps n, evenly spread.
+        clips: the first so many clips; 0: all.
+        seed: of the noise.
+        batch_size: rows per forward pass.
+
+    Returns:
+        Lists over the levels: n, ddpm (eq. 1), clap (mean over 512 dimensions of eq. 3's square, reading x0,
+        before w), cosine (of E_latent and E_audio).
+    """
+    count = min(clips or len(cache["mean"]), len(cache["mean"]))
+    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
+    E = system.condition(cache["E_text"][:count].to(system.device))
+    loss = LatentCLAPLoss(phi, schedule=system.schedule)
+    out: dict[str, list[float]] = {"n": [], "ddpm": [], "clap": [], "cosine": []}
+    for k, level in enumerate(_levels(system.schedule.steps, levels).tolist()):
+        eps = _noise(s_0.shape, seed * 1000 + k).to(s_0)
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i in range(0, count, batch_size):
+            part = slice(i, i + batch_size)
+            n = torch.full((len(s_0[part]),), level, device=s_0.device)
+            s_n = system.schedule.q_sample(s_0[part], n, eps[part])
+            eps_theta = system.eps_theta(s_n, n, E[part])
+            E_latent = loss.embed(system.schedule.predict_x0(s_n, n, eps_theta))
+            rows.append(
+                (
+                    ddpm_loss(eps_theta, eps[part], reduction="none"),
+                    (E_audio[part] - E_latent).square().mean(1),
+                    F.cosine_similarity(E_latent, E_audio[part], dim=-1),
+                )
+            )
+        ddpm, clap, cosine = (torch.cat(column).mean().item() for column in zip(*rows, strict=True))
+        for name, value in (("n", level), ("ddpm", ddpm), ("clap", clap), ("cosine", cosine)):
+            out[name].append(value)
+    return out
+
+
+def summarise(losses: dict[str, list[float]]) -> dict[str, float]:
+    """Expectations over uniform n: eq. 1, eq. 3 with the paper's w, and the mean cosine over n <= 200."""
+    n = torch.tensor(losses["n"])
+    w = step_weight(n).numpy()
+    near = np.array(losses["n"]) <= 200
+    return {
+        "ddpm": float(np.mean(losses["ddpm"])),
+        "lclap": float(np.mean(w * np.array(losses["clap"]))),
+        "cosine_200": float(np.array(losses["cosine"])[near].mean()) if near.any() else float("nan"),
+    }
+
+
+@torch.no_grad()
+def noise_curve(
+    phi: nn.Module,
+    system: FoleySystem,
+    cache: dict[str, Tensor],
+    levels: Sequence[int],
+    *,
+    clips: int = 0,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Cosine of φ's embedding with E_audio against noise: on s_n itself and on the one-step estimate of s_0.
+
+    Args:
+        phi: the Latent CLAP encoder.
+        system: gives schedule and UNet.
+        cache: of held-out clips.
+        levels: steps n; 0 is the clean latent.
+        clips: the first so many clips; 0: all.
+        seed: of the noise.
+
+    Returns:
+        Lists over the levels: n, noisy, x0; and mean_vector, the cosine of the constant mean embedding, the
+        line that a useless encoder reaches.
+    """
+    count = min(clips or len(cache["mean"]), len(cache["mean"]))
+    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
+    E = system.condition(cache["E_text"][:count].to(system.device))
+    out: dict[str, list[float]] = {"n": [], "noisy": [], "x0": [], "mean_vector": []}
+    constant = F.cosine_similarity(E_audio.mean(0, keepdim=True), E_audio, dim=-1).mean().item()
+    for level in levels:
+        n = torch.full((count,), level, device=s_0.device)
+        s_n = system.schedule.q_sample(s_0, n, _noise(s_0.shape, seed).to(s_0)) if level else s_0
+        x0 = system.schedule.predict_x0(s_n, n, system.eps_theta(s_n, n, E)) if level else s_0
+        out["n"].append(level)
+        for name, latent in (("noisy", s_n), ("x0", x0)):
+            out[name].append(F.cosine_similarity(phi(latent), E_audio, dim=-1).mean().item())
+        out["mean_vector"].append(constant)
+    return out
+
+
+def gradient_ratio(
+    system: FoleySystem,
+    phi: nn.Module,
+    cache: dict[str, Tensor],
+    reading: str,
+    levels: Sequence[int],
+    *,
+    lam: float,
+    weighting: str = "paper",
+    clips: int = 16,
+    seed: int = 0,
+) -> list[float]:
+    """λ |∂L_LCLAP/∂eps_theta| / |∂L_DDPM/∂eps_theta| at each step n: who steers the UNet where.
+
+    Measured at the UNet's output, on real latents with the pretrained prediction, mean over clips.
+    """
+    count = min(clips, len(cache["mean"]))
+    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
+    E = system.condition(cache["E_text"][:count].to(system.device)).detach()
+    loss = LatentCLAPLoss(phi, schedule=system.schedule, reading=reading, weighting=weighting)
+    eps = _noise(s_0.shape, seed).to(s_0)
+    ratios = []
+    for level in levels:
+        n = torch.full((count,), level, device=s_0.device)
+        s_n = system.schedule.q_sample(s_0, n, eps)
+        with torch.no_grad():
+            predicted = system.eps_theta(s_n, n, E)
+        eps_theta = predicted.clone().requires_grad_(True)
+        (ours,) = torch.autograd.grad(lam * loss(eps_theta, s_n, n, E_audio, s_0=s_0), eps_theta)
+        (base,) = torch.autograd.grad(ddpm_loss(eps_theta, eps), eps_theta)
+        ratios.append(float((ours.flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)).mean()))
+    return ratios
