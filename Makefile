@@ -17,9 +17,10 @@ help:  ## this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[book,test,paper,cluster]' -c .requirements.lock \
 	&& echo $$(( $$(date +%s) - start )) > $@
 
+# a data folder has executed notebooks of its own (see KEY in the Snakefile)
 book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|mini|paper, DATA=folder in DCASE layout
-	@start=$$(date +%s); $(BIN)/snakemake book --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)" --quiet rules host progress reason \
-	&& $(BIN)/python -m latentclap.book summary --profile $(PROFILE) --data "$(DATA)" --seconds $$(( $$(date +%s) - start ))
+	@start=$$(date +%s); $(BIN)/snakemake book --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)" --quiet host progress reason \
+	&& $(BIN)/python -m latentclap.workflow summary "$$(cat runs/$(PROFILE)/executed/latest)" --install .venv/.installed --seconds $$(( $$(date +%s) - start ))
 
 sweep: .venv/.installed  ## every point of Fig. 3 as a job of its own, in parallel
 	$(BIN)/snakemake sweep --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)"
@@ -34,7 +35,8 @@ serve: .venv/.installed  ## read the built book at http://localhost:PORT
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
 
 lock: .venv/.installed  ## pin the newest versions that go together
-	$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --all-extras --no-annotate --no-header -o .requirements.lock
+	$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --all-extras --no-annotate --no-header -o .requirements.lock \
+	&& $(BIN)/python data_scripts/environment.py
 
 clean:  ## remove what `make book` made, but not the environment
 	rm -rf runs book/_build book/notebooks book/generated book/_static/audio .snakemake

@@ -35,6 +35,10 @@ AFTER = {"03_finetune": ["00_data"], "04_table1": ["00_data"], "02_ablation": ["
 # the long ones first, so that no core waits at the end
 PRIORITY = {"00_data": 9, "04_table1": 8, "06_fig3": 7, "02_ablation": 6, "03_finetune": 5}
 
+Path(EXECUTED).mkdir(parents=True, exist_ok=True)
+# where `make book` finds the timings of what it just ran
+Path(f"runs/{PROFILE}/executed/latest").write_text(EXECUTED + "\n")
+
 os.environ["LATENTCLAP_DATA"] = DATA
 # one core per notebook; two run at a time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -88,7 +92,7 @@ rule notebook:
     shell:
         "{BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
         "> {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
-        "{BIN}/python -m latentclap.book artefacts {log.notebook} --suffix listening && touch {output}"
+        "{BIN}/python -m latentclap.workflow artefacts {log.notebook} --listening > /dev/null && touch {output}"
 
 
 # --------------------------------------------------------------------------------------------- sweep
@@ -138,4 +142,4 @@ if SPACE is not None:
             "{BIN}/papermill {input.notebook} {log.notebook} -k python3 --cwd . -p profile {params.profile} "
             "-p lam {params.point[lam]} -p tuning {params.point[tuning]} -p seed {params.point[seed]} "
             "-p epochs {params.point[epochs]} > {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
-            "cp \"$({BIN}/python -m latentclap.book artefacts {log.notebook} --print-folder)/metrics.json\" {output}"
+            "cp \"$({BIN}/python -m latentclap.workflow artefacts {log.notebook})/metrics.json\" {output}"

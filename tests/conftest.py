@@ -27,3 +27,97 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real recordings (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """An untrained system of the tiny size; tests must not change it."""
+    from latentclap.models import random_system
+
+    return random_system("tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The weights that the package ships."""
+    from latentclap import FoleySystem
+
+    return FoleySystem.from_pretrained("mini")
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny):
+    """What the latent cache gives, for 12 random clips of the tiny system."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(12, *tiny.latent_shape, generator=generator)
+    E = torch.nn.functional.normalize(torch.randn(12, 512, generator=generator), dim=-1)
+    return {
+        "mean": mean,
+        "logvar": torch.full_like(mean, -4.0),
+        "E_audio": E,
+        "E_text": tiny.encode_text([f"sound {i % 3}" for i in range(12)]),
+        "label": torch.arange(12) % 7,
+    }
+
+
+TINY_PROFILE = """
+about = "tests: tiny models, a handful of clips"
+[model]
+system = "{folder}"
+latent_clap = "{folder}/latent_clap"
+[data]
+dev_per_class = 4
+eval_per_class = 4
+[latent_clap]
+width = 4
+epochs = 2
+noise_levels = [0, 200, 800]
+[finetune]
+epochs = 1
+batch_size = 7
+lr = 1e-3
+[generate]
+steps = 2
+sampler = "ddim"
+[evaluate]
+clips_per_class = 3
+n_boot = 20
+candidates = 1
+max_tries = 2
+[sweep]
+lams = [0, 1000]
+epochs = 1
+clips_per_class = 2
+seeds = [0, 1]
+weightings = ["paper", "constant"]
+readings = ["x0", "posterior"]
+ablation_epochs = 1
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory):
+    """A tiny family that went through every stage of pretraining for two steps, exported like the shipped one."""
+    from latentclap.models import size
+    from latentclap.pretrain import corpus as corpora
+    from latentclap.pretrain.export import export
+    from latentclap.pretrain.stages import STAGES, Work, run_stage
+
+    folder = tmp_path_factory.mktemp("family")
+    samples = size("tiny")["frames"] * 160
+    corpus = corpora.build(folder / "corpus.safetensors", samples=samples, per_class=3, workers=1)
+    work = Work(folder / "work", "tiny", corpus)
+    for stage in STAGES:
+        run_stage(stage, work, steps=2)
+    export(work, folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tiny_family, tmp_path_factory):
+    """Path of a profile that runs the tiny family on a few procedural clips."""
+    path = tmp_path_factory.mktemp("profile") / "tiny.toml"
+    path.write_text(TINY_PROFILE.format(folder=tiny_family.as_posix()))
+    return path

@@ -264,12 +264,12 @@ def test_ours_and_the_papers_numbers_stay_apart():
 def test_the_provenance_line_names_the_run():
     line = provenance_line(
         {"profile": "quick", "seeds": [0, 1], "device": "cpu", "commit": "abcdef0123456789", "wall_s": 90.0,
-         "versions": {"torch": "2.14.1"}, "hostname": "somebody"},
+         "versions": {"torch": "2.14.1", "scipy": "1.17.1"}, "started": "2026-11-23T06:00:00+00:00", "hostname": "x"},
         clips_per_class=20,
     )  # fmt: skip
     assert str(line) == (
         "This run: profile quick · seeds 0, 1 · 20 clips a class · on cpu · commit abcdef0123"
-        " · torch 2.14.1 · 1.5 min"
+        " · 2026-11-23 · torch 2.14.1 · 1.5 min"
     )
     assert "<script" not in provenance_line({"profile": "<script>"})._repr_html_()
     with pytest.raises(InputError, match="no profile"):

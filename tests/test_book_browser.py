@@ -57,6 +57,7 @@ def browser():
 def watched(context):
     """A page that notes its requests, and what failed or complained."""
     page = context.new_page()
+    page.set_default_timeout(120_000)  # a busy machine is no failure
     page.requests, page.failures = [], []
     page.on("request", lambda request: page.requests.append(request.url))
     page.on("requestfailed", lambda request: page.failures.append(f"{request.url}: {request.failure}"))

@@ -320,7 +320,10 @@ def test_generate_with_mini(tmp_path):
     assert result.exit_code == 0, result.output
     wave, sr = read_wave(tmp_path / "rain/rain_000.wav")
     assert (sr, wave.shape[0]) == (RATE, 1)
-    assert "system" in run("info", "mini").output
+    told = json.loads(run("info", "mini", "--json").output)
+    assert told["kind"] == "system"
+    assert told["parameters"] > 1_000_000
+    assert "trained on" in told["model_card"]
 
 
 def test_main_prints_one_line_and_exits_2(monkeypatch, capsys, tmp_path):

@@ -121,21 +121,23 @@ class TestMelStatistics:
 
 class TestVGGish:
     def test_structure_is_torchvggish(self):
-        net = VGGishNet()
+        with torch.device("meta"):
+            net = VGGishNet()
         keys = set(net.state_dict())
         expected = {f"features.{i}.{k}" for i in (0, 3, 6, 8, 11, 13) for k in ("weight", "bias")}
         expected |= {f"embeddings.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")}
         assert keys == expected
         assert sum(p.numel() for p in net.parameters()) == 72_141_184
 
-    def test_flattens_in_tensorflow_order(self):
-        net = VGGishNet().eval()
+    def test_flattens_in_tensorflow_order(self, vggish):
+        net = vggish.net
         seen = {}
-        net.embeddings[0].register_forward_hook(lambda m, args, out: seen.update(flat=args[0]))
+        hook = net.embeddings[0].register_forward_hook(lambda m, args, out: seen.update(flat=args[0]))
         x = torch.randn(1, 1, 96, 64)
         with torch.no_grad():
             net(x)
             maps = net.features(x)
+        hook.remove()
         assert maps.shape == (1, 512, 6, 4)
         flat = seen["flat"].reshape(6, 4, 512)
         torch.testing.assert_close(flat[2, 3], maps[0, :, 2, 3])
@@ -178,8 +180,11 @@ class TestVGGish:
             VGGish(tmp_path / "text.pth")
         state = {k: v for k, v in vggish.net.state_dict().items() if k.startswith("features")}
         torch.save(state, tmp_path / "half.pth")
+        torch.save({"embeddings.4.bias": torch.zeros(128)}, tmp_path / "bias.pth")
+        with pytest.raises(InputError, match=r"only 0\.00% .* first missing: features\.0\.weight"):
+            VGGish(tmp_path / "bias.pth")
         with pytest.raises(
-            InputError, match=r"only 6\..% of VGGish's parameters match; first missing: embed"
+            InputError, match=r"only 6\...% of VGGish's parameters match; first missing: embed"
         ):
             VGGish(tmp_path / "half.pth")
 

@@ -128,12 +128,9 @@ def test_bad_input():
 
 def test_clap_score_is_the_cosine():
     class Ears:
-        def encode_audio(self, waves):
-            return np.stack([waves[:, 0], waves[:, 1]], axis=1)
-
-        def encode_text(self, texts):
-            assert texts == ["This is a sound of rain."]
-            return np.array([[2.0, 0.0]])
+        def similarity(self, waves, texts):
+            assert texts == ["This is a sound of rain."] * 2
+            return waves[:, 0] / np.linalg.norm(waves, axis=1)
 
     waves = np.array([[1.0, 0.0], [3.0, 4.0]])
     np.testing.assert_allclose(clap_score(Ears())(waves, "rain"), [1.0, 0.6])

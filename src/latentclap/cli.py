@@ -363,7 +363,10 @@ def _lines(told: dict[str, Any]) -> str:
             f"  {name:<14}{part['class'] or '-':<32}{count:>14} parameters  {part['dtype'] or '-':<5}"
             f"{part['bytes'] / 1e6:>9.1f} MB"
         )
-    lines.append(f"  {'total':<46}{told['parameters']:>14,} parameters       {told['bytes'] / 1e6:>9.1f} MB")
+    lines.append(
+        f"  {'total (parameters that generate, all bytes)':<46}{told['parameters']:>14,} parameters  {'':<5}"
+        f"{told['bytes'] / 1e6:>9.1f} MB"
+    )
     if told["kind"] == "system":
         scheduler = ", ".join(f"{key} {value}" for key, value in told["scheduler"].items())
         lines += [

@@ -28,7 +28,9 @@ _BUFFERS = frozenset(
     }
 )
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-_PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap")
+_PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap", "latent_clap", "judge")
+#: Parts that no sound passes through when it is generated: they train or judge.
+_BESIDE = ("latent_clap", "judge")
 _SCHEDULER = (
     "_class_name",
     "num_train_timesteps",
@@ -46,7 +48,7 @@ def describe(path: Path) -> dict[str, Any]:
         JSON-ready: path, kind ("system" or "model"), components {name: {class, parameters, dtype, bytes}},
         parameters and bytes in all, model_card (its first line of text, or None). For a system also
         sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, scheduler; its parameters
-        do not count the judging CLAP beside a text encoder of its own.
+        in all are those that generate: not the Latent CLAP, the judge, or a CLAP beside a text encoder.
 
     Raises:
         InputError: there is nothing of the kind, or a file of it is damaged.
@@ -70,10 +72,11 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _totals(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    judge = "clap" if "text_encoder" in parts else None
+    # a text encoder of its own leaves the CLAP beside it nothing to do but judge
+    beside = {*_BESIDE, "clap"} if "text_encoder" in parts else {*_BESIDE}
     return {
         "components": parts,
-        "parameters": sum(part["parameters"] or 0 for name, part in parts.items() if name != judge),
+        "parameters": sum(part["parameters"] or 0 for name, part in parts.items() if name not in beside),
         "bytes": sum(part["bytes"] for part in parts.values()),
     }
 
@@ -157,7 +160,12 @@ def _card(folder: Path) -> str | None:
     """The first line of a model card that is neither front matter, heading nor picture."""
     card = folder / "README.md"
     if not card.is_file():
-        return None
+        told = _json(folder / "model_card.json")
+        clips: Counter[str] = Counter()
+        for entry in told.get("corpus", []):
+            clips[entry.get("kind", "other")] += entry.get("clips", 0)
+        corpus = ", ".join(f"{n} {kind}" for kind, n in clips.items())
+        return f"{told.get('name', folder.name)}: trained on {corpus} clips" if corpus else None
     text = card.read_text(encoding="utf-8", errors="replace")
     if text.startswith("---"):
         text = text.partition("\n---")[2]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.embeddings import DCASE_RATE, DCASE_SAMPLES, Embedding, get_embedding
@@ -411,13 +410,6 @@ class SimilarityResult:
         }
 
 
-def _unit(vectors: Any) -> np.ndarray:
-    if isinstance(vectors, torch.Tensor):
-        vectors = vectors.detach().float().cpu().numpy()
-    x = np.asarray(vectors, dtype=np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
 def clap_similarity(
     system: Any,
     generated: Mapping[str, Sequence[np.ndarray] | np.ndarray],
@@ -431,7 +423,8 @@ def clap_similarity(
     """CLAP similarity of generated clips and their class's text.
 
     Args:
-        system: a `FoleySystem` (``encode_audio`` of (n, samples) at its rate, ``encode_text`` of n strings).
+        system: a `FoleySystem`: ``similarity(waves, texts)`` -> (n,), both sides by the judging CLAP. (Its
+            ``encode_text`` is the conditioning CLAP's, which may be another checkpoint.)
         generated: {class: (n, samples) or a list of waves of one length}.
         texts: {class: text}; default the paper's prompt.
         n_boot: bootstrap draws over clips.
@@ -447,11 +440,12 @@ def clap_similarity(
             [np.asarray(w) for key, v in generated.items() if _canonical(key) == name for w in v]
         )
         used[name] = texts[name] if texts else prompt(name)
-        E_text = _unit(system.encode_text([used[name]]))[0]
-        E_audio = np.concatenate(
-            [_unit(system.encode_audio(waves[i : i + batch])) for i in range(0, len(waves), batch)]
+        scores[name] = np.concatenate(
+            [
+                np.asarray(system.similarity(part, [used[name]] * len(part)), dtype=np.float64)
+                for part in np.split(waves, range(batch, len(waves), batch))
+            ]
         )
-        scores[name] = E_audio @ E_text
         picks = rng.integers(0, len(waves), (n_boot, len(waves)))
         draws.append(scores[name][picks].mean(1))
         low, high = np.quantile(draws[-1], tail)

@@ -25,16 +25,15 @@ from torch import Tensor
 from latentclap import storage
 from latentclap.cache import build_cache, read_waves
 from latentclap.classes import CLASSES, prompt
-from latentclap.data import Clip, FoleyDataset, load_dataset
+from latentclap.data import Clip, FoleyDataset, open_dataset
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.evaluate import EvalResult, evaluate
 from latentclap.files import atomic_path, file_sha256, read_json, write_json
 from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
-from latentclap.foley import make_dataset
 from latentclap.latent_clap import LatentCLAP
 from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
 from latentclap.profiles import Profile
-from latentclap.runs import config_hash, runs_root
+from latentclap.runs import code_hash, config_hash, runs_root
 from latentclap.system import FoleySystem
 from latentclap.train import TrainResult
 
@@ -86,23 +85,9 @@ class Lab:
     @cached_property
     def dataset(self) -> FoleyDataset:
         """The recordings, or the embedded set, made on first use."""
-        section = self.profile.data
-        folder = self.data_dir or section.folder
-        if not folder:
-            folder = (
-                runs_root()
-                / "data"
-                / f"foley-{section.dev_per_class}-{section.eval_per_class}-{section.seed}"
-            )
-            with FileLock(_lock(folder)):
-                make_dataset(
-                    folder,
-                    per_class=section.dev_per_class,
-                    eval_per_class=section.eval_per_class,
-                    seed=section.seed,
-                    workers=2,
-                )
-        return load_dataset(folder, dev_fraction=section.dev_fraction, seed=section.seed)
+        return open_dataset(
+            self.data_dir or self.profile.data.folder, self.profile.data, root=runs_root() / "data"
+        )
 
     @cached_property
     def system(self) -> FoleySystem:
@@ -117,11 +102,11 @@ class Lab:
 
     @cached_property
     def checkpoint_id(self) -> str:
-        """A hash of the pretrained weights, so that results of other weights are never taken for theirs."""
+        """A hash of the pretrained weights and of the code, so that results of others are never taken for theirs."""
         model = self.profile.model
         folders = [storage.resolve(model.system), latent_clap_folder(model.latent_clap)]
         weights = sorted(p for folder in folders for p in folder.rglob("*.safetensors"))
-        return config_hash([file_sha256(p) for p in weights])
+        return config_hash([code_hash(), *[file_sha256(p) for p in weights]])
 
     @cached_property
     def data_id(self) -> str:
@@ -348,9 +333,3 @@ def _clear(folder: Path) -> None:
         if item.name == ".lock":
             continue
         shutil.rmtree(item) if item.is_dir() else item.unlink()
-
-
-def _lock(folder: str | Path) -> Path:
-    path = Path(f"{folder}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -50,6 +50,28 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+#: modules whose code decides what a trained point or a generated clip is
+CORE = (
+    "audio",
+    "cache",
+    "diffusion",
+    "finetune",
+    "latent_clap",
+    "losses",
+    "measure",
+    "postfilter",
+    "system",
+    "train",
+)
+
+
+@cache
+def code_hash(modules: tuple[str, ...] = CORE) -> str:
+    """A hash of the source of some modules: results of other code are never taken for this code's."""
+    folder = Path(__file__).parent
+    return config_hash([(folder / f"{name}.py").read_text(encoding="utf-8") for name in modules])
+
+
 @cache
 def commit() -> str:
     """The working copy's commit, with "+" when files differ from it; "unknown" outside a repository."""
@@ -127,7 +149,14 @@ class Run:
         for folder in (self.folder, self.recorded_folder):
             path = folder / f"{name}.json"
             if path.is_file() and not self.force:
-                print(f"{name}: recorded result of the same configuration reused (force=True runs it again)")
+                by = (
+                    read_json(folder / "provenance.json")["commit"]
+                    if folder is self.recorded_folder
+                    else "this code"
+                )
+                print(
+                    f"{name}: recorded result of the same configuration reused, made by {by} (force=True: again)"
+                )
                 return read_json(path)
         value = make()
         write_json(self.folder / f"{name}.json", value)
@@ -136,7 +165,8 @@ class Run:
     @property
     def recorded_folder(self) -> Path:
         """Where the book keeps a recorded run of this configuration."""
-        return project_root() / "book" / "runs" / self.profile.name / self.notebook / self.folder.name
+        # without the code's hash: a recorded run is of an older commit, which provenance.json names
+        return project_root() / "book" / "runs" / self.profile.name / self.notebook / config_hash(self.config)
 
     def provenance(self, **more: Any) -> dict[str, Any]:
         """Where this run's numbers come from: configuration, commit, device, versions, wall time."""
@@ -209,7 +239,7 @@ def start(notebook: str, namespace: dict[str, Any]) -> Run:
         namespace["data_dir"] = parameters["data_dir"]
     plain = {k: v for k, v in parameters.items() if k not in ("force", "profile")}
     config = {"notebook": notebook, "parameters": plain, "profile": profile.as_dict()}
-    folder = runs_root() / profile.name / notebook / config_hash(config)
+    folder = runs_root() / profile.name / notebook / config_hash([config, code_hash()])
     folder.mkdir(parents=True, exist_ok=True)
     print(f"profile {profile.name}: {profile.about}")
     for name, value in plain.items():

@@ -267,7 +267,7 @@ class _Loop:
     ) -> None:
         from accelerate import Accelerator
 
-        self.config, self.data, self.folder = config, data, folder
+        self.config, self.data, self.folder, self.description = config, data, folder, description
         self.accelerator = Accelerator(mixed_precision=_precision(config.precision))
         self.modules = task.trained()
         parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
@@ -356,7 +356,7 @@ class _Loop:
     def _check(self, value: Tensor, what: str) -> None:
         if not torch.isfinite(value.detach()).all():
             raise TrainingError(
-                f"{self.bar.desc}: the {what} is not finite at step {self.step} (lr {self.config.lr:g});"
+                f"{self.description}: the {what} is not finite at step {self.step} (lr {self.config.lr:g});"
                 f" the checkpoint in {self.folder} is from before that. Lower lr or lambda, or clip gradients."
             )
 

@@ -175,11 +175,15 @@ _PROVENANCE = {
     "seeds": "seeds {}",
     "clips": "{} clips",
     "clips_per_class": "{} clips a class",
+    "data": "data: {}",
     "device": "on {}",
     "commit": "commit {}",
-    "created": "{}",
+    "config_hash": "run {}",
+    "started": "{}",
     "versions": "{}",
 }
+#: of the versions, those that numbers depend on most; the rest is in provenance.json
+_VERSIONS = ("python", "torch", "diffusers", "transformers")
 
 
 def provenance_line(provenance: Mapping[str, Any], **more: Any) -> ProvenanceLine:
@@ -187,7 +191,7 @@ def provenance_line(provenance: Mapping[str, Any], **more: Any) -> ProvenanceLin
 
     Args:
         provenance: a run's ``provenance.json``: profile, seed or seeds, clips, device, commit, wall time in
-            seconds (``wall_s`` or ``wall_time_s``), versions {package: version}. Other entries are left out.
+            seconds (``wall_seconds`` or ``wall_s``), versions {package: version}. Other entries are left out.
         more: entries to add or replace, e.g. ``clips_per_class=20``.
 
     Raises:
@@ -201,17 +205,17 @@ def provenance_line(provenance: Mapping[str, Any], **more: Any) -> ProvenanceLin
         for key, form in _PROVENANCE.items()
         if facts.get(key) not in (None, "")
     ]
-    seconds = next((facts[key] for key in ("wall_s", "wall_time_s", "wall_seconds") if facts.get(key)), None)
+    seconds = next((facts[key] for key in ("wall_seconds", "wall_s") if facts.get(key)), None)
     if seconds is not None:
         parts.append(f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s")
     return ProvenanceLine("This run: " + " · ".join(parts))
 
 
 def _plain(key: str, value: Any) -> str:
-    if key == "commit":
-        return str(value)[:10]
+    if key in ("commit", "started"):  # a short hash, with its mark for changed files; a date
+        return str(value)[:10] + "+" * str(value).endswith("+")
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in value.items())
+        return ", ".join(f"{name} {value[name]}" for name in _VERSIONS if name in value)
     if isinstance(value, list | tuple):
         return ", ".join(str(entry) for entry in value)
     return str(value)

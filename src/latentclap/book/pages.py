@@ -228,6 +228,8 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
 
 
 def _render(value: Any) -> str:
+    if isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values()):
+        value = [{"name": key, **entry} for key, entry in value.items()]
     if isinstance(value, Mapping):
         return _table(("entry", "value"), map(_worded, value.items()))
     if all(isinstance(entry, Mapping) for entry in value):
@@ -245,11 +247,22 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+_NAMES = {
+    "unet": "UNet",
+    "vae": "VAE",
+    "clap": "CLAP",
+    "latent_clap": "Latent CLAP",
+    "latentclap": "latentclap",
+}
+
+
 def _worded(entry: tuple[Any, Any]) -> tuple[str, Any]:
     return _words(str(entry[0])), entry[1]
 
 
 def _words(key: str) -> str:
+    if key in _NAMES:
+        return _NAMES[key]
     words = key.replace("_", " ")
     return words[:1].upper() + words[1:]
 

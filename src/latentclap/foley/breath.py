@@ -138,7 +138,7 @@ def sneezes(rng: Rng, who: Speaker, n: int, sr: int) -> tuple[Array, int]:
     """Return one or more sneezes with their indrawn breaths."""
     out, t, count = np.zeros(n), dsp.uniform(rng, 0, 0.3) * min(n / sr, 2) / 2, 0
     most = int(rng.integers(1, 4))
-    while t < n / sr - 0.3 and count < most:
+    while count == 0 or (t < n / sr - 0.3 and count < most):
         for _ in range(int(rng.integers(0, 3))):
             if t < n / sr - 1.0:
                 x = inhale(rng, who, sr)
@@ -148,19 +148,19 @@ def sneezes(rng: Rng, who: Speaker, n: int, sr: int) -> tuple[Array, int]:
         dsp.add(out, t * sr, x)
         t += len(x) / sr + dsp.uniform(rng, 0.1, 1.0)
         count += 1
-    return out, max(count, 1)
+    return out, count
 
 
 def coughs(rng: Rng, who: Speaker, n: int, sr: int) -> tuple[Array, int]:
     """Return a fit of coughs: one or several close together, perhaps a second fit."""
     out, t, count = np.zeros(n), dsp.uniform(rng, 0, 0.4) * min(n / sr, 2) / 2, 0
     fit, most = int(rng.integers(1, 5)), int(rng.integers(1, 9))
-    while t < n / sr - 0.15 and count < most:
+    while count == 0 or (t < n / sr - 0.15 and count < most):
         x = cough(rng, who, sr)
         dsp.add(out, t * sr, x)
         count += 1
         t += len(x) / sr + dsp.uniform(rng, 0.0, 0.2) + (count % fit == 0) * dsp.uniform(rng, 0.2, 1.2)
-    return out, max(count, 1)
+    return out, count
 
 
 @family(

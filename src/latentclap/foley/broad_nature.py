@@ -118,12 +118,12 @@ def birds(rng: Rng, n: int, sr: int) -> Source:
 def _cries(
     rng: Rng, n: int, sr: int, make: Callable[[], Array], pause: tuple[float, float]
 ) -> tuple[Array, int]:
-    out, t, count = np.zeros(n), dsp.uniform(rng, 0, 0.4), 0
-    while t < n / sr - 0.1:
+    out, t, count = np.zeros(n), min(dsp.uniform(rng, 0, 0.4), 0.25 * n / sr), 0
+    while count == 0 or t < n / sr - 0.1:
         x = make()
         dsp.add(out, t * sr, x)
         t, count = t + len(x) / sr + dsp.uniform(rng, *pause), count + 1
-    return out, max(count, 1)
+    return out, count
 
 
 @family("rooster", places=OUTDOORS, backgrounds={"birds": 1.0, "wind": 1.0, "hiss": 1.0}, quiet=0.4, loop=0.3)

@@ -123,7 +123,7 @@ def footstep(rng: Rng, n: int, sr: int) -> Source:
     rub, slow = dsp.log_uniform(rng, 0.005, 0.25), dsp.uniform(rng, 0.12, 0.5)
     length = dsp.uniform(rng, 0.12, 0.4) * (0.6 if gait == "running" else 1)
     toe = dsp.uniform(rng, early, late) * (0.4 if gait == "running" else 1)
-    out, onsets, t = np.zeros(n), [], dsp.uniform(rng, 0.0, 0.5 * period)
+    out, onsets, t = np.zeros(n), [], min(dsp.uniform(rng, 0.0, 0.5 * period), 0.25 * n / sr)
     while t < n / sr - 0.05:
         onsets.append(t)
         at, level = dsp.samples(t, sr), np.exp(0.2 * rng.standard_normal())

@@ -1,0 +1,31 @@
+"""Write environment.yml (conda) with the pins of .requirements.lock; `make lock` calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentclap.files import write_text
+
+ROOT = Path(__file__).parents[1]
+HEAD = """# conda env create -f environment.yml     Made by `make lock`: the pins of .requirements.lock.
+name: latentclap
+channels:
+  - conda-forge
+dependencies:
+  - python=3.11
+  - pip
+  - make
+  - git
+  - pip:
+"""
+
+
+def environment() -> str:
+    """Return the text of environment.yml for the present lock."""
+    lines = (ROOT / ".requirements.lock").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if "==" in line]
+    return HEAD + "".join(f"      - {pin}\n" for pin in [*pins, "-e .[book,test,paper,cluster]"])
+
+
+if __name__ == "__main__":
+    write_text(ROOT / "environment.yml", environment())

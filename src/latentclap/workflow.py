@@ -1,0 +1,79 @@
+"""``python -m latentclap.workflow``: small steps of the Snakefile and the Makefile."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentclap.errors import InputError, run_app
+from latentclap.files import read_json, write_text
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def run_folder(notebook: Path) -> Path:
+    """The run folder that an executed notebook printed.
+
+    Raises:
+        InputError: the notebook did not get as far as its second cell.
+    """
+    for cell in read_json(notebook)["cells"]:
+        for output in cell.get("outputs", []):
+            found = re.search(r"^artefacts: (.+)$", "".join(output.get("text", "")), re.MULTILINE)
+            if found:
+                return Path(found[1])
+    raise InputError(f"{notebook} names no run folder: it did not run")
+
+
+@app.command()
+def artefacts(
+    notebook: Annotated[Path, typer.Argument(help="an executed notebook")],
+    listening: Annotated[bool, typer.Option(help="also note its listening items beside it")] = False,
+) -> None:
+    """Print the run folder of an executed notebook."""
+    folder = run_folder(notebook)
+    items = folder / "listening.json"
+    if listening and items.is_file():
+        write_text(notebook.with_suffix(".listening"), f"{items}\n")
+    typer.echo(folder)
+
+
+@app.command()
+def summary(
+    executed: Annotated[
+        Path, typer.Argument(help="folder of executed notebooks, with Snakemake's benchmarks")
+    ],
+    seconds: Annotated[float, typer.Option(help="wall time of the whole command")] = 0.0,
+    install: Annotated[Path | None, typer.Option(help="file with the installation's seconds")] = None,
+    html: Annotated[Path, typer.Option(help="the built book")] = Path("book/_build/html"),
+) -> None:
+    """Print time and memory per stage, pages and players, and where the book lies."""
+    typer.echo(f"{'stage':<20}{'seconds':>9}{'peak MB':>9}")
+    if install and install.is_file():
+        typer.echo(f"{'installation':<20}{float(install.read_text()):>9.0f}{'':>9}")
+    for path in sorted(executed.glob("*.tsv")):
+        with open(path, encoding="utf-8", newline="") as stream:
+            row = next(csv.DictReader(stream, delimiter="\t"))
+        typer.echo(f"{path.stem:<20}{float(row['s']):>9.0f}{_number(row['max_rss']):>9}")
+    index = html / "index.html"
+    if not index.is_file():
+        raise InputError(f"{index} is missing: the book was not built")
+    pages = sorted(html.glob("**/*.html"))
+    players = sum(page.read_text(encoding="utf-8").count("<audio ") for page in pages)
+    typer.echo(
+        f"{'this call':<20}{seconds:>9.0f}   stages of earlier calls are listed with the time they took then"
+    )
+    typer.echo(f"{len(pages)} pages, {players} players: {index.resolve()}")
+
+
+def _number(text: str) -> str:
+    return f"{float(text):.0f}" if text not in ("-", "") else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

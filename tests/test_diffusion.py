@@ -1,0 +1,134 @@
+import diffusers
+import pytest
+import torch
+
+from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample, sampling_steps
+
+SCHEDULER = dict(  # noqa: C408
+    beta_start=0.0015,
+    beta_end=0.0195,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return NoiseSchedule()
+
+
+def test_schedule_is_audioldm_s(schedule):
+    # facts A4, from the published code's formula
+    assert schedule.abar[0].item() == pytest.approx(0.9985, abs=1e-7)
+    assert schedule.abar[999].item() == pytest.approx(1.423e-4, rel=1e-3)
+    reference = diffusers.DDIMScheduler(**SCHEDULER)
+    torch.testing.assert_close(schedule.abar, reference.alphas_cumprod, rtol=2e-5, atol=1e-9)
+
+
+def test_inverses(schedule):
+    s_0, eps = torch.randn(2, 6, 8, 4, 4)
+    n = torch.tensor([0, 3, 50, 300, 700, 999])
+    s_n = schedule.q_sample(s_0, n, eps)
+    torch.testing.assert_close(schedule.predict_x0(s_n, n, eps), s_0, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(schedule.predict_eps(s_n, n, s_0), eps, rtol=1e-3, atol=1e-3)
+
+
+def test_q_sample_agrees_with_diffusers(schedule):
+    s_0, eps = torch.randn(2, 5, 8, 4, 4)
+    n = torch.tensor([0, 10, 200, 500, 999])
+    ours = schedule.q_sample(s_0, n, eps)
+    torch.testing.assert_close(ours, diffusers.DDIMScheduler(**SCHEDULER).add_noise(s_0, eps, n))
+
+
+def test_posterior_mean_is_ddpm_s(schedule):
+    reference = diffusers.DDPMScheduler(
+        **{k: v for k, v in SCHEDULER.items() if k not in ("set_alpha_to_one",)}
+    )
+    s_0, s_n = torch.randn(2, 1, 8, 4, 4)
+    for n in (1, 40, 999):
+        eps = schedule.predict_eps(s_n, torch.tensor([n]), s_0)
+        mean = reference.step(eps, n, s_n, generator=torch.Generator().manual_seed(0))
+        # DDPMScheduler adds noise: taken off by asking for its own variance
+        noise = torch.randn(s_n.shape, generator=torch.Generator().manual_seed(0))
+        mean = mean.prev_sample - reference._get_variance(n) ** 0.5 * noise
+        torch.testing.assert_close(
+            schedule.posterior_mean(s_0, s_n, torch.tensor([n])), mean, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_posterior_at_step_zero_is_s_0(schedule):
+    s_0, s_n = torch.randn(2, 1, 8, 4, 4)
+    torch.testing.assert_close(schedule.posterior_mean(s_0, s_n, torch.tensor([0])), s_0)
+
+
+def test_snr_is_one_near_254(schedule):
+    assert schedule.snr(torch.tensor([253, 256])).sub(1).sign().tolist() == [1, -1]
+
+
+def test_guide():
+    u, c = torch.tensor([1.0]), torch.tensor([3.0])
+    assert guide(u, c, 1.0) == c
+    assert guide(u, c, 0.0) == u
+    assert guide(u, c, 2.0) == 5.0
+
+
+def test_ladder_is_the_original_one():
+    ladder = sampling_steps(1000, 200)
+    assert ladder[:2].tolist() == [996, 991]
+    assert ladder[-1] == 1
+    for bad in (0, 1001):
+        with pytest.raises(ValueError, match="between 1 and 1000"):
+            sampling_steps(1000, bad)
+
+
+def model(s, n):
+    """A noise model that is exact for data of variance one half, so that sampling has a known result."""
+    abar = NoiseSchedule().abar[n].view(-1, 1, 1, 1)
+    return s * (1 - abar).sqrt() / (0.5 * abar + 1 - abar)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 200])
+def test_ddim_is_diffusers_ddim(schedule, steps):
+    noise = torch.randn(2, 8, 4, 4)
+    scheduler = diffusers.DDIMScheduler(**SCHEDULER)
+    scheduler.set_timesteps(steps)
+    s = noise
+    for n in scheduler.timesteps:
+        s = scheduler.step(model(s, n.expand(2)), n, s).prev_sample
+    torch.testing.assert_close(sample(model, noise, schedule, steps=steps), s, rtol=1e-4, atol=1e-5)
+
+
+def test_ddim_eta_one_keeps_the_variance(schedule):
+    noise = torch.randn(64, 8, 8, 8)
+    generators = [torch.Generator().manual_seed(i) for i in range(64)]
+    out = sample(model, noise, schedule, steps=100, eta=1.0, generators=generators)
+    assert out.var().item() == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc"])
+def test_samplers_recover_the_variance(schedule, sampler):
+    noise = torch.randn(32, 8, 8, 8)
+    out = sample(model, noise, schedule, steps=50, sampler=sampler, scheduler_config=SCHEDULER)
+    assert out.var().item() == pytest.approx(0.5, rel=0.2)
+
+
+def test_unknown_sampler(schedule):
+    with pytest.raises(ValueError, match="unknown sampler 'euler'"):
+        sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=2, sampler="euler")
+
+
+def test_noise_of_an_item_does_not_depend_on_its_batch():
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(s) for s in seeds]
+
+    both = randn_per_item((2, 3), generators(1, 2))
+    assert torch.equal(both[1:], randn_per_item((1, 3), generators(2)))
+
+
+def test_from_config_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="scaled_linear"):
+        NoiseSchedule.from_config({"beta_schedule": "squaredcos_cap_v2"})
+    with pytest.raises(ValueError, match="epsilon"):
+        NoiseSchedule.from_config({"prediction_type": "v_prediction"})

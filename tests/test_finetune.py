@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from latentclap.errors import InputError
+from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
+from latentclap.latent_clap import LatentCLAP
+from latentclap.measure import gradient_ratio, heldout_losses, noise_curve, summarise
+from latentclap.profiles import load_profile
+
+
+@pytest.fixture(scope="module")
+def phi():
+    torch.manual_seed(0)
+    return LatentCLAP(width=4).eval()
+
+
+def config(**changes):
+    return FinetuneConfig(**{"epochs": 2, "batch_size": 4, "lr": 1e-3, **changes})
+
+
+def unet(system):
+    return torch.cat([p.flatten() for p in system.unet.parameters()])
+
+
+def run(tiny, phi, cache, folder, **changes):
+    return finetune(tiny, phi, cache, config(**changes), folder, progress=False)
+
+
+def test_it_trains_a_copy(tiny, phi, tiny_cache, tmp_path):
+    before = unet(tiny).clone()
+    tuned, result = run(tiny, phi, tiny_cache, tmp_path, lam=100.0, tuning=True)
+    assert result.step == 6
+    assert torch.equal(unet(tiny), before)
+    assert not torch.equal(unet(tuned), before)
+    assert tiny.tuning is None
+    assert not torch.equal(tuned.tuning.weight, torch.eye(512))
+    assert {"loss", "ddpm", "lclap"} <= set(result.history[0])
+
+
+def test_lambda_zero_is_plain_fine_tuning_bit_for_bit(tiny, phi, tiny_cache, tmp_path):
+    a, _ = run(tiny, phi, tiny_cache, tmp_path / "a", lam=0.0)
+    b, result = run(tiny, None, tiny_cache, tmp_path / "b", lam=0.0, reading="posterior")
+    assert torch.equal(unet(a), unet(b))
+    assert "lclap" not in result.history[0]
+
+
+def test_the_loss_changes_training(tiny, phi, tiny_cache, tmp_path):
+    base, _ = run(tiny, phi, tiny_cache, tmp_path / "0", lam=0.0)
+    seen = [unet(base)]
+    for reading in ("x0", "posterior", "ddim", "renoised"):
+        tuned, _ = run(tiny, phi, tiny_cache, tmp_path / reading, lam=1e4, reading=reading)
+        assert not any(torch.equal(unet(tuned), other) for other in seen), reading
+        seen.append(unet(tuned))
+
+
+def test_eq_4_adds_up(tiny, phi, tiny_cache, tmp_path):
+    _, result = run(tiny, phi, tiny_cache, tmp_path, lam=50.0)
+    for line in result.history:
+        assert line["loss"] == pytest.approx(line["ddpm"] + 50 * line["lclap"], rel=1e-5)
+
+
+def test_frozen_parts_get_no_gradient(tiny, phi, tiny_cache, tmp_path):
+    before = {k: v.clone() for k, v in tiny.clap.state_dict().items()}
+    vae = {k: v.clone() for k, v in tiny.vae.state_dict().items()}
+    run(tiny, phi, tiny_cache, tmp_path, lam=100.0)
+    assert all(torch.equal(v, before[k]) for k, v in tiny.clap.state_dict().items())
+    assert all(torch.equal(v, vae[k]) for k, v in tiny.vae.state_dict().items())
+    assert all(p.grad is None for p in [*phi.parameters(), *tiny.clap.parameters(), *tiny.vae.parameters()])
+
+
+def test_lambda_needs_phi(tiny, tiny_cache, tmp_path):
+    with pytest.raises(InputError, match="needs a Latent CLAP encoder"):
+        run(tiny, None, tiny_cache, tmp_path, lam=1.0)
+
+
+@pytest.mark.parametrize("bad", [{"lam": -1.0}, {"lam": float("nan")}, {"epochs": 0}, {"drop": 1.0}])
+def test_bad_configurations(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        config(**bad)
+
+
+def test_profile_gives_the_paper_s_lambdas():
+    section = load_profile("paper").finetune
+    assert FinetuneConfig.of(section).lam == 2000
+    assert FinetuneConfig.of(section, tuning=True).lam == 1000
+    assert FinetuneConfig.of(section, tuning=True, lam=3.0).lam == 3
+    assert FinetuneConfig.of(section).lr == 3e-6
+
+
+def test_training_phi_learns_its_clips(tiny_cache, tmp_path):
+    phi, result = train_latent_clap(tiny_cache, tmp_path, width=8, epochs=60, batch_size=12, progress=False)
+    assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
+    assert not any(p.requires_grad for p in phi.parameters())
+
+
+def test_heldout_losses_are_paired(tiny, phi, tiny_cache):
+    a, b = (heldout_losses(tiny, phi, tiny_cache, levels=4, batch_size=k) for k in (5, 12))
+    assert a["n"] == [125, 375, 625, 875]
+    for key in ("ddpm", "clap", "cosine"):
+        assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-4)
+    summary = summarise(a)
+    assert summary["ddpm"] == pytest.approx(sum(a["ddpm"]) / 4)
+
+
+def test_noise_curve_and_gradient_ratio(tiny, phi, tiny_cache):
+    curve = noise_curve(phi, tiny, tiny_cache, [0, 500])
+    assert curve["noisy"][0] == curve["x0"][0]
+    assert curve["noisy"][1] != curve["x0"][1]
+    one, two = (gradient_ratio(tiny, phi, tiny_cache, "x0", [10, 300], lam=lam) for lam in (1.0, 2.0))
+    assert [b / a for a, b in zip(one, two, strict=True)] == pytest.approx([2, 2], rel=1e-4)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from latentclap.cache import build_cache
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
+from latentclap.lab import SYSTEMS, Lab
+from latentclap.profiles import load_profile
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_profile, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LATENTCLAP_RUNS", str(tmp_path_factory.mktemp("runs")))
+    yield Lab(load_profile(tiny_profile), progress=False, device="cpu")
+    patch.undo()
+
+
+def test_data_and_cache(lab):
+    cache = lab.cache("dev")
+    assert cache["mean"].shape == (28, *lab.system.latent_shape)
+    assert cache["E_audio"].shape == cache["E_text"].shape == (28, 512)
+    assert torch.bincount(cache["label"]).tolist() == [4] * 7
+    again = lab.cache("dev")
+    assert all(torch.equal(again[k], cache[k]) for k in cache)
+
+
+def test_a_damaged_cache_is_refused(lab, tmp_path):
+    clips = lab.dataset.split("dev")[:2]
+    build_cache(lab.system, clips, tmp_path, progress=False)
+    shard = tmp_path / "00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match="checksum differs"):
+        build_cache(lab.system, clips, tmp_path, progress=False)
+
+
+def test_points_are_made_once(lab):
+    config = lab.config("LDM+Tuning+Latent")
+    point = lab.point(config)
+    stamp = (point.folder / "weights.safetensors").stat().st_mtime_ns
+    again = lab.point(config)
+    assert again.folder == point.folder
+    assert (point.folder / "weights.safetensors").stat().st_mtime_ns == stamp
+    assert not (point.folder / "checkpoint.pt").exists()
+    forced = lab.point(config, force=True)
+    assert (forced.folder / "weights.safetensors").stat().st_mtime_ns != stamp
+    assert lab.load(point).tuning is not None
+    assert lab.system.tuning is None
+
+
+def test_the_baseline_is_one_run_whatever_eq_3_says(lab):
+    folders = {lab.point(lab.config("LDM", weighting=w, reading=r)).folder
+               for w, r in (("paper", "x0"), ("snr", "posterior"))}  # fmt: skip
+    assert len(folders) == 1
+    assert lab.config("LDM").lam == 0
+    assert lab.config("LDM+Latent").lam == 2000
+    assert lab.config("LDM+Tuning+Latent").lam == 1000
+
+
+def test_generated_clips_and_scores(lab):
+    waves = lab.generate(None, 2)
+    assert list(waves) == list(CLASSES)
+    assert waves["rain"].shape == (2, lab.system.samples)
+    assert lab.generation_seconds(None, 2) > 0
+    np.testing.assert_array_equal(lab.generate(None, 2)["rain"], waves["rain"])
+    result = lab.fad(lab.waves("dev", 3))
+    assert list(result.estimates) == list(CLASSES)
+    assert result.average >= 0
+    assert set(lab.similarity(waves)) == set(CLASSES)
+
+
+def test_filtered_counts_its_cost(lab):
+    result = lab.filtered(None, 1)
+    assert result.waves.shape == (7, lab.system.samples)
+    assert all(1 <= count <= 2 for count in result.generated_count.values())
+    again = lab.filtered(None, 1)
+    np.testing.assert_array_equal(again.waves, result.waves)
+    assert again.tries["rain"].tolist() == result.tries["rain"].tolist()
+
+
+def test_dev_clips_are_not_eval_clips(lab):
+    dev, evaluation = (lab.waves(s) for s in ("dev", "eval"))
+    for c in CLASSES:
+        assert not {w.tobytes() for w in dev[c]} & {w.tobytes() for w in evaluation[c]}
+
+
+def test_four_systems():
+    assert list(SYSTEMS) == ["LDM", "LDM+Tuning", "LDM+Latent", "LDM+Tuning+Latent"]

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from latentclap.errors import InputError
+from latentclap.latent_clap import LatentCLAP, latent_clap_loss
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameters_at_full_width():
+    phi = LatentCLAP()
+    assert count(phi) == 5_215_520  # facts C
+    assert [count(b) for b in phi.blocks] == [41_728, 221_696, 885_760, 3_540_992]
+
+
+@pytest.mark.parametrize("frames", [256, 104, 16])
+def test_shapes(frames):
+    assert LatentCLAP(width=4)(torch.randn(2, 8, frames, 16)).shape == (2, 512)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 15, 16), (2, 7, 32, 16), (2, 8, 32, 8), (8, 32, 16)])
+def test_bad_latents(shape):
+    with pytest.raises(InputError, match="LatentCLAP takes latents"):
+        LatentCLAP(width=4)(torch.randn(shape))
+
+
+def test_input_norm_runs_over_frequency():
+    phi = LatentCLAP(width=4).train()
+    offset = torch.arange(16.0).expand(4, 8, 32, 16)
+    phi(offset + torch.randn(4, 8, 32, 16))
+    # the running means move towards each frequency bin's own mean
+    assert phi.bn0.running_mean.argsort().tolist() == list(range(16))
+
+
+def test_save_and_load(tmp_path):
+    phi = LatentCLAP(width=4).eval()
+    phi.save_pretrained(tmp_path / "phi")
+    again = LatentCLAP.from_pretrained(tmp_path / "phi")
+    x = torch.randn(2, 8, 32, 16)
+    assert torch.equal(again(x), phi(x))
+    with pytest.raises(InputError, match="no Latent CLAP encoder"):
+        LatentCLAP.from_pretrained(tmp_path)
+
+
+def test_eq_2_is_a_mean_square():
+    a, b = torch.randn(2, 3, 512)
+    torch.testing.assert_close(latent_clap_loss(a, b), (a - b).square().mean())

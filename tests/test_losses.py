@@ -1,0 +1,183 @@
+import pytest
+import torch
+
+from latentclap.diffusion import NoiseSchedule
+from latentclap.latent_clap import LatentCLAP
+from latentclap.losses import (
+    READINGS,
+    LatentCLAPLoss,
+    ddpm_loss,
+    gradient_factor,
+    latent_reading,
+    step_weight,
+    total_loss,
+)
+
+STEPS = torch.tensor([0, 10, 50, 100, 200, 500, 999])
+# |d latent / d eps_theta| by hand from the schedule's definition (facts H), to the digits printed there
+FACTORS = {
+    "x0": [0.0388, 0.1307, 0.3015, 0.4636, 0.7919, 2.7752, 83.82],
+    "posterior": [0.0388, 0.01219, 0.00665, 0.00568, 0.00560, 0.00850, 0.01969],
+    "ddim": [0.0388, 0.0348, 0.0170, 0.0143, 0.0141, 0.0214, 0.0503],
+    "renoised": [0.0387, 0.1296, 0.2886, 0.4206, 0.6208, 0.9408, 0.9999],
+}
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return NoiseSchedule()
+
+
+@pytest.fixture(scope="module")
+def phi():
+    torch.manual_seed(0)
+    return LatentCLAP(width=4).train()
+
+
+@pytest.fixture
+def batch(schedule):
+    torch.manual_seed(1)
+    s_0, eps = torch.randn(2, 4, 8, 32, 16)
+    n = torch.tensor([5, 40, 150, 600])
+    s_n = schedule.q_sample(s_0, n, eps)
+    eps_theta = (eps + 0.3 * torch.randn_like(eps)).requires_grad_(True)
+    E_audio = torch.nn.functional.normalize(torch.randn(4, 512), dim=-1)
+    return {"s_0": s_0, "eps": eps, "n": n, "s_n": s_n, "eps_theta": eps_theta, "E_audio": E_audio}
+
+
+def loss_of(loss, b):
+    return loss(b["eps_theta"], b["s_n"], b["n"], b["E_audio"], s_0=b["s_0"])
+
+
+@pytest.mark.parametrize("reading", FACTORS)
+def test_gradient_factors(schedule, reading):
+    factors = gradient_factor(reading, schedule, STEPS)
+    torch.testing.assert_close(factors, torch.tensor(FACTORS[reading]), rtol=2e-3, atol=6e-5)
+
+
+def test_every_reading_is_tested():
+    assert set(FACTORS) == set(READINGS)
+
+
+def test_x0_is_posterior_at_step_zero(schedule):
+    s_n, eps = torch.randn(2, 1, 8, 32, 16)
+    zero = torch.tensor([0])
+    a, b = (latent_reading(r, schedule, s_n, zero, eps) for r in ("x0", "posterior"))
+    torch.testing.assert_close(a, b)
+
+
+def test_true_noise_gives_the_clean_latent(schedule, batch):
+    for reading in ("x0", "ddim"):
+        latent = latent_reading(reading, schedule, batch["s_n"][:1], batch["n"][:1], batch["eps"][:1])
+        # a jump of five from n = 5 lands on step 0, whose latent is almost clean
+        torch.testing.assert_close(latent, batch["s_0"][:1], atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "expected"),
+    [
+        ("paper", 0, 1.0),
+        ("paper", 200, 0.1),
+        ("paper", 999, 1.0116e-5),
+        ("constant", 999, 1.0),
+        ("step", 200, 1.0),
+        ("step", 201, 0.0),
+        ("step:100", 101, 0.0),
+        ("exponential:30", 30, 0.5),
+        ("snr", 0, 0.9985),
+        ("min-snr", 0, 1.0),
+        ("min-snr", 999, 1.423e-4 / 5),
+    ],
+)
+def test_weights(kind, n, expected):
+    assert step_weight(torch.tensor([n]), kind).item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_paper_weight_moments():
+    # facts H: expectation over uniform n, and where its mass lies
+    w = step_weight(torch.arange(1000))
+    assert w.mean().item() == pytest.approx(0.08736, abs=1e-5)
+    assert (w[:200].sum() / w.sum()).item() == pytest.approx(0.90, abs=0.005)
+
+
+def test_paper_weight_is_an_exponential():
+    n = torch.arange(1000)
+    torch.testing.assert_close(step_weight(n), step_weight(n, "exponential"), rtol=1e-4, atol=1e-9)
+
+
+def test_weight_may_be_a_callable():
+    assert step_weight(torch.tensor([3]), lambda n: n * 2.0).item() == 6.0
+
+
+@pytest.mark.parametrize(
+    "kind", ["papers", "step:x", "exponential:-3", "exponential:0", "constant:3", "step:nan"]
+)
+def test_bad_weights(kind):
+    with pytest.raises(ValueError, match="weighting"):
+        LatentCLAPLoss(LatentCLAP(width=4), weighting=kind)
+
+
+def test_no_gradient_reaches_phi(phi, batch):
+    E_audio = batch["E_audio"].requires_grad_(True)
+    loss_of(LatentCLAPLoss(phi), batch | {"E_audio": E_audio}).backward()
+    assert batch["eps_theta"].grad.abs().sum() > 0
+    assert all(p.grad is None for p in phi.parameters())
+    assert E_audio.grad is None
+
+
+def test_phi_is_left_as_it_was(phi, batch):
+    before = {k: v.clone() for k, v in phi.state_dict().items()}
+    loss = LatentCLAPLoss(phi)
+    a, b = loss_of(loss, batch), loss_of(loss, batch)
+    assert torch.equal(a, b)  # evaluation mode: no dropout
+    assert phi.training
+    assert all(torch.equal(v, before[k]) for k, v in phi.state_dict().items())  # batch norm saw nothing
+    assert not list(loss.parameters())
+
+
+def test_sum_is_512_means(phi, batch):
+    mean, total = (loss_of(LatentCLAPLoss(phi, reduction=r), batch) for r in ("mean", "sum"))
+    torch.testing.assert_close(total, 512 * mean)
+
+
+def test_eq_3_by_hand(phi, schedule, batch):
+    x0 = schedule.predict_x0(batch["s_n"], batch["n"], batch["eps_theta"])
+    phi.eval()
+    with torch.no_grad():
+        squares = (batch["E_audio"] - phi(x0)).square().mean(1)
+    phi.train()
+    expected = (10.0 ** (-batch["n"] / 200) * squares).mean()
+    torch.testing.assert_close(loss_of(LatentCLAPLoss(phi), batch), expected)
+
+
+def test_renoised_needs_s_0(phi, batch):
+    with pytest.raises(ValueError, match="s_0"):
+        loss_of(LatentCLAPLoss(phi, reading="renoised"), batch | {"s_0": None})
+
+
+@pytest.mark.parametrize("options", [{"reading": "x1"}, {"reduction": "max"}])
+def test_bad_options(phi, options):
+    with pytest.raises(ValueError, match="unknown"):
+        LatentCLAPLoss(phi, **options)
+
+
+def test_clamp_and_normalize(phi, batch):
+    plain = loss_of(LatentCLAPLoss(phi), batch)
+    assert not torch.equal(loss_of(LatentCLAPLoss(phi, normalize=True), batch), plain)
+    assert torch.equal(loss_of(LatentCLAPLoss(phi, clamp=1e9), batch), plain)
+
+
+def test_eq_4_with_lambda_zero_is_eq_1(phi, batch):
+    ddpm = ddpm_loss(batch["eps_theta"], batch["eps"])
+    total = total_loss({"ddpm": ddpm, "lclap": torch.tensor(float("nan"))}, {"ddpm": 1.0, "lclap": 0.0})
+    assert torch.equal(total, ddpm)
+    total = total_loss({"ddpm": ddpm, "lclap": ddpm}, {"ddpm": 1.0, "lclap": 3.0})
+    torch.testing.assert_close(total, 4 * ddpm)
+    with pytest.raises(ValueError, match="nothing to train"):
+        total_loss({"ddpm": ddpm}, {"ddpm": 0})
+
+
+def test_ddpm_loss_is_a_mean_per_element():
+    a, b = torch.randn(2, 3, 8, 4, 4)
+    torch.testing.assert_close(ddpm_loss(a, b), torch.nn.functional.mse_loss(a, b))
+    assert ddpm_loss(a, b, reduction="none").shape == (3,)

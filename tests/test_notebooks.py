@@ -1,0 +1,110 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from latentclap.files import read_json
+from latentclap.workflow import run_folder
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+PAPERMILL = str(Path(sys.executable).with_name("papermill"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def papermill(*arguments, runs, cwd, **options):
+    environment = os.environ | {"LATENTCLAP_RUNS": str(runs), "OMP_NUM_THREADS": "1", "LATENTCLAP_DATA": ""}
+    return subprocess.run(
+        [PAPERMILL, *map(str, arguments), "-k", "python3"],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, **options,
+    )  # fmt: skip
+
+
+def test_all_eight_are_there():
+    assert [p.stem[:2] for p in NOTEBOOKS] == [f"0{i}" for i in range(8)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(not c.outputs and c.execution_count is None for c in code)
+    assert "parameters" in code[0].metadata.get("tags", [])
+    for line in code[0].source.splitlines():
+        # annotated and explained: papermill --help-notebook prints both
+        assert re.match(r"^\w+: [\w\[\]]+ = .+  # .+", line), line
+    assert f'start("{path.stem}", globals())' in code[1].source
+    assert not re.search(r"/home/|/root/|/work/|/tmp/", "".join(c.source for c in notebook.cells))
+    for cell in code:
+        longest = max(
+            (len(b.splitlines()) for b in re.findall(r"^def .*?(?=^\S|\Z)", cell.source, re.M | re.S)),
+            default=0,
+        )
+        assert longest <= 12, f"{path.stem}: a helper of {longest} lines belongs into src"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_runs_alone(path, tiny_profile, runs, tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    done = papermill(path, "out.ipynb", "-p", "profile", tiny_profile, runs=runs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert all(c.execution_count for c in executed.cells if c.cell_type == "code")
+    folder = tmp_path / run_folder(tmp_path / "out.ipynb")
+    assert (folder / "metrics.json").is_file()
+    assert read_json(folder / "provenance.json")["profile"] == "tiny"
+
+
+def test_an_unknown_parameter_fails_clearly(runs, tmp_path):
+    done = papermill(
+        ROOT / "notebooks/03_finetune.ipynb", "out.ipynb", "-p", "lamm", 1000, runs=runs, cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "unknown parameter lamm; this notebook knows profile, lam" in done.stderr
+
+
+def test_a_wrong_type_fails_clearly(runs, tmp_path):
+    done = papermill(
+        ROOT / "notebooks/03_finetune.ipynb", "out.ipynb", "-p", "lam", "many", runs=runs, cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "parameter lam='many': must be of type float" in done.stderr
+
+
+@pytest.mark.skipif(
+    not shutil.which("script"), reason="util-linux's script, for a pseudo-terminal, is not here"
+)
+def test_the_short_form_in_a_terminal(runs, tmp_path):
+    """Without an output path papermill refuses in a terminal; the README says so and gives the form that works."""
+    command = f"{PAPERMILL} {ROOT}/notebooks/03_finetune.ipynb -p lam 1000"
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "OUTPUT_PATH" in done.stdout
+    assert "papermill notebooks/03_finetune.ipynb out.ipynb -p lam 1000" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.skipif(
+    not shutil.which("script"), reason="util-linux's script, for a pseudo-terminal, is not here"
+)
+def test_the_long_form_in_a_terminal(tiny_profile, runs, tmp_path):
+    notebook = ROOT / "notebooks/03_finetune.ipynb"
+    command = f"{PAPERMILL} {notebook} out.ipynb -k python3 -p lam 1000 -p profile {tiny_profile}"
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        cwd=tmp_path, env=os.environ | {"LATENTCLAP_RUNS": str(runs)}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    folder = tmp_path / run_folder(tmp_path / "out.ipynb")
+    assert read_json(folder / "config.json")["parameters"]["lam"] == 1000.0

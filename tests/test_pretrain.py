@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from latentclap import FoleySystem, LatentCLAP
+from latentclap.embeddings import JudgeEmbedding
+from latentclap.errors import InputError
+from latentclap.files import read_json
+from latentclap.models import size
+from latentclap.pretrain import corpus as corpora
+from latentclap.pretrain import tasks
+from latentclap.pretrain.corpus import Corpus
+from latentclap.pretrain.stages import STAGES, Work, run_stage
+
+
+def test_the_family_loads(tiny_family):
+    system = FoleySystem.from_pretrained(tiny_family)
+    assert system.generate(["rain"], 1, steps=2).shape == (1, size("tiny")["frames"] * 160)
+    # posterior samples of the training clips have unit spread by the scale factor (facts A3)
+    assert 0.01 < system.vae.config.scaling_factor < 100
+    phi = LatentCLAP.from_pretrained(tiny_family / "latent_clap")
+    assert phi(torch.zeros(1, *system.latent_shape)).shape == (1, 512)
+    judge = JudgeEmbedding(tiny_family / "judge")
+    assert judge.classify(np.zeros((1, 16000), np.float32)).shape == (1, 7)
+
+
+def test_the_card_says_what_it_was_trained_on(tiny_family):
+    card = read_json(tiny_family / "model_card.json")
+    assert set(card["stages"]) == set(STAGES)
+    assert sum(row["clips"] for row in card["corpus"]) == 7 * 3
+    assert card["real_clips"] == 0
+    for name, digest in card["files"].items():
+        from latentclap.files import file_sha256
+
+        assert file_sha256(tiny_family / name) == digest
+
+
+def test_corpus_round_trip_and_prompts(tiny_family):
+    corpus = corpora.load(tiny_family.parent / "corpus.safetensors")
+    assert corpus.wave.dtype == torch.int16
+    assert len(set(map(bytes, corpus.wave.numpy()))) == len(corpus)
+    texts = corpus.texts()
+    assert all(pair[1].startswith("This is a sound of ") for pair in texts)
+    assert len({pair[0] for pair in texts}) > len(corpus) // 2
+    assert len(corpus.subset(lambda i: corpus.cls[i] == "rain")) == 3
+
+
+def test_stages_refuse_what_is_missing(tmp_path):
+    corpus = Corpus(torch.zeros(2, 10240, dtype=torch.int16), ["rain"] * 2, ["rain"] * 2, ["procedural"] * 2)
+    with pytest.raises(InputError, match="stage 'vae' has left no weights"):
+        run_stage("ldm", Work(tmp_path, "tiny", corpus), steps=1)
+    with pytest.raises(InputError, match="unknown stage"):
+        run_stage("ldn", Work(tmp_path, "tiny", corpus))
+
+
+def test_an_empty_corpus(tmp_path):
+    with pytest.raises(InputError, match="would be empty"):
+        corpora.build(tmp_path / "c.safetensors", samples=100, per_class=0, workers=1)
+
+
+def test_stft_loss_is_zero_for_itself_and_grows():
+    x = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    losses = [tasks.stft_loss(x + a * torch.randn_like(x), x).item() for a in (0, 0.1, 1)]
+    assert losses[0] == pytest.approx(0, abs=1e-5)
+    assert losses == sorted(losses)
+
+
+def rngs(count):
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def test_random_draws_are_per_item():
+    assert torch.equal(tasks.uniform(rngs(3), 2)[:2], tasks.uniform(rngs(2), 2))
+    like = torch.zeros(2, 3, 4)
+    assert tasks.normal(rngs(2), like).shape == like.shape
+    assert tasks.randint(rngs(50), 3).unique().tolist() == [0, 1, 2]
+
+
+def test_crops_of_mel_and_wave_are_aligned():
+    """The vocoder's target is the wave under the mel frames that it is given."""
+    frames = torch.arange(20.0)[None, :, None].expand(2, 20, 1)
+    starts = torch.tensor([0, 7])
+    mel = tasks.crop(frames, starts, 5)[..., 0]
+    wave = tasks.crop(frames[..., 0].repeat_interleave(160, dim=1), starts * 160, 5 * 160)
+    assert torch.equal(wave.view(2, 5, 160)[..., 0], mel)
+
+
+def test_guidance_drop_rate(tiny):
+    """About a tenth of the conditions are the empty prompt's (facts A4)."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, s, n, *, encoder_hidden_states, class_labels):
+            seen.append(class_labels)
+            return type("Out", (), {"sample": s})
+
+    empty = torch.full((512,), 7.0)
+    task = tasks.LDMTask(Spy(), empty, tiny.schedule)
+    batch = {
+        "mean": torch.zeros(600, 8, 4, 4),
+        "logvar": torch.zeros(600, 8, 4, 4),
+        "E": torch.zeros(600, 2, 512),
+    }
+    task(batch, rngs(600))
+    assert (seen[0][:, 0] == 7).float().mean().item() == pytest.approx(0.1, abs=0.04)

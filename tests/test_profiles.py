@@ -1,0 +1,61 @@
+import pytest
+
+from latentclap.errors import InputError
+from latentclap.profiles import load_profile, names
+
+
+def test_all_shipped_profiles_load():
+    assert names() == ["mini", "paper", "quick"]
+    for name in names():
+        assert load_profile(name).name == name
+
+
+def test_the_paper_s_numbers():
+    # sections IV-A and IV-B
+    paper = load_profile("paper")
+    assert (paper.finetune.epochs, paper.finetune.lr) == (500, 3e-6)
+    assert (paper.finetune.lam, paper.finetune.lam_tuning) == (2000, 1000)
+    assert (paper.generate.steps, paper.generate.guidance_scale) == (200, 2.0)
+    assert paper.evaluate.clips_per_class == 100
+    assert paper.sweep.epochs == 100
+
+
+def test_override():
+    profile = load_profile("quick").override(finetune__epochs=7, sweep__lams=[1, 2])
+    assert profile.finetune.epochs == 7
+    assert profile.sweep.lams == (1.0, 2.0)
+    assert load_profile("quick").finetune.epochs != 7
+    with pytest.raises(InputError, match=r"no value finetune\.epoch"):
+        profile.override(finetune__epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[finetune]\nepoch = 3", "unknown key 'epoch'"),
+        ("[tuning]\nx = 3", "unknown section or key 'tuning'"),
+        ('[finetune]\nepochs = "3"', "must be of type int"),
+        ("[finetune]\nepochs = true", "must be of type int"),
+        ("[sweep]\nlams = 3", "must be a list"),
+        ("finetune = 3", "must be a table"),
+        ("[finetune", "not valid TOML"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_profile(path)
+
+
+def test_own_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[finetune]\nlr = 1\n")
+    profile = load_profile(str(path))
+    assert profile.name == "mine"
+    assert profile.finetune.lr == 1.0
+
+
+def test_unknown_profile():
+    with pytest.raises(InputError, match="there are mini, paper, quick"):
+        load_profile("quik")

@@ -1,0 +1,87 @@
+import pytest
+
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, read_json, write_json
+from latentclap.runs import check_parameters, config_hash, start
+
+
+@pytest.fixture(autouse=True)
+def own_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("LATENTCLAP_DATA", raising=False)
+
+
+def namespace(**values):
+    hints = {"profile": str, "lam": float, "seeds": list[int], "force": bool, "data_dir": str}
+    base = {"profile": "quick", "lam": 2000.0, "seeds": [], "force": False, "data_dir": ""}
+    return {"__annotations__": hints, **base, "In": [], "start": start, **values}
+
+
+def test_parameters_are_converted():
+    assert check_parameters(namespace(lam=3, seeds=[1]))["lam"] == 3.0
+
+
+def test_unknown_parameter():
+    with pytest.raises(InputError, match="unknown parameter lamm; this notebook knows profile, lam"):
+        start("03_finetune", namespace(lamm=1000))
+
+
+@pytest.mark.parametrize("bad", [{"lam": "1000"}, {"seeds": 3}, {"force": 1}, {"seeds": [1.5]}])
+def test_wrong_types(bad):
+    with pytest.raises(InputError, match=f"parameter {next(iter(bad))}="):
+        start("03_finetune", namespace(**bad))
+
+
+def test_start_opens_a_folder_named_by_the_configuration(tmp_path, capsys):
+    a, b = start("x", namespace()), start("x", namespace(lam=1.0))
+    assert a.folder != b.folder
+    assert a.folder.parent == tmp_path / "runs" / "quick" / "x"
+    assert start("x", namespace(force=True)).folder == a.folder
+    assert "lam = 2000.0" in capsys.readouterr().out
+
+
+def test_data_folder_of_make_book(monkeypatch):
+    monkeypatch.setenv("LATENTCLAP_DATA", "/somewhere")
+    space = namespace()
+    run = start("x", space)
+    assert space["data_dir"] == run.data_dir == "/somewhere"
+    assert start("x", namespace(data_dir="/mine")).data_dir == "/mine"
+
+
+def test_once_records_and_reuses(capsys):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {"n": len(calls)}
+
+    assert start("x", namespace()).once("r", make) == {"n": 1}
+    assert start("x", namespace()).once("r", make) == {"n": 1}
+    assert "reused" in capsys.readouterr().out
+    assert start("x", namespace(force=True)).once("r", make) == {"n": 2}
+
+
+def test_save_metrics(tmp_path):
+    run = start("x", namespace())
+    record = run.save_metrics({"fad": 1.5}, seed=0)
+    assert read_json(run.folder / "metrics.json") == {"fad": 1.5}
+    assert read_json(run.folder / "provenance.json")["seed"] == 0
+    assert {"commit", "device", "versions", "wall_seconds", "config_hash"} <= set(record)
+
+
+def test_hash_depends_on_everything_but_order():
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+    assert config_hash({"a": 1}) != config_hash({"a": 2})
+
+
+def test_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path) == {"x": 1}
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.json"]

@@ -1,0 +1,219 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from latentclap import FoleySystem
+from latentclap.errors import InputError
+from latentclap.models import random_system
+from latentclap.system import item_seed, tuning_layer
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """A tiny system with a tuning layer that is not the identity."""
+    system = random_system("tiny", seed=1)
+    torch.manual_seed(2)
+    system.tuning = tuning_layer()
+    with torch.no_grad():
+        system.tuning.weight.add_(0.05 * torch.randn(512, 512))
+        system.tuning.bias.add_(0.5 * torch.randn(512))
+    return system.eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tuned, tmp_path_factory):
+    return tuned.save_pretrained(tmp_path_factory.mktemp("systems") / "tuned")
+
+
+def latents(system, seeds=(3,), **options):
+    return system.generate_latents(["rain"] * len(seeds), list(seeds), **{"steps": 6, **options})
+
+
+def test_generate_shape_rate_and_seed(tiny):
+    waves = tiny.generate(classes=["rain", "DogBark"], n=2, steps=3, seed=5)
+    assert waves.shape == (4, tiny.frames * 160)
+    assert waves.dtype == np.float32
+    assert tiny.sampling_rate == 16000
+    assert np.array_equal(waves, tiny.generate(classes=["rain", "dog_bark"], n=2, steps=3, seed=5))
+
+
+def test_an_item_does_not_depend_on_its_company(tiny):
+    texts = tiny.texts(["rain", "gunshot"])
+    seeds = [item_seed(0, t, 0) for t in texts]
+    both = tiny.generate_latents(texts, seeds, steps=4, batch_size=2)
+    alone = tiny.generate_latents(texts[1:], seeds[1:], steps=4)
+    torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_first_goes_on_where_a_call_ended(tiny):
+    three = tiny.generate(["rain"], 3, steps=2, seed=1)
+    rest = tiny.generate(["rain"], 2, steps=2, seed=1, first=1)
+    np.testing.assert_allclose(three[1:], rest, atol=1e-9)
+
+
+def test_seeds_and_prompts_matter(tiny):
+    a = latents(tiny)
+    assert not torch.allclose(a, latents(tiny, seeds=(4,)))
+    assert not torch.allclose(a, tiny.generate_latents(["a gun shot"], [3], steps=6, guidance_scale=5.0))
+
+
+def test_guidance_one_is_the_conditional_model(tiny):
+    # scale 1 runs one half of the batch: the same answer as the guided sum at weight one
+    near = latents(tiny, guidance_scale=1 + 1e-7)
+    torch.testing.assert_close(latents(tiny, guidance_scale=1.0), near, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["cat"]}, "unknown class 'cat'"),
+        ({"classes": []}, "no class given"),
+        ({"classes": ["rain"], "prompts": ["rain"]}, "not both"),
+        ({"prompts": [" "]}, "not empty"),
+        ({"classes": ["rain"], "n": 0}, "at least 1"),
+        ({"classes": ["rain"], "steps": 0}, "between 1 and 1000"),
+        ({"classes": ["rain"], "guidance_scale": -1}, "zero or more"),
+        ({"classes": ["rain"], "sampler": "euler", "steps": 2}, "unknown sampler"),
+    ],
+)
+def test_bad_requests(tiny, options, message):
+    with pytest.raises(InputError, match=message):
+        tiny.generate(**options)
+
+
+def test_encode_decode_shapes(tiny):
+    waves = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32) * 0.1
+    s_0 = tiny.encode(waves)
+    assert s_0.shape == (2, *tiny.latent_shape)
+    assert tiny.decode(s_0).shape == (2, tiny.samples)
+    assert tiny.decode(s_0[:1]).shape == (1, tiny.samples)  # SpeechT5HifiGan squeezes a batch of one
+    assert torch.equal(tiny.encode(waves, seed=1), tiny.encode(waves, seed=1))
+    assert not torch.equal(tiny.encode(waves, seed=1), s_0)
+
+
+def test_encode_scales(tiny):
+    waves = np.random.default_rng(0).standard_normal((1, tiny.samples)).astype(np.float32) * 0.1
+    plain = tiny.encode(waves)
+    scaled = random_system("tiny", seed=0)
+    scaled.vae.register_to_config(scaling_factor=2 * tiny.vae.config.scaling_factor)
+    torch.testing.assert_close(scaled.encode(waves), 2 * plain)
+    torch.testing.assert_close(scaled.decode_mel(2 * plain), tiny.decode_mel(plain))
+
+
+def test_embeddings_are_unit_and_fixed(tiny):
+    waves = np.random.default_rng(0).standard_normal((2, 80000)).astype(np.float32)
+    E = tiny.encode_audio(waves)  # longer than CLAP's window: its extractor would crop at random
+    assert torch.equal(E, tiny.encode_audio(waves))
+    torch.testing.assert_close(E.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(tiny.encode_text(["a", "b c"]).norm(dim=1), torch.ones(2))
+    score = tiny.similarity(waves, ["rain", "rain"])
+    assert score.shape == (2,)
+    assert np.abs(score).max() <= 1
+
+
+def test_frozen_parts_stay_frozen(tiny):
+    trains = {name for name, part in tiny.parts.items() for p in part.parameters() if p.requires_grad}
+    assert trains == {"unet"}
+
+
+def test_without_clap_says_what_to_do(tiny):
+    import copy
+
+    system = copy.copy(tiny)
+    system.clap = None
+    with pytest.raises(InputError, match="judge="):
+        system.similarity(np.zeros((1, 16000)), ["rain"])
+
+
+def test_round_trip_is_exact(tuned, saved):
+    again = FoleySystem.from_pretrained(saved)
+    assert torch.equal(latents(tuned), latents(again))
+    assert torch.equal(again.tuning.weight, tuned.tuning.weight)
+    assert again.frames == tuned.frames
+    assert torch.equal(tuned.encode_text(["rain"]), again.encode_text(["rain"]))
+
+
+def test_diffusers_opens_it(tuned, saved):
+    """Same noise, same mel within 1e-4, tuning layer included: it is folded into the class embedding."""
+    from diffusers import AudioLDMPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = AudioLDMPipeline.from_pretrained(saved)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, *tuned.latent_shape), generator=torch.Generator().manual_seed(3))
+    seen = {}
+    # an untrained vocoder's waves are near zero whatever it is given: compare what it is given
+    pipeline.mel_spectrogram_to_waveform = lambda mel: seen.setdefault("mel", mel)[:, 0, :, 0]
+    for steps in (4, 7):
+        seen.clear()
+        pipeline(
+            "rain",
+            audio_length_in_s=tuned.seconds,
+            num_inference_steps=steps,
+            guidance_scale=2.0,
+            latents=noise.clone(),
+        )
+        ours = tuned.decode_mel(latents(tuned, steps=steps))
+        assert ours.std() > 0.01
+        torch.testing.assert_close(seen["mel"], ours, rtol=1e-4, atol=1e-4)
+
+
+def test_the_tuning_layer_matters(tuned):
+    plain = random_system("tiny", seed=1)
+    assert not torch.allclose(latents(plain), latents(tuned), atol=1e-3)
+
+
+def test_identity_tuning_changes_nothing(tiny):
+    import copy
+
+    system = copy.copy(tiny)
+    system.tuning = tuning_layer()
+    torch.testing.assert_close(latents(system), latents(tiny))
+
+
+def test_half_precision_folder_is_smaller(tuned, tmp_path):
+    import os
+
+    def size(folder):
+        return sum(
+            os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(folder) for f in fs if "safe" in f
+        )
+
+    full = size(tuned.save_pretrained(tmp_path / "full"))
+    half = size(tuned.save_pretrained(tmp_path / "half", dtype=torch.float16, pipeline=False))
+    assert half < 0.75 * full  # the tuning factors stay float32
+    again = FoleySystem.from_pretrained(tmp_path / "half")
+    assert next(again.unet.parameters()).dtype == torch.float32
+    torch.testing.assert_close(latents(again), latents(tuned), rtol=0.05, atol=0.05)
+
+
+def test_saving_spares_other_folders(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="holds other things"):
+        tiny.save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_is_not_there(tmp_path, saved):
+    with pytest.raises(InputError, match="give a folder, 'mini', or a hub name"):
+        FoleySystem.from_pretrained("maxi")
+    with pytest.raises(InputError, match="unet, vae, vocoder"):
+        FoleySystem.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="hub did not give it"):
+        FoleySystem.from_pretrained("nobody/nothing")
+
+
+def test_model_index(saved):
+    index = json.loads((saved / "model_index.json").read_text())
+    assert index["_class_name"] == "AudioLDMPipeline"
+    assert all((saved / part).is_dir() for part in index if not part.startswith("_"))
+
+
+def test_item_seeds_differ():
+    seeds = {item_seed(s, t, i) for s in range(3) for t in ("a", "b") for i in range(5)}
+    assert len(seeds) == 30

@@ -1,0 +1,228 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from latentclap.errors import InputError
+from latentclap.train import (
+    EMA,
+    Task,
+    TensorBatches,
+    TrainConfig,
+    TrainingError,
+    item_generators,
+    learning_rate,
+    sample_order,
+    train,
+)
+
+
+class Regression(Task):
+    """Fit y = W x with dropout and per-item noise: every kind of randomness that real tasks have."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 2))
+
+    def forward(self, batch, rngs):
+        noise = torch.stack([torch.randn(2, generator=g) for g in rngs])
+        square = (self.net(batch["x"]) - batch["y"] - 0.1 * noise).square().mean()
+        return {"loss": square, "rmse": square.sqrt()}
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(23, 4, generator=generator)
+    return TensorBatches({"x": x, "y": x[:, :2] * 2})
+
+
+def config(**changes):
+    return TrainConfig(
+        **{"steps": 30, "batch_size": 4, "lr": 0.02, "ema_decay": 0.9, "log_every": 5, **changes}
+    )
+
+
+def weights(task):
+    return torch.cat([v.flatten().double() for v in task.net.state_dict().values()])
+
+
+def test_each_item_once_per_epoch():
+    stream = sample_order(0, 46, 23, seed=1)
+    assert sorted(stream[:23]) == sorted(stream[23:]) == list(range(23))
+    assert stream[:23] != stream[23:]
+    # any cut of the stream gives the same stream
+    assert sample_order(20, 9, 23, seed=1) == stream[20:29]
+
+
+def test_generators_follow_the_position():
+    a, b = (item_generators(0, p, 3) for p in (0, 1))
+    assert torch.equal(torch.rand(2, generator=a[1]), torch.rand(2, generator=b[0]))
+
+
+def test_it_learns_and_logs(data, tmp_path):
+    result = train(Regression(), data, config(steps=200), tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert lines == result.history
+    assert lines[-1]["loss"] < 0.3 * lines[0]["loss"]
+    assert {"step", "seconds", "loss", "rmse", "lr", "grad_norm"} <= set(lines[0])
+    assert result.finished
+
+
+def test_resume_is_exact(data, tmp_path):
+    whole = Regression()
+    train(whole, data, config(), tmp_path / "whole", progress=False)
+    for stop in (1, 13):
+        parts = Regression(seed=9)
+        folder = tmp_path / f"parts{stop}"
+        first = Regression()
+
+        class Stop(Exception):
+            pass
+
+        def interrupt(step, stop=stop):
+            if step >= stop:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(first, data, config(checkpoint_seconds=0), folder, progress=False, on_checkpoint=interrupt)
+        result = train(parts, data, config(), folder, progress=False)
+        assert torch.equal(weights(parts), weights(whole))
+        assert [line["step"] for line in result.history] == [1, 5, 10, 15, 20, 25, 30]
+
+
+def test_lines_after_the_checkpoint_are_dropped(data, tmp_path):
+    train(Regression(), data, config(steps=10), tmp_path, progress=False)
+    with open(tmp_path / "stats.jsonl", "a") as stream:
+        stream.write('{"step": 11, "loss": 1.0}\n{"step": 12, "lo')  # what a kill leaves
+    result = train(Regression(), data, config(steps=10), tmp_path, progress=False)
+    assert result.history[-1]["step"] == 10
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_train import Regression, TensorBatches, config, train, weights
+import time
+class Slow(Regression):
+    def forward(self, batch, rngs):
+        time.sleep(0.02)
+        return super().forward(batch, rngs)
+generator = torch.Generator().manual_seed(0)
+x = torch.randn(23, 4, generator=generator)
+task = Slow()
+data = TensorBatches(dict(x=x, y=x[:, :2] * 2))
+train(task, data, config(steps=60, checkpoint_seconds=0.1), sys.argv[1], progress=False)
+torch.save(weights(task), sys.argv[1] + "/final.pt")
+"""
+
+
+def test_kill_9_and_the_same_command(data, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__)))
+
+    def start(folder):
+        return subprocess.Popen([sys.executable, script, folder], stderr=subprocess.PIPE)
+
+    folder = tmp_path / "killed"
+    process = start(folder)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "final.pt").is_file()
+    killed, whole = start(folder), start(tmp_path / "whole")
+    assert killed.wait(120) == 0, killed.stderr.read()
+    assert whole.wait(120) == 0, whole.stderr.read()
+    assert torch.equal(torch.load(folder / "final.pt"), torch.load(tmp_path / "whole" / "final.pt"))
+
+
+def test_accumulation_is_one_large_batch(data, tmp_path):
+    """Without dropout and batch statistics, 2 x 4 items are 8 items."""
+
+    class Plain(Regression):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 2)
+            nn.init.ones_(self.net.weight)
+
+    a, b = Plain(), Plain()
+    train(a, data, config(batch_size=8, ema_decay=0.0), tmp_path / "a", progress=False)
+    train(b, data, config(batch_size=4, grad_accum=2, ema_decay=0.0), tmp_path / "b", progress=False)
+    torch.testing.assert_close(a.net.weight, b.net.weight)
+
+
+def test_other_settings_are_refused(data, tmp_path):
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    with pytest.raises(InputError, match=r"other settings \(lr\).*another folder"):
+        train(Regression(), data, config(steps=2, lr=0.5), tmp_path, progress=False)
+
+
+def test_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
+    class Explodes(Regression):
+        def forward(self, batch, rngs):
+            terms = super().forward(batch, rngs)
+            self.calls = getattr(self, "calls", 0) + 1
+            return terms if self.calls < 4 else {**terms, "loss": terms["loss"] * float("nan")}
+
+    with pytest.raises(TrainingError, match="loss is not finite at step 3"):
+        train(Explodes(), data, config(checkpoint_seconds=0), tmp_path, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
+    assert all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
+
+
+def test_time_budget_leaves_a_checkpoint(data, tmp_path):
+    result = train(Regression(), data, config(steps=10**6, minutes=1e-4), tmp_path, progress=False)
+    assert not result.finished
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == result.step
+
+
+def test_ema_formula():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    ema = EMA({"net": net}, 0.5)
+    nn.init.ones_(net.weight)
+    expected = 0.0
+    for k in range(8):
+        ema.update({"net": net})
+        decay = min(0.5, (1 + k) / (10 + k))
+        expected = decay * expected + (1 - decay)
+    ema.copy_to({"net": net})
+    assert net.weight.item() == pytest.approx(expected)
+
+
+def test_learning_rate():
+    c = TrainConfig(steps=100, lr=1.0, warmup_steps=10, schedule="cosine")
+    assert learning_rate(c, 0) == pytest.approx(0.1, rel=1e-3)
+    assert learning_rate(c, 50) == pytest.approx(0.5)
+    assert learning_rate(c, 99) < 0.001
+    assert learning_rate(TrainConfig(steps=100, lr=2.0), 99) == 2.0
+
+
+@pytest.mark.parametrize(
+    "bad", [{"batch_size": 0}, {"lr": 0}, {"lr": float("nan")}, {"ema_decay": 1.0}, {"schedule": "linear"}]
+)
+def test_bad_settings(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        config(**bad)
+
+
+def test_no_data(tmp_path):
+    with pytest.raises(InputError, match="no training data"):
+        train(Regression(), TensorBatches({"x": torch.zeros(0, 4)}), config(), tmp_path, progress=False)
+    with pytest.raises(InputError, match="unequal lengths"):
+        TensorBatches({"x": torch.zeros(3), "y": torch.zeros(2)})
+
+
+def test_tensorboard_events(data, tmp_path):
+    train(Regression(), data, config(steps=3, tensorboard=True), tmp_path, progress=False)
+    assert list((tmp_path / "tensorboard").glob("events*"))
