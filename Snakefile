@@ -32,8 +32,6 @@ PROSE = sorted(
 # what a notebook leaves for another one to find; running them in this order only saves time
 AFTER = {"03_finetune": ["00_data"], "04_table1": ["00_data"], "02_ablation": ["00_data"], "06_fig3": ["00_data"],
          "01_latent_clap": ["00_data"], "07_efficiency": ["04_table1"], "05_table2": [], "00_data": []}
-# the long ones first, so that no core waits at the end
-PRIORITY = {"00_data": 9, "04_table1": 8, "06_fig3": 7, "02_ablation": 6, "03_finetune": 5}
 
 Path(EXECUTED).mkdir(parents=True, exist_ok=True)
 # where `make book` finds the timings of what it just ran
@@ -63,7 +61,7 @@ rule book:
         f"{EXECUTED}/book.log",
     shell:
         # a page of another profile's run must not stay behind: the folders are made anew
-        "rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
+        "echo 'building the book' >&2; rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
         "{BIN}/python -m latentclap.book modelcard {input.card} && "
@@ -85,14 +83,24 @@ rule notebook:
         text=f"{EXECUTED}/{{name}}.log",
     benchmark:
         f"{EXECUTED}/{{name}}.tsv"
-    priority: 0
     params:
         profile=PROFILE,
     threads: 1
     shell:
         "{BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
-        "> {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
+        "> {log.text} 2>&1 || {{ echo \"{wildcards.name} failed; read {log.notebook}\" >&2; "
+        "tail -n 25 {log.text} >&2; exit 1; }}; echo \"{wildcards.name} done\" >&2; "
         "{BIN}/python -m latentclap.workflow artefacts {log.notebook} --listening > /dev/null && touch {output}"
+
+
+# the long ones first, so that no core waits at the end for the last of them
+use rule notebook as long_notebook with:
+    wildcard_constraints:
+        name="02_ablation|04_table1|06_fig3",
+    priority: 10
+
+
+ruleorder: long_notebook > notebook
 
 
 # --------------------------------------------------------------------------------------------- sweep

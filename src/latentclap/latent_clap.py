@@ -81,6 +81,9 @@ class LatentCLAP(nn.Module):
         self.out = nn.Linear(widths[-1], embed_dim)
         self.dropout, self.head_dropout = dropout, head_dropout
         self.apply(_init)
+        # Entries of a unit vector in 512 dimensions are near 0.04. With Xavier's weights the first outputs are some
+        # twenty times that, and the cheapest way down is a dead ReLU before them: a constant for all latents.
+        nn.init.normal_(self.out.weight, std=0.01)
 
     def forward(self, latent: Tensor) -> Tensor:
         """(B, channels, T, freq) -> (B, embed_dim).

@@ -17,6 +17,12 @@ def _noise(shape: Sequence[int], seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def _rows(cache: dict[str, Tensor], clips: int) -> Tensor:
+    """Numbers of ``clips`` clips spread evenly over a cache, which is in order of class; all for 0."""
+    length = len(cache["mean"])
+    return torch.linspace(0, length - 1, min(clips or length, length)).round().long()
+
+
 def _levels(schedule_steps: int, count: int) -> Tensor:
     """Steps at the middle of ``count`` equal parts of 0 ... N-1."""
     return ((torch.arange(count) + 0.5) * schedule_steps / count).long()
@@ -42,7 +48,7 @@ def heldout_losses(
         phi: the Latent CLAP encoder.
         cache: of held-out clips.
         levels: number of steps n, evenly spread.
-        clips: the first so many clips; 0: all.
+        clips: so many clips, spread over the classes; 0: all.
         seed: of the noise.
         batch_size: rows per forward pass.
 
@@ -50,28 +56,29 @@ def heldout_losses(
         Lists over the levels: n, ddpm (eq. 1), clap (mean over 512 dimensions of eq. 3's square, reading x0,
         before w), cosine (of E_latent and E_audio).
     """
-    count = min(clips or len(cache["mean"]), len(cache["mean"]))
-    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
-    E = system.condition(cache["E_text"][:count].to(system.device))
+    rows = _rows(cache, clips)
+    count = len(rows)
+    s_0, E_audio = cache["mean"][rows].to(system.device), cache["E_audio"][rows].to(system.device)
+    E = system.condition(cache["E_text"][rows].to(system.device))
     loss = LatentCLAPLoss(phi, schedule=system.schedule)
     out: dict[str, list[float]] = {"n": [], "ddpm": [], "clap": [], "cosine": []}
     for k, level in enumerate(_levels(system.schedule.steps, levels).tolist()):
         eps = _noise(s_0.shape, seed * 1000 + k).to(s_0)
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(0, count, batch_size):
             part = slice(i, i + batch_size)
             n = torch.full((len(s_0[part]),), level, device=s_0.device)
             s_n = system.schedule.q_sample(s_0[part], n, eps[part])
             eps_theta = system.eps_theta(s_n, n, E[part])
             E_latent = loss.embed(system.schedule.predict_x0(s_n, n, eps_theta))
-            rows.append(
+            columns.append(
                 (
                     ddpm_loss(eps_theta, eps[part], reduction="none"),
                     (E_audio[part] - E_latent).square().mean(1),
                     F.cosine_similarity(E_latent, E_audio[part], dim=-1),
                 )
             )
-        ddpm, clap, cosine = (torch.cat(column).mean().item() for column in zip(*rows, strict=True))
+        ddpm, clap, cosine = (torch.cat(column).mean().item() for column in zip(*columns, strict=True))
         for name, value in (("n", level), ("ddpm", ddpm), ("clap", clap), ("cosine", cosine)):
             out[name].append(value)
     return out
@@ -106,16 +113,17 @@ def noise_curve(
         system: gives schedule and UNet.
         cache: of held-out clips.
         levels: steps n; 0 is the clean latent.
-        clips: the first so many clips; 0: all.
+        clips: so many clips, spread over the classes; 0: all.
         seed: of the noise.
 
     Returns:
         Lists over the levels: n, noisy, x0; and mean_vector, the cosine of the constant mean embedding, the
         line that a useless encoder reaches.
     """
-    count = min(clips or len(cache["mean"]), len(cache["mean"]))
-    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
-    E = system.condition(cache["E_text"][:count].to(system.device))
+    rows = _rows(cache, clips)
+    count = len(rows)
+    s_0, E_audio = cache["mean"][rows].to(system.device), cache["E_audio"][rows].to(system.device)
+    E = system.condition(cache["E_text"][rows].to(system.device))
     out: dict[str, list[float]] = {"n": [], "noisy": [], "x0": [], "mean_vector": []}
     constant = F.cosine_similarity(E_audio.mean(0, keepdim=True), E_audio, dim=-1).mean().item()
     for level in levels:
@@ -129,35 +137,40 @@ def noise_curve(
     return out
 
 
-def gradient_ratio(
+def gradient_ratios(
     system: FoleySystem,
     phi: nn.Module,
     cache: dict[str, Tensor],
-    reading: str,
+    readings: Sequence[str],
     levels: Sequence[int],
     *,
     lam: float,
     weighting: str = "paper",
-    clips: int = 16,
+    clips: int = 14,
     seed: int = 0,
-) -> list[float]:
-    """λ |∂L_LCLAP/∂eps_theta| / |∂L_DDPM/∂eps_theta| at each step n: who steers the UNet where.
+) -> dict[str, list[float]]:
+    """λ |∂L_LCLAP/∂eps_theta| / |∂L_DDPM/∂eps_theta| at each step n, for each reading: who steers the UNet where.
 
     Measured at the UNet's output, on real latents with the pretrained prediction, mean over clips.
     """
-    count = min(clips, len(cache["mean"]))
-    s_0, E_audio = cache["mean"][:count].to(system.device), cache["E_audio"][:count].to(system.device)
-    E = system.condition(cache["E_text"][:count].to(system.device)).detach()
-    loss = LatentCLAPLoss(phi, schedule=system.schedule, reading=reading, weighting=weighting)
+    rows = _rows(cache, clips)
+    s_0, E_audio = cache["mean"][rows].to(system.device), cache["E_audio"][rows].to(system.device)
+    E = system.condition(cache["E_text"][rows].to(system.device)).detach()
+    losses = {
+        r: LatentCLAPLoss(phi, schedule=system.schedule, reading=r, weighting=weighting) for r in readings
+    }
     eps = _noise(s_0.shape, seed).to(s_0)
-    ratios = []
+    ratios: dict[str, list[float]] = {r: [] for r in readings}
     for level in levels:
-        n = torch.full((count,), level, device=s_0.device)
+        n = torch.full((len(rows),), level, device=s_0.device)
         s_n = system.schedule.q_sample(s_0, n, eps)
         with torch.no_grad():
-            predicted = system.eps_theta(s_n, n, E)
-        eps_theta = predicted.clone().requires_grad_(True)
-        (ours,) = torch.autograd.grad(lam * loss(eps_theta, s_n, n, E_audio, s_0=s_0), eps_theta)
+            eps_theta = system.eps_theta(s_n, n, E)
+        eps_theta = eps_theta.clone().requires_grad_(True)
         (base,) = torch.autograd.grad(ddpm_loss(eps_theta, eps), eps_theta)
-        ratios.append(float((ours.flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)).mean()))
+        for reading, loss in losses.items():
+            value = lam * loss(eps_theta, s_n, n, E_audio, s_0=s_0)
+            (ours,) = torch.autograd.grad(value, eps_theta)
+            ratio = ours.flatten(1).norm(dim=1) / base.flatten(1).norm(dim=1)
+            ratios[reading].append(float(ratio.mean()))
     return ratios

@@ -101,6 +101,8 @@ class SweepSection:
     weightings: tuple[str, ...] = ("paper", "constant", "step", "snr", "min-snr")
     readings: tuple[str, ...] = ("x0", "posterior", "ddim", "renoised")
     ablation_epochs: int = 100
+    heldout_clips: int = 0
+    heldout_levels: int = 10
 
 
 @dataclass(frozen=True)
