@@ -107,7 +107,7 @@ def tiny_family(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("family")
     samples = size("tiny")["frames"] * 160
-    corpus = corpora.build(folder / "corpus.safetensors", samples=samples, per_class=3, workers=1)
+    corpus = corpora.build(folder / "work" / "corpus.safetensors", samples=samples, per_class=3, workers=1)
     work = Work(folder / "work", "tiny", corpus)
     for stage in STAGES:
         run_stage(stage, work, steps=2)

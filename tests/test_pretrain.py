@@ -36,7 +36,7 @@ def test_the_card_says_what_it_was_trained_on(tiny_family):
 
 
 def test_corpus_round_trip_and_prompts(tiny_family):
-    corpus = corpora.load(tiny_family.parent / "corpus.safetensors")
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
     assert corpus.wave.dtype == torch.int16
     assert len(set(map(bytes, corpus.wave.numpy()))) == len(corpus)
     texts = corpus.texts()

@@ -10,6 +10,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from tqdm.auto import tqdm
 
 from latentclap.audio import repeat_to, to_model_rate
 from latentclap.classes import CLASSES, prompt
-from latentclap.data import load_dataset, read_clip
+from latentclap.data import Clip, load_dataset, read_clip
 from latentclap.errors import InputError
-from latentclap.files import atomic_path
+from latentclap.files import atomic_path, write_json
 from latentclap.foley import FAMILIES, synthesize
 
 #: added to every procedural seed, far from those of clip_seed (which are 63-bit hashes)
@@ -70,6 +71,28 @@ def _make(job: tuple[str, int, int]) -> tuple[np.ndarray, str, str]:
     return to_int16(to_model_rate(clip.wave, 22050), samples), cls, clip.caption
 
 
+def attribution(real: Sequence[str | Path], seed: int) -> list[dict[str, Any]]:
+    """Where the real clips of a corpus come from: one row per class, source and licence, with files and recordings.
+
+    Only the dev side by recording counts: it is what :func:`build` takes.
+    """
+    rows: dict[tuple[str, str, str], list[Clip]] = {}
+    for folder in real:
+        for clip in load_dataset(folder, seed=seed).split("dev"):
+            key = (clip.cls, clip.source or "not stated", clip.licence or "not stated")
+            rows.setdefault(key, []).append(clip)
+    return [
+        {
+            "class": cls,
+            "source": source,
+            "licence": licence,
+            "files": len(clips),
+            "recordings": sorted({clip.recording for clip in clips}),
+        }
+        for (cls, source, licence), clips in sorted(rows.items())
+    ]
+
+
 def build(
     path: str | Path,
     *,
@@ -112,6 +135,7 @@ def build(
         raise InputError("the corpus would be empty: ask for procedural clips or give a folder of recordings")
     waves, classes, captions, kinds = zip(*rows, strict=True)
     corpus = Corpus(torch.from_numpy(np.stack(waves)), list(classes), list(captions), list(kinds))
+    write_json(path.with_suffix(".json"), {"real": attribution(real, seed)})
     with atomic_path(path) as temporary:
         columns = {"cls": corpus.cls, "caption": corpus.caption, "kind": corpus.kind}
         save_file({"wave": corpus.wave}, temporary, metadata={k: "\n".join(v) for k, v in columns.items()})

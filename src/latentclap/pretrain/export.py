@@ -65,6 +65,7 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
             for kind, cls in kinds
         ],
         "real_clips": corpus.kind.count(REAL),
+        "real_sources": read_json(work.folder / "corpus.json")["real"],
         "stages": {
             stage: {**read_json(work.folder / stage / "summary.json"), **vars(STAGES[stage])}
             | {"steps": read_json(work.folder / stage / "summary.json")["steps"]}

@@ -19,7 +19,7 @@ from latentclap.files import atomic_path, read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, size
 from latentclap.pretrain import tasks
-from latentclap.pretrain.corpus import Corpus
+from latentclap.pretrain.corpus import REAL, Corpus
 from latentclap.system import FoleySystem
 from latentclap.train import Task, TensorBatches, TrainConfig, TrainResult, train
 
@@ -290,7 +290,15 @@ def run_stage(
         write_json(folder / "scale.json", {"scaling_factor": scale_factor(work)})
     write_json(
         folder / "summary.json",
-        {"step": result.step, "steps": config.steps, "seconds": result.seconds, "last": result.history[-1]},
+        {
+            "step": result.step,
+            "steps": config.steps,
+            "seconds": result.seconds,
+            # stages may be trained on different corpora: each says how large its own was
+            "corpus_clips": len(work.corpus),
+            "corpus_real": work.corpus.kind.count(REAL),
+            "last": result.history[-1],
+        },
     )
     return result
 
