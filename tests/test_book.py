@@ -357,6 +357,7 @@ def test_collect_drops_widgets_and_this_machines_paths(tmp_path):
         notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path
     ).notebook.read_text()
     assert "widget" not in text
+    assert '"bar"' not in text  # the progress bar's last words
     assert str(tmp_path) not in text
     assert "saved runs/x" in text
     assert '"lam": 1' in text

@@ -61,6 +61,9 @@ def collect_notebook(
     _check_executed(content, notebook)
     shelf = Shelf(static, page)
     for number, cell in enumerate(content.cells):
+        if "outputs" in cell:
+            # widgets are progress bars here: their scripts come from a CDN, and their text says nothing afterwards
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
         for output in cell.get("outputs", ()):
             where = f"{notebook}, cell {number}"
             _clean_output(output, f"{base.resolve()}{os.sep}")
@@ -140,9 +143,8 @@ def _rewrite_output(output: Any, shelf: Shelf, out: Path, bases: tuple[Path, ...
 
 
 def _clean_output(output: Any, root: str) -> None:
-    """Widgets would pull their scripts from a CDN; absolute paths of this machine tell a reader nothing."""
+    """Absolute paths of this machine tell a reader nothing."""
     data = output.get("data", {})
-    data.pop(_WIDGET, None)
     for mime in data:
         if mime.startswith("text/") or mime.endswith(("text/html", "text/plain")):
             data[mime] = data[mime].replace(root, "")
