@@ -31,6 +31,7 @@ from latentclap.evaluate import EvalResult, evaluate
 from latentclap.files import atomic_path, file_sha256, read_json, write_json
 from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
+from latentclap.measure import heldout_losses, summarise
 from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
 from latentclap.profiles import Profile
 from latentclap.runs import code_hash, config_hash, runs_root
@@ -303,6 +304,30 @@ class Lab:
             n_boot=self.profile.evaluate.n_boot,
             seed=seed,
         )
+
+    def score_point(
+        self, config: FinetuneConfig, *, clips_per_class: int = 0, force: bool = False
+    ) -> dict[str, Any]:
+        """Fine-tune a point of a sweep and score it: held-out eq. 1 and 3 and, with generated clips, average FAD.
+
+        Args:
+            config: the point; its seed is that of the generated clips too.
+            clips_per_class: generated clips per class; 0 leaves FAD out.
+            force: train again.
+        """
+        point, sweep = self.point(config, force=force), self.profile.sweep
+        losses = heldout_losses(
+            self.load(point),
+            self.phi,
+            self.cache("eval"),
+            clips=sweep.heldout_clips,
+            levels=sweep.heldout_levels,
+        )
+        scores: dict[str, Any] = summarise(losses)
+        if clips_per_class:
+            fad = self.fad(self.generate(point, clips_per_class, seed=config.seed), seed=config.seed)
+            scores |= {"fad": fad.average, "fad_name": fad.name}
+        return scores
 
     def similarity(self, generated: dict[str, np.ndarray]) -> dict[str, list[float]]:
         """Cosine similarity of each clip with its class prompt by the judging CLAP (V-A)."""
