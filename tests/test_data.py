@@ -429,3 +429,23 @@ def test_same_recording_under_two_licences(shared_data):
         sides.setdefault(groups[Path(row.file)], set()).add(row.file.parts[0])
     # the README tells that dogs of nc share recordings with permissive ones
     assert sum(len(side) == 2 for side in sides.values()) >= 5
+
+
+def test_at_most_spreads_over_recordings(tmp_path):
+    from latentclap.data import Clip, FoleyDataset
+    from latentclap.scan import DataReport
+
+    clips = tuple(
+        Clip(tmp_path / f"{side}{r}{k}.wav", "rain", group=f"{side}{r}", split=side)
+        for side in ("dev", "eval")
+        for r in range(4)
+        for k in range(3)
+    )
+    dataset = FoleyDataset(tmp_path, clips, DataReport.__new__(DataReport), "folder")
+    part = dataset.at_most(dev=5, evaluation=3)
+    assert len(part.split("dev")) == 5
+    assert len({c.recording for c in part.split("dev")}) == 4
+    assert len({c.recording for c in part.split("eval")}) == 3
+    assert part.clips == dataset.at_most(dev=5, evaluation=3).clips
+    assert part.clips != dataset.at_most(dev=5, evaluation=3, seed=1).clips
+    assert len(dataset.at_most()) == 24

@@ -7,6 +7,7 @@ has both, and else splits each class so that no recording is on both sides.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import warnings
 import zlib
@@ -71,6 +72,19 @@ class FoleyDataset:
         wanted = None if cls is None else canonical_class(cls)
         return [c for c in self.clips if c.split == name and wanted in (None, c.cls)]
 
+    def at_most(self, *, dev: int = 0, evaluation: int = 0, seed: int = 0) -> FoleyDataset:
+        """A part of the set: so many clips per class on each side (0: all), drawn by seed over the recordings.
+
+        Every recording gives one clip before any gives a second, so that few clips still are many sounds.
+        """
+        kept: list[Clip] = []
+        for side, count in (("dev", dev), ("eval", evaluation)):
+            for cls in self.classes:
+                clips = self.split(side, cls)
+                kept += _spread(clips, count, seed) if count else clips
+        order = {clip.path: i for i, clip in enumerate(self.clips)}
+        return replace(self, clips=tuple(sorted(kept, key=lambda clip: order[clip.path])))
+
     @property
     def classes(self) -> list[str]:
         """The classes that have a clip, in Table I's order."""
@@ -110,6 +124,17 @@ class FoleyDataset:
         """Hexadecimal digest of what is in the set: samples, classes, sides and captions, not paths."""
         lines = sorted(f"{c.split} {c.cls} {c.digest} {c.sr} {c.caption or ''}" for c in self.clips)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def _spread(clips: list[Clip], count: int, seed: int) -> list[Clip]:
+    """``count`` clips, round by round over the recordings in an order drawn by seed."""
+    recordings: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        recordings[clip.recording].append(clip)
+    names = sorted(recordings)
+    names = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    rounds = itertools.zip_longest(*(recordings[name] for name in names))
+    return [clip for clip in itertools.chain.from_iterable(rounds) if clip is not None][:count]
 
 
 def _row(name: str, clips: list[Clip] | tuple[Clip, ...]) -> dict[str, Any]:
@@ -203,7 +228,17 @@ def open_dataset(
                 seed=section.seed,
                 workers=workers or os.cpu_count() or 1,
             )
-    return load_dataset(folder, dev_fraction=section.dev_fraction, seed=section.seed)
+        return load_dataset(folder, dev_fraction=section.dev_fraction, seed=section.seed)
+    dataset = load_dataset(folder, dev_fraction=section.dev_fraction, seed=section.seed)
+    part = dataset.at_most(
+        dev=section.max_dev_per_class, evaluation=section.max_eval_per_class, seed=section.seed
+    )
+    if len(part) < len(dataset):
+        print(
+            f"{len(part)} of {len(dataset)} clips are used: at most {section.max_dev_per_class or 'all'} dev and"
+            f" {section.max_eval_per_class or 'all'} eval clips per class (the profile's [data])"
+        )
+    return part
 
 
 def _without_sideless(report: DataReport) -> DataReport:

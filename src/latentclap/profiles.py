@@ -28,12 +28,17 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Which clips: ``folder`` empty means the embedded procedural set of the sizes given."""
+    """Which clips: ``folder`` empty means the embedded procedural set of ``dev_per_class`` and ``eval_per_class``.
+
+    Of a folder at most ``max_dev_per_class`` and ``max_eval_per_class`` clips are used; 0 means all.
+    """
 
     folder: str = ""
     dev_per_class: int = 24
     eval_per_class: int = 24
     dev_fraction: float = 0.8
+    max_dev_per_class: int = 0
+    max_eval_per_class: int = 0
     seed: int = 0
 
 
