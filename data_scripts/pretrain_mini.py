@@ -38,6 +38,9 @@ def corpus(
     real: Annotated[
         list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; repeatable")
     ] = None,
+    other: Annotated[
+        list[Path] | None, typer.Option(help="folder of other recordings with a meta.csv; repeatable")
+    ] = None,
     real_copies: Annotated[int, typer.Option(help="how often each recording is in")] = 1,
     seed: Annotated[int, typer.Option(help="of procedural clips and of the split by recording")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = 2,
@@ -49,6 +52,7 @@ def corpus(
         per_class=per_class,
         per_family=per_family,
         real=real or (),
+        other=other or (),
         real_copies=real_copies,
         seed=seed,
         workers=workers,
@@ -69,6 +73,9 @@ def train(
     minutes: Annotated[
         float, typer.Option(help="stop after this time, with a checkpoint; 0: run to the end")
     ] = 0,
+    start: Annotated[
+        str, typer.Option(help="a trained family to go on from, for example mini (the package's own)")
+    ] = "",
     lr: Annotated[float | None, typer.Option(help="learning rate [default: the stage's own]")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
     seed: Annotated[int, typer.Option(help="of order and noise")] = 0,
@@ -79,6 +86,8 @@ def train(
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # an untrained vocoder's signals are tiny, and denormals are slow on a CPU
     folder = Work(work, size_name, corpora.load(work / "corpus.safetensors"), device)
+    if start:
+        folder.begin_with(start)
     for name in STAGES if stage == "all" else [stage]:
         result = run_stage(name, folder, steps=steps, minutes=minutes, lr=lr, seed=seed)
         typer.echo(f"{name}: step {result.step}, {result.seconds:.0f} s, {json.dumps(result.history[-1])}")

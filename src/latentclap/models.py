@@ -42,6 +42,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "vae": {"block_out_channels": (16, 32, 64)},
         "vocoder": {
             "upsample_initial_channel": 160,
+            # three stages instead of five, so that 20 channels are left at 16 kHz and not 5
+            "upsample_rates": [8, 5, 4],
+            "upsample_kernel_sizes": [16, 11, 8],
             "resblock_kernel_sizes": [3, 7],
             "resblock_dilation_sizes": [[1, 3], [1, 3]],
         },
@@ -141,7 +144,7 @@ def build_vocoder(config: dict[str, Any]) -> torch.nn.Module:
     """HiFi-GAN's generator as transformers has it, x160."""
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**_VOCODER, **config["vocoder"]))
+    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**(_VOCODER | config["vocoder"])))
 
 
 def build_clap(config: dict[str, Any], vocabulary: int) -> tuple[torch.nn.Module, Any]:

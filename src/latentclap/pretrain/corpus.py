@@ -1,12 +1,15 @@
 """The broad captioned corpus that the mini family is trained on, as arrays in one file.
 
 Procedural clips are made from seeds that no data set of ``make_foley.py`` uses; real recordings come from folders
-in DCASE layout, and only their dev side is taken, so that every figure can be measured on recordings never seen.
+in DCASE layout, or with one sub-folder per class of any name, and only their dev side by recording is taken, so
+that every figure can be measured on recordings never seen.
 """
 
 from __future__ import annotations
 
+import csv
 import multiprocessing
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +21,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from latentclap.audio import repeat_to, to_model_rate
+from latentclap.audio import read_wave, repeat_to, to_model_rate
 from latentclap.classes import CLASSES, prompt
-from latentclap.data import Clip, load_dataset, read_clip
+from latentclap.data import load_dataset
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, write_json
 from latentclap.foley import FAMILIES, synthesize
+from latentclap.meta import join_recordings, read_meta
 
 #: added to every procedural seed, far from those of clip_seed (which are 63-bit hashes)
 SEED_BASE = 1_000_000_007
@@ -71,16 +75,82 @@ def _make(job: tuple[str, int, int]) -> tuple[np.ndarray, str, str]:
     return to_int16(to_model_rate(clip.wave, 22050), samples), cls, clip.caption
 
 
-def attribution(real: Sequence[str | Path], seed: int) -> list[dict[str, Any]]:
-    """Where the real clips of a corpus come from: one row per class, source and licence, with files and recordings.
+@dataclass(frozen=True)
+class Recording:
+    """One real clip: its file, class, recording, caption, and whom to credit for it."""
 
-    Only the dev side by recording counts: it is what :func:`build` takes.
+    path: Path
+    cls: str
+    recording: str
+    caption: str
+    source: str
+    licence: str
+    author: str
+
+
+def authors(folder: Path) -> dict[Path, str]:
+    """Author of each file as the nearest ``meta.csv`` names it (CC-BY asks for the name)."""
+    found: dict[Path, str] = {}
+    for base in (folder.resolve(), folder.resolve().parent):
+        if (base / "meta.csv").is_file():
+            with open(base / "meta.csv", encoding="utf-8-sig", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    found.setdefault(base / (row.get("file") or ""), row.get("author") or "")
+    return found
+
+
+def dcase_recordings(folder: str | Path, split: str, seed: int) -> list[Recording]:
+    """Clips of the seven classes on one side of a folder in DCASE layout, split by recording."""
+    names = authors(Path(folder))
+    return [
+        Recording(
+            clip.path,
+            clip.cls,
+            clip.recording,
+            clip.caption or prompt(clip.cls),
+            clip.source or "not stated",
+            clip.licence or "not stated",
+            names.get(clip.path.resolve(), "") or "not stated",
+        )
+        for clip in load_dataset(folder, seed=seed).split(split)
+    ]
+
+
+def other_recordings(
+    folder: str | Path, split: str, seed: int, *, dev_fraction: float = 0.8
+) -> list[Recording]:
+    """Clips of other classes: ``<folder>/<class>/*`` with a ``meta.csv``, split by recording.
+
+    A recording's side is drawn by its name and the seed, so that it does not depend on what else is there.
+
+    Raises:
+        InputError: no folder, or no clip in it.
     """
-    rows: dict[tuple[str, str, str], list[Clip]] = {}
-    for folder in real:
-        for clip in load_dataset(folder, seed=seed).split("dev"):
-            key = (clip.cls, clip.source or "not stated", clip.licence or "not stated")
-            rows.setdefault(key, []).append(clip)
+    folder = Path(folder)
+    if not (folder / "meta.csv").is_file():
+        raise InputError(f"{folder}: no meta.csv; it must name file, class, licence and author of each clip")
+    rows = {folder / row.file: row for row in read_meta(folder / "meta.csv")}
+    names, recording = authors(folder), join_recordings({p: r.keys for p, r in rows.items()})
+    out = []
+    for path, row in sorted(rows.items()):
+        name = recording.get(path, path.as_posix())
+        side = "dev" if zlib.crc32(f"{seed} {name}".encode()) % 1000 < 1000 * dev_fraction else "eval"
+        if side == split and path.is_file():
+            caption = f"the sound of {path.parent.name.replace('_', ' ')}"
+            credit = row.source or "not stated", row.licence or "not stated", names.get(path.resolve(), "")
+            out.append(Recording(path, path.parent.name, name, caption, *credit))
+    if not out:
+        raise InputError(
+            f"{folder}: no clip on the {split} side; it needs <class>/<file> as meta.csv names them"
+        )
+    return out
+
+
+def attribution(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+    """Where real clips come from: one row per class, source and licence, with files, recordings and authors."""
+    rows: dict[tuple[str, str, str], list[Recording]] = {}
+    for clip in recordings:
+        rows.setdefault((clip.cls, clip.source, clip.licence), []).append(clip)
     return [
         {
             "class": cls,
@@ -88,9 +158,15 @@ def attribution(real: Sequence[str | Path], seed: int) -> list[dict[str, Any]]:
             "licence": licence,
             "files": len(clips),
             "recordings": sorted({clip.recording for clip in clips}),
+            "authors": sorted({clip.author for clip in clips}),
         }
         for (cls, source, licence), clips in sorted(rows.items())
     ]
+
+
+def recorded_wave(clip: Recording, samples: int) -> np.ndarray:
+    """The clip as the model takes it, repeated or cut to ``samples``: int16 (samples,)."""
+    return to_int16(to_model_rate(*read_wave(clip.path)), samples)
 
 
 def build(
@@ -100,6 +176,7 @@ def build(
     per_class: int,
     per_family: int = 0,
     real: Sequence[str | Path] = (),
+    other: Sequence[str | Path] = (),
     real_copies: int = 1,
     seed: int = 0,
     workers: int = 2,
@@ -112,6 +189,7 @@ def build(
         per_class: procedural clips of each of the seven classes.
         per_family: procedural clips of each further family.
         real: folders of recordings in DCASE layout; their dev split (by recording) is taken.
+        other: folders of other recordings (see :func:`other_recordings`); likewise.
         real_copies: how often each recording is in, since recordings are few beside procedural clips.
         seed: of the procedural clips and of the split.
         workers: processes.
@@ -127,15 +205,15 @@ def build(
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         made = list(tqdm(pool.imap(_make, jobs, chunksize=16), total=len(jobs), desc="procedural clips"))
     rows = [(wave, cls, caption, PROCEDURAL) for wave, cls, caption in made]
-    for folder in real:
-        for clip in load_dataset(folder, seed=seed).split("dev"):
-            wave = to_int16(read_clip(clip, seconds=None), samples)
-            rows += [(wave, clip.cls, clip.caption or prompt(clip.cls), REAL)] * real_copies
+    recordings = [clip for folder in real for clip in dcase_recordings(folder, "dev", seed)]
+    recordings += [clip for folder in other for clip in other_recordings(folder, "dev", seed)]
+    for clip in tqdm(recordings, desc="recordings", disable=not recordings):
+        rows += [(recorded_wave(clip, samples), clip.cls, clip.caption, REAL)] * real_copies
     if not rows:
         raise InputError("the corpus would be empty: ask for procedural clips or give a folder of recordings")
     waves, classes, captions, kinds = zip(*rows, strict=True)
     corpus = Corpus(torch.from_numpy(np.stack(waves)), list(classes), list(captions), list(kinds))
-    write_json(path.with_suffix(".json"), {"real": attribution(real, seed)})
+    write_json(path.with_suffix(".json"), {"real": attribution(recordings)})
     with atomic_path(path) as temporary:
         columns = {"cls": corpus.cls, "caption": corpus.caption, "kind": corpus.kind}
         save_file({"wave": corpus.wave}, temporary, metadata={k: "\n".join(v) for k, v in columns.items()})

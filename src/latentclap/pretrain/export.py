@@ -17,7 +17,7 @@ from latentclap.files import file_sha256, read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import size
 from latentclap.pretrain.corpus import REAL
-from latentclap.pretrain.stages import STAGES, Work
+from latentclap.pretrain.stages import MAKES, STAGES, Work
 
 
 def export(work: Work, out: Path) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def export(work: Work, out: Path) -> dict[str, Any]:
     Raises:
         InputError: a stage has left no weights yet, or a weight is not finite in half precision.
     """
-    work.need(*[s for s in STAGES if s != "judge"])
+    work.need(*MAKES, "latent_clap")
     system = work.system()
     for name, part in system.parts.items():
         for key, value in part.state_dict().items():
@@ -72,6 +72,16 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
             for stage in STAGES
             if (work.folder / stage / "summary.json").is_file()
         },
+        # parts that no stage above has made were taken from an earlier family of the same shapes
+        "start": earlier(work),
         "files": {p.relative_to(out).as_posix(): file_sha256(p) for p in sorted(out.rglob("*.safetensors"))},
         "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
     }
+
+
+def earlier(work: Work) -> dict[str, Any] | None:
+    """Name, stages and sources of the family that training began with, from its own card; None for no start."""
+    if work.start is None:
+        return None
+    card = read_json(work.start / "model_card.json")
+    return {key: card.get(key) for key in ("latentclap", "stages", "corpus", "real_sources", "start")}

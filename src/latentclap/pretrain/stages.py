@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, size
 from latentclap.pretrain import tasks
 from latentclap.pretrain.corpus import REAL, Corpus
+from latentclap.storage import resolve
 from latentclap.system import FoleySystem
 from latentclap.train import Task, TensorBatches, TrainConfig, TrainResult, train
 
@@ -34,16 +36,29 @@ class Stage:
     ema_decay: float = 0.999
     weight_decay: float = 0.0
     warmup_steps: int = 100
+    beta1: float = 0.9
+    beta2: float = 0.999
 
 
-#: sized for a 2-core CPU in about two hours; on a GPU ask for more with --steps
+#: sized for a 2-core CPU overnight; on a GPU ask for more with --steps. The *_critic stages go on with the weights
+#: of the stage before, against a discriminator; HiFi-GAN's betas (arXiv:2010.05646)
 STAGES: dict[str, Stage] = {
     "clap": Stage(steps=3000, batch_size=32, lr=5e-4, weight_decay=0.01),
     "vae": Stage(steps=3000, batch_size=8, lr=1e-3),
-    "vocoder": Stage(steps=6000, batch_size=8, lr=8e-4),
-    "ldm": Stage(steps=6000, batch_size=8, lr=4e-4),
+    "vae_critic": Stage(steps=3000, batch_size=8, lr=2e-4, beta1=0.8, beta2=0.99),
+    "vocoder": Stage(steps=8000, batch_size=8, lr=8e-4),
+    "vocoder_critic": Stage(steps=8000, batch_size=8, lr=2e-4, beta1=0.8, beta2=0.99),
+    "ldm": Stage(steps=10000, batch_size=8, lr=4e-4),
     "latent_clap": Stage(steps=2500, batch_size=16, lr=1e-3),
-    "judge": Stage(steps=3000, batch_size=32, lr=1e-3, weight_decay=0.01),
+    "judge": Stage(steps=3000, batch_size=16, lr=1e-3, weight_decay=0.01),
+}
+
+#: which stages make which part, later ones go on from earlier ones
+MAKES = {
+    "clap": ("clap",),
+    "vae": ("vae", "vae_critic"),
+    "vocoder": ("vocoder", "vocoder_critic"),
+    "unet": ("ldm",),
 }
 
 
@@ -63,37 +78,91 @@ class Work:
     corpus: Corpus
     device: str = "cpu"
 
+    @property
+    def start(self) -> Path | None:
+        """A trained family (see :meth:`begin_with`): the beginning of parts that no stage has trained here yet."""
+        folder = self.folder / "start"
+        return folder if folder.is_dir() else None
+
+    def begin_with(self, family: str | Path) -> None:
+        """Copy a trained family into the work folder as its start.
+
+        Raises:
+            InputError: no such family, or the folder has begun with another one.
+        """
+        source = resolve(family)
+        if self.start is None:
+            # beside first: a folder half copied would be taken for a whole family
+            temporary = self.folder / ".start"
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(source, temporary)
+            temporary.rename(self.folder / "start")
+        elif read_json(self.start / "model_card.json") != read_json(source / "model_card.json"):
+            raise InputError(f"{self.folder} has begun with another family than {family}: use another --work")
+
     def system(self) -> FoleySystem:
-        """The family as far as it is trained; parts without a result have their random start."""
+        """The family as far as it is trained; parts without a result are the start's, or random."""
         # the tokenizer is trained on the captions, so it is the same for the same corpus
         texts = sorted({t for pair in self.corpus.texts() for t in pair} | {prompt(c) for c in CLASSES})
         system = random_system(self.size, captions=texts)
-        for stage, module in (
-            ("clap", system.clap),
-            ("vae", system.vae),
-            ("vocoder", system.vocoder),
-            ("ldm", system.unet),
-        ):
-            if self.result(stage).is_file():
-                module.load_state_dict(load_file(self.result(stage)))
+        if self.start:
+            system = self.started(system)
+        for part, stages in MAKES.items():
+            for stage in stages:
+                if self.result(stage).is_file():
+                    getattr(system, part).load_state_dict(load_file(self.result(stage)))
         scale = self.folder / "vae" / "scale.json"
         if scale.is_file():
             system.vae.register_to_config(scaling_factor=read_json(scale)["scaling_factor"])
         return system.to(self.device)
 
+    def started(self, system: FoleySystem) -> FoleySystem:
+        """``system`` with the start's weights in every part whose shapes are the start's.
+
+        CLAP comes with its tokenizer, since its words are numbered by it.
+        """
+        begun = FoleySystem.from_pretrained(self.start)
+        for part in self.taken(system, begun):
+            setattr(system, part, getattr(begun, part))
+        if system.clap is begun.clap:
+            system.tokenizer, system.text_encoder = begun.tokenizer, begun.text_encoder
+            system.feature_extractor = begun.feature_extractor
+        return system.eval()
+
+    @staticmethod
+    def taken(system: FoleySystem, begun: FoleySystem) -> list[str]:
+        """Names of the parts that a start of the same shapes can give; another size's part is trained anew."""
+        return [part for part in MAKES if shapes(getattr(system, part)) == shapes(getattr(begun, part))]
+
     def result(self, stage: str) -> Path:
         """The weights a stage leaves (averaged, float32)."""
         return self.folder / stage / "weights.safetensors"
 
-    def need(self, *stages: str) -> None:
-        """Refuse to go on while an earlier stage has left nothing.
+    def need(self, *parts: str) -> None:
+        """Refuse to go on while a part has been trained neither here nor in the start.
 
         Raises:
             InputError: names the stage.
         """
-        for stage in stages:
-            if not self.result(stage).is_file():
-                raise InputError(f"stage {stage!r} has left no weights in {self.folder}: run it first")
+        begun = (
+            self.taken(random_system(self.size), FoleySystem.from_pretrained(self.start))
+            if self.start
+            else []
+        )
+        for part in parts:
+            stages = MAKES.get(part, (part,))
+            if part not in begun and not any(self.result(stage).is_file() for stage in stages):
+                raise InputError(f"stage {stages[0]!r} has left no weights in {self.folder}: run it first")
+
+
+def shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Name -> shape of every parameter and buffer but the words', whose number is the tokenizer's."""
+    state = module.state_dict()
+    return {name: value.shape for name, value in state.items() if "word_embeddings" not in name}
+
+
+#: a task, its data, and the module whose weights the stage leaves
+Prepared = tuple[Task, TensorBatches, nn.Module]
 
 
 def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -119,7 +188,7 @@ def in_batches(
 # ------------------------------------------------------------------------------- tasks and their data
 
 
-def clap_stage(work: Work) -> tuple[Task, TensorBatches]:
+def clap_stage(work: Work) -> Prepared:
     """CLAP on (features, texts)."""
     system = work.system()
     extractor = system.feature_extractor
@@ -150,7 +219,7 @@ def clap_stage(work: Work) -> tuple[Task, TensorBatches]:
     data["mask"] = tokens["attention_mask"].bool().view(len(work.corpus), 2, -1)
     data["text_id"] = torch.tensor([number[t] for t in texts]).view(-1, 2)
     system.clap.requires_grad_(True)
-    return tasks.ClapTask(system.clap), TensorBatches(data)
+    return tasks.ClapTask(system.clap), TensorBatches(data), system.clap
 
 
 def mels(work: Work) -> Tensor:
@@ -162,19 +231,42 @@ def mels(work: Work) -> Tensor:
     )["mel"]
 
 
-def vae_stage(work: Work) -> tuple[Task, TensorBatches]:
+def vae_stage(work: Work) -> Prepared:
     """The VAE on crops of log-mels."""
     system = work.system()
     system.vae.requires_grad_(True)
-    return tasks.VAETask(system.vae, crop_frames=min(128, system.frames)), TensorBatches({"mel": mels(work)})
+    task = tasks.VAETask(system.vae, crop_frames=min(128, system.frames))
+    return task, TensorBatches({"mel": mels(work)}), system.vae
 
 
-def vocoder_stage(work: Work) -> tuple[Task, TensorBatches]:
+def vae_critic_stage(work: Work) -> Prepared:
+    """The VAE's decoder against a discriminator of log-mels."""
+    work.need("vae")
+    system = work.system()
+    system.vae.decoder.requires_grad_(True)
+    system.vae.post_quant_conv.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = tasks.DecoderTask(system.vae, crop_frames=min(128, system.frames))
+    return task, TensorBatches({"mel": mels(work)}), system.vae
+
+
+def vocoder_stage(work: Work, critic_weight: float = 0.0) -> Prepared:
     """The vocoder on crops of (log-mel, wave)."""
     system = work.system()
     # the mel's own statistics, as SpeechT5HifiGan could normalise by them, are left at 0 and 1 as in AudioLDM
     system.vocoder.requires_grad_(True)
-    return tasks.VocoderTask(system.vocoder), TensorBatches({"mel": mels(work), "wave": work.corpus.wave})
+    data = TensorBatches({"mel": mels(work), "wave": work.corpus.wave})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        task = tasks.VocoderTask(system.vocoder, critic_weight=critic_weight)
+    return task, data, system.vocoder
+
+
+def vocoder_critic_stage(work: Work) -> Prepared:
+    """The vocoder against discriminators of spectrograms."""
+    work.need("vocoder")
+    return vocoder_stage(work, critic_weight=1.0)
 
 
 def latents(work: Work) -> dict[str, Tensor]:
@@ -195,7 +287,7 @@ def latents(work: Work) -> dict[str, Tensor]:
     return cached(work.folder / "latents.safetensors", make)
 
 
-def ldm_stage(work: Work) -> tuple[Task, TensorBatches]:
+def ldm_stage(work: Work) -> Prepared:
     """The base LDM by eq. 1 on audio and text embeddings."""
     data = latents(work)
     system = work.system()
@@ -203,16 +295,16 @@ def ldm_stage(work: Work) -> tuple[Task, TensorBatches]:
     E = torch.cat([data["E_audio"][:, None], data["E_text"]], dim=1)
     system.unet.requires_grad_(True)
     task = tasks.LDMTask(system.unet, system.encode_text([""])[0], system.schedule)
-    return task, TensorBatches({"mean": data["mean"], "logvar": data["logvar"], "E": E})
+    return task, TensorBatches({"mean": data["mean"], "logvar": data["logvar"], "E": E}), system.unet
 
 
-def latent_clap_stage(work: Work) -> tuple[Task, TensorBatches]:
+def latent_clap_stage(work: Work) -> Prepared:
     """φ by eq. 2."""
     data = latents(work)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         phi = LatentCLAP(**size(work.size)["phi"])
-    return tasks.LatentCLAPTask(phi), TensorBatches({k: data[k] for k in ("mean", "logvar", "E_audio")})
+    return tasks.LatentCLAPTask(phi), TensorBatches({k: data[k] for k in ("mean", "logvar", "E_audio")}), phi
 
 
 def judge_patches(waves: Tensor) -> Tensor:
@@ -221,24 +313,30 @@ def judge_patches(waves: Tensor) -> Tensor:
     return torch.stack([torch.from_numpy(log_mel_patches(w)) for w in (waves / peak).numpy()])
 
 
-def judge_stage(work: Work) -> tuple[Task, TensorBatches]:
+def judge_stage(work: Work) -> Prepared:
     """The evaluation network on the seven classes; independent of CLAP, and never seen by a generator."""
     classes = {name: i for i, name in enumerate(CLASSES)}
-    work = Work(
-        work.folder, work.size, work.corpus.subset(lambda i: work.corpus.cls[i] in classes), work.device
-    )
+    work = replace(work, corpus=work.corpus.subset(lambda i: work.corpus.cls[i] in classes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         judge = JudgeNet()
     (patches,) = in_batches(work, lambda w: (judge_patches(w),), "patches")
     label = torch.tensor([classes[c] for c in work.corpus.cls])
-    return tasks.JudgeTask(judge), TensorBatches({"patches": patches, "label": label})
+    # classes count alike however many clips they have
+    weight = len(label) / (len(CLASSES) * label.bincount(minlength=len(CLASSES)).clamp(min=1).float())[label]
+    return (
+        tasks.JudgeTask(judge),
+        TensorBatches({"patches": patches, "label": label, "weight": weight}),
+        judge,
+    )
 
 
-MAKERS: dict[str, Callable[[Work], tuple[Task, TensorBatches]]] = {
+MAKERS: dict[str, Callable[[Work], Prepared]] = {
     "clap": clap_stage,
     "vae": vae_stage,
+    "vae_critic": vae_critic_stage,
     "vocoder": vocoder_stage,
+    "vocoder_critic": vocoder_critic_stage,
     "ldm": ldm_stage,
     "latent_clap": latent_clap_stage,
     "judge": judge_stage,
@@ -274,18 +372,19 @@ def run_stage(
         warmup_steps=stage.warmup_steps,
         schedule="cosine",
         weight_decay=stage.weight_decay,
+        beta1=stage.beta1,
+        beta2=stage.beta2,
         ema_decay=stage.ema_decay,
         seed=seed,
         minutes=minutes,
         log_every=20,
         tensorboard=True,
     )
-    task, data = MAKERS[name](work)
+    task, data, product = MAKERS[name](work)
     folder = work.folder / name
     result = train(task, data, config, folder, description=f"pretraining {name}")
-    (module,) = task.trained().values()
     with atomic_path(work.result(name)) as path:
-        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, path)
+        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(product).items()}, path)
     if name == "vae":
         write_json(folder / "scale.json", {"scaling_factor": scale_factor(work)})
     write_json(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from latentclap.audio import MelConfig, log_mel
 from latentclap.diffusion import NoiseSchedule, append_dims
 from latentclap.latent_clap import LatentCLAP, latent_clap_loss
 from latentclap.losses import ddpm_loss
+from latentclap.pretrain.adversary import MelCritic, WaveCritic, adversarial_terms
 from latentclap.train import Task
 
 
@@ -81,6 +84,15 @@ class ClapTask(Task):
         return torch.stack(out)
 
 
+def mel_terms(reconstruction: Tensor, mel: Tensor) -> dict[str, Tensor]:
+    """L1 of log-mels (B, 1, T, F), and L1 of their slopes along time and frequency.
+
+    The slopes keep edges and texture that plain L1 averages away.
+    """
+    slope = sum((reconstruction.diff(dim=d) - mel.diff(dim=d)).abs().mean() for d in (2, 3))
+    return {"l1": (reconstruction - mel).abs().mean(), "slope": slope}
+
+
 class VAETask(Task):
     """The VAE over log-mels: L1 reconstruction and a small KL term (AudioLDM, arXiv:2301.12503, appendix)."""
 
@@ -91,16 +103,54 @@ class VAETask(Task):
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: mel (B, frames, 64)."""
-        mel = batch["mel"]
-        mel = crop(mel, randint(rngs, mel.shape[1] - self.crop_frames + 1), self.crop_frames).float()[:, None]
+        mel = mel_crop(batch["mel"], self.crop_frames, rngs)
         posterior = self.vae.encode(mel).latent_dist
         z = posterior.mean + posterior.std * normal(rngs, posterior.mean)
-        reconstruction = self.vae.decode(z).sample
-        l1 = (reconstruction - mel).abs().mean()
-        # the slope along frequency and time keeps edges and texture that plain L1 averages away
-        slope = sum((reconstruction.diff(dim=d) - mel.diff(dim=d)).abs().mean() for d in (2, 3))
+        terms = mel_terms(self.vae.decode(z).sample, mel)
         kl = posterior.kl().mean() / z[0].numel()
-        return {"loss": l1 + 0.25 * slope + self.kl_weight * kl, "l1": l1, "kl": kl}
+        loss = terms["l1"] + 0.25 * terms["slope"] + self.kl_weight * kl
+        return {"loss": loss, "l1": terms["l1"], "kl": kl}
+
+
+def mel_crop(mel: Tensor, frames: int, rngs: list[torch.Generator]) -> Tensor:
+    """Random crops of log-mels: (B, T, F) -> (B, 1, frames, F)."""
+    return crop(mel, randint(rngs, mel.shape[1] - frames + 1), frames).float()[:, None]
+
+
+class DecoderTask(Task):
+    """The VAE's decoder against a patch discriminator, as AudioLDM's VAE has one; the encoder stands still.
+
+    L1 alone smooths noise textures away: rain becomes a hum. With the encoder frozen the latents stay what they
+    are, so that a diffusion model trained on them need not know that the decoder goes on learning.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        *,
+        crop_frames: int = 128,
+        deceive_weight: float = 0.1,
+        feature_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        # post_quant_conv belongs to the decoder's side of the latent
+        self.decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+        self.critic = MelCritic()
+        self.frozen = [vae]
+        self.crop_frames = crop_frames
+        self.weights = {"l1": 1.0, "slope": 0.25, "deceive": deceive_weight, "features": feature_weight}
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Batch: mel (B, frames, 64)."""
+        (vae,) = self.frozen
+        mel = mel_crop(batch["mel"], self.crop_frames, rngs)
+        with torch.no_grad():
+            posterior = vae.encode(mel).latent_dist
+            z = posterior.mean + posterior.std * normal(rngs, posterior.mean)
+        fake = vae.decode(z).sample
+        terms = mel_terms(fake, mel) | adversarial_terms(self.critic, mel, fake)
+        loss = terms["critic"] + sum(w * terms[name] for name, w in self.weights.items())
+        return {"loss": loss, **terms}
 
 
 #: (FFT size, hop) of the multi-resolution STFT loss
@@ -132,12 +182,26 @@ def stft_loss(wave: Tensor, target: Tensor, resolutions: tuple[tuple[int, int], 
 
 
 class VocoderTask(Task):
-    """HiFi-GAN's generator by multi-resolution STFT and log-mel distance."""
+    """HiFi-GAN's generator by multi-resolution STFT and log-mel distance, and against spectrogram critics.
 
-    def __init__(self, vocoder: nn.Module, *, crop_frames: int = 32, mel_weight: float = 1.0) -> None:
+    ``critic_weight`` 0 leaves the critics out: a first, cheaper phase.
+    """
+
+    def __init__(
+        self,
+        vocoder: nn.Module,
+        *,
+        crop_frames: int = 32,
+        mel_weight: float = 1.0,
+        critic_weight: float = 0.0,
+        feature_weight: float = 2.0,
+    ) -> None:
         super().__init__()
         self.vocoder = vocoder
-        self.crop_frames, self.mel_weight, self.mel = crop_frames, mel_weight, MelConfig()
+        if critic_weight:
+            self.critic = WaveCritic()
+        self.crop_frames, self.mel = crop_frames, MelConfig()
+        self.mel_weight, self.critic_weight, self.feature_weight = mel_weight, critic_weight, feature_weight
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: mel (B, frames, 64), wave (B, frames x hop) int16."""
@@ -148,14 +212,20 @@ class VocoderTask(Task):
         wave = self.vocoder(mel)[:, : frames * hop]
         stft = stft_loss(wave, target)
         mel_l1 = (log_mel(wave, self.mel) - log_mel(target, self.mel)).abs().mean()
-        return {"loss": stft + self.mel_weight * mel_l1, "stft": stft, "mel_l1": mel_l1}
+        terms = {"stft": stft, "mel_l1": mel_l1}
+        loss = stft + self.mel_weight * mel_l1
+        if self.critic_weight:
+            terms |= adversarial_terms(self.critic, target, wave)
+            loss = loss + terms["critic"] + self.critic_weight * terms["deceive"]
+            loss = loss + self.feature_weight * terms["features"]
+        return {"loss": loss, **terms}
 
 
 class LDMTask(Task):
     """The base LDM by eq. 1, conditioned on audio or text embeddings, dropped to "" at a rate (CFG).
 
     AudioLDM trains on E_audio, which needs no captions; with a small CLAP the two modalities lie further apart,
-    so each item draws which of its embeddings it is shown.
+    so each item draws which of its embeddings it is shown. ``min_snr`` 0 is eq. 1 as it stands.
     """
 
     def __init__(
@@ -166,10 +236,11 @@ class LDMTask(Task):
         *,
         drop: float = 0.1,
         roll: bool = True,
+        min_snr: float = 5.0,
     ) -> None:
         super().__init__()
         self.unet = unet
-        self.drop, self.roll = drop, roll
+        self.drop, self.roll, self.min_snr = drop, roll, min_snr
         self.constants = [E_empty, schedule]
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
@@ -189,7 +260,14 @@ class LDMTask(Task):
         eps = normal(rngs, s_0)
         s_n = schedule.q_sample(s_0, n, eps)
         eps_theta = self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
-        return {"loss": ddpm_loss(eps_theta, eps)}
+        per_item = ddpm_loss(eps_theta, eps, reduction="none")
+        ddpm = per_item.mean()
+        if not self.min_snr:
+            return {"loss": ddpm}
+        # min-SNR weighting (arXiv:2303.09556) for eps: less weight on the nearly clean steps, which are most of
+        # eq. 1's gradient early on and say least about what is to be heard
+        w = (self.min_snr / schedule.snr(n)).clamp(max=1.0)
+        return {"loss": (w * per_item).mean(), "ddpm": ddpm}
 
 
 class LatentCLAPTask(Task):
@@ -210,19 +288,30 @@ class LatentCLAPTask(Task):
 
 
 class JudgeTask(Task):
-    """The evaluation network: class of a log-mel patch, with mixed-in noise, level and roll as augmentation."""
+    """The evaluation network: class of a clip, as the mean of its windows' probabilities.
 
-    def __init__(self, judge: nn.Module) -> None:
+    A window between two footsteps is silent and says nothing: the clip is judged, not the window. Augmented by
+    level, noise and a masked band and span.
+    """
+
+    def __init__(self, judge: nn.Module, *, windows: int = 3, mask: float = 0.2) -> None:
         super().__init__()
         self.judge = judge
+        self.windows, self.mask = windows, mask
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
-        """Batch: patches (B, P, 96, 64), label (B,). One patch of each clip is drawn."""
-        rows = torch.arange(len(rngs))
-        x = batch["patches"][rows, randint(rngs, batch["patches"].shape[1])].float()
-        u = uniform(rngs, 2).to(x)
-        x = x + 3 * (u[:, :1, None] - 0.5) + 0.3 * normal(rngs, x) * u[:, 1:, None]
-        _, logits = self.judge(x[:, None])
-        label = batch["label"].long()
-        accuracy = (logits.argmax(1) == label).float().mean()
-        return {"loss": F.cross_entropy(logits, label, label_smoothing=0.05), "accuracy": accuracy}
+        """Batch: patches (B, P, 96, 64), label (B,), weight (B,). Some patches of each clip are drawn."""
+        order = uniform(rngs, batch["patches"].shape[1]).argsort(1)[:, : self.windows]
+        x = torch.stack([p[o] for p, o in zip(batch["patches"], order, strict=True)]).float()
+        u = uniform(rngs, 6).to(x)
+        x = x + 3 * (u[:, :1, None, None] - 0.5) + 0.3 * normal(rngs, x) * u[:, 1:2, None, None]
+        for row, r in zip(x, u.tolist(), strict=True):
+            for axis, (share, place) in ((1, r[2:4]), (2, r[4:6])):
+                span = int(share * self.mask * row.shape[axis])
+                row.narrow(axis, int(place * (row.shape[axis] - span)), span).fill_(row.mean())
+        _, logits = self.judge(x.flatten(0, 1)[:, None])
+        windows = x.shape[1]  # a short clip has fewer
+        log_p = logits.view(len(rngs), windows, -1).log_softmax(-1).logsumexp(1) - math.log(windows)
+        label, weight = batch["label"].long(), batch["weight"].float()
+        loss = (F.nll_loss(log_p, label, reduction="none") * weight).sum() / weight.sum()
+        return {"loss": loss, "accuracy": (log_p.argmax(1) == label).float().mean()}
