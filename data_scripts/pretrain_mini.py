@@ -4,6 +4,12 @@
     python data_scripts/pretrain_mini.py train all
     python data_scripts/pretrain_mini.py export src/latentclap/weights/mini
 
+The yardstick, a judge trained on real recordings only, and what it and others say of the family:
+
+    python data_scripts/pretrain_mini.py corpus --work runs/pretrain/yardstick --per-class 0 --real FOLDER
+    python data_scripts/pretrain_mini.py train judge --work runs/pretrain/yardstick
+    python data_scripts/pretrain_mini.py measure --real FOLDER
+
 Every command may be stopped and given again: it goes on where it was.
 """
 
@@ -18,9 +24,11 @@ import torch
 import typer
 
 from latentclap.errors import run_app
+from latentclap.files import write_json
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
+from latentclap.pretrain.quality import lines, measure_family
 from latentclap.pretrain.stages import STAGES, Work, run_stage
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -102,6 +110,39 @@ def export(
     """Write the family as float16 safetensors with its model card."""
     card = export_family(Work(work, size_name, corpora.load(work / "corpus.safetensors")), out)
     typer.echo(f"{out}: {card['bytes'] / 1e6:.1f} MB")
+
+
+@app.command()
+def measure(
+    family: Annotated[str, typer.Argument(help="a family's folder, or mini: the package's own")] = "mini",
+    out: Annotated[Path, typer.Option(help="JSON file to write")] = Path("runs/pretrain/quality.json"),
+    work: WorkFolder = Path("runs/pretrain/mini"),
+    judge: Annotated[
+        Path,
+        typer.Option(help="yardstick: judge trained on real recordings only, in a work folder of its own"),
+    ] = Path("runs/pretrain/yardstick/judge"),
+    real: Annotated[
+        list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; its eval side is used")
+    ] = None,
+    clips: Annotated[int, typer.Option(help="generated clips per class")] = 50,
+    profile: Annotated[str, typer.Option(help="whose sampling settings are used")] = "quick",
+    seed: Annotated[int, typer.Option(help="of generation, and of the split by recording")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice")] = 0,
+) -> None:
+    """Measure a family on recordings held out by recording: yardstick, reconstructions, CLAP, memorisation."""
+    if threads:
+        torch.set_num_threads(threads)
+    report = measure_family(
+        family,
+        judge,
+        real or [],
+        corpora.load(work / "corpus.safetensors"),
+        clips=clips,
+        profile=profile,
+        seed=seed,
+    )
+    write_json(out, report)
+    typer.echo("\n".join([*lines(report), f"written: {out}"]))
 
 
 if __name__ == "__main__":

@@ -150,9 +150,19 @@ class FoleySystem:
     # ---------------------------------------------------------------------------------- encoders
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """E_text of the conditioning CLAP, unit length: n texts -> (n, 512), before any tuning layer."""
-        return self._texts(self.text_encoder, texts)
+    def encode_text(self, texts: Sequence[str], *, judge: bool = False) -> Tensor:
+        """E_text, unit length: n texts -> (n, 512), before any tuning layer.
+
+        Args:
+            texts: any number of them.
+            judge: by the judging CLAP instead of the conditioning one.
+
+        Raises:
+            InputError: the judging CLAP is asked for and there is none.
+        """
+        if judge:
+            self._need_clap("its text embeddings")
+        return self._texts(self.clap if judge else self.text_encoder, texts)
 
     def _texts(self, model: nn.Module, texts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(
@@ -212,7 +222,7 @@ class FoleySystem:
         self._need_clap("similarity scores")
         E_audio = self.encode_audio(waves)
         unique = sorted(set(texts))
-        E_text = dict(zip(unique, self._texts(self.clap, unique), strict=True))
+        E_text = dict(zip(unique, self.encode_text(unique, judge=True), strict=True))
         return (E_audio * torch.stack([E_text[t] for t in texts])).sum(-1).cpu().numpy()
 
     def _need_clap(self, what: str) -> None:

@@ -206,6 +206,9 @@ def build(
         made = list(tqdm(pool.imap(_make, jobs, chunksize=16), total=len(jobs), desc="procedural clips"))
     rows = [(wave, cls, caption, PROCEDURAL) for wave, cls, caption in made]
     recordings = [clip for folder in real for clip in dcase_recordings(folder, "dev", seed)]
+    # each folder is split by itself: a recording that two of them hold must not be heard here and measured there
+    held_out = {clip.recording for folder in real for clip in dcase_recordings(folder, "eval", seed)}
+    recordings = [clip for clip in recordings if clip.recording not in held_out]
     recordings += [clip for folder in other for clip in other_recordings(folder, "dev", seed)]
     for clip in tqdm(recordings, desc="recordings", disable=not recordings):
         rows += [(recorded_wave(clip, samples), clip.cls, clip.caption, REAL)] * real_copies
