@@ -3,10 +3,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from latentclap.files import read_json
 from latentclap.workflow import run_folder
@@ -108,3 +111,65 @@ def test_the_long_form_in_a_terminal(tiny_profile, runs, tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
     folder = tmp_path / run_folder(tmp_path / "out.ipynb")
     assert read_json(folder / "config.json")["parameters"]["lam"] == 1000.0
+
+
+def kill_all(process):
+    """SIGKILL to papermill and its kernel, as a power cut would."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, 20)
+    process.wait(20)
+
+
+def test_a_killed_notebook_goes_on(tiny_profile, tmp_path):
+    """kill -9 in the middle of 03's training; the same command ends in the weights of an uninterrupted run."""
+    profile = tmp_path / "longer.toml"
+    text = (
+        Path(tiny_profile)
+        .read_text()
+        .replace("[finetune]\nepochs = 1", "[finetune]\ncheckpoint_seconds = 0.3\nepochs = 60")
+    )
+    profile.write_text(text)
+    command = [
+        PAPERMILL,
+        ROOT / "notebooks/03_finetune.ipynb",
+        "out.ipynb",
+        "-k",
+        "python3",
+        "-p",
+        "profile",
+        profile,
+    ]
+
+    def start(runs):
+        environment = os.environ | {
+            "LATENTCLAP_RUNS": str(runs),
+            "OMP_NUM_THREADS": "1",
+            "LATENTCLAP_DATA": "",
+        }
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    process, deadline = start(tmp_path / "killed"), time.monotonic() + 240
+    while not (found := list(tmp_path.glob("killed/longer/finetune/*/checkpoint.pt"))):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read().decode()[-2000:]
+        time.sleep(0.02)
+    kill_all(process)
+    (folder,) = [path.parent for path in found]
+    assert not (folder / "summary.json").exists()  # it was killed in the middle
+    both = {name: start(tmp_path / name) for name in ("killed", "whole")}
+    for name, process in both.items():
+        assert process.wait(300) == 0, (name, process.stderr.read().decode()[-2000:])
+    killed, whole = (
+        load_file(next(tmp_path.glob(f"{name}/longer/finetune/*/weights.safetensors"))) for name in both
+    )
+    assert killed.keys() == whole.keys()
+    assert all((killed[k] == whole[k]).all() for k in whole)
+    lines = (folder / "stats.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines))

@@ -43,6 +43,7 @@ class FinetuneConfig:
         seed: of order, noise and dropout.
         normalize: scale E_latent to unit length.
         clamp: clamp what φ is shown to +-clamp; 0: off.
+        checkpoint_seconds: time between checkpoints; no effect on the result.
     """
 
     lam: float = 0.0
@@ -59,6 +60,7 @@ class FinetuneConfig:
     seed: int = 0
     normalize: bool = False
     clamp: float = 0.0
+    checkpoint_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         if self.lam < 0 or self.lam != self.lam:
@@ -171,7 +173,7 @@ def finetune(
             minutes=minutes,
             tensorboard=tensorboard,
             log_every=max(1, steps // 50),
-            checkpoint_seconds=20,
+            checkpoint_seconds=config.checkpoint_seconds,
         ),
         folder,
         progress=progress,

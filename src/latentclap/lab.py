@@ -347,6 +347,7 @@ def _first_seconds(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _relevant(config: FinetuneConfig) -> dict[str, Any]:
     """A configuration without what has no effect: with λ = 0, eq. 3's options name the same baseline run."""
     values = asdict(config)
+    values.pop("checkpoint_seconds")
     if not config.lam:
         for name in ("weighting", "reading", "reduction", "normalize", "clamp"):
             values.pop(name)

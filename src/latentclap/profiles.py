@@ -68,6 +68,7 @@ class FinetuneSection:
     weighting: str = "paper"
     reading: str = "x0"
     reduction: str = "mean"
+    checkpoint_seconds: float = 20.0
 
 
 @dataclass(frozen=True)
