@@ -14,10 +14,13 @@ from pathlib import Path
 from snakemake.utils import Paramspace
 
 PROFILE = config.get("profile", "quick")
+if PROFILE.endswith(".toml"):  # a profile of one's own
+    PROFILE = os.path.abspath(PROFILE)
+NAME = Path(PROFILE).stem
 DATA = os.path.abspath(config["data"]) if config.get("data") else ""
 # executed notebooks of another data folder are other notebooks
-KEY = PROFILE + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "")
-EXECUTED = f"runs/{PROFILE}/executed/{KEY}"
+KEY = NAME + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "")
+EXECUTED = f"runs/{NAME}/executed/{KEY}"
 BIN = os.path.dirname(sys.executable)
 NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))
 SOURCE = sorted(
@@ -35,7 +38,7 @@ AFTER = {"03_finetune": ["00_data"], "04_table1": ["00_data"], "02_ablation": ["
 
 Path(EXECUTED).mkdir(parents=True, exist_ok=True)
 # where `make book` finds the timings of what it just ran
-Path(f"runs/{PROFILE}/executed/latest").write_text(EXECUTED + "\n")
+Path(f"runs/{NAME}/executed/latest").write_text(EXECUTED + "\n")
 
 os.environ["LATENTCLAP_DATA"] = DATA
 # one core per notebook; two run at a time
@@ -129,16 +132,16 @@ if SPACE is not None:
 
     rule sweep:
         input:
-            [f"runs/{PROFILE}/sweep/{KEY}/{point}/metrics.json" for point in SPACE.instance_patterns],
+            [f"runs/{NAME}/sweep/{KEY}/{point}/metrics.json" for point in SPACE.instance_patterns],
 
     rule point:
         input:
             notebook="notebooks/03_finetune.ipynb",
         output:
-            f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/metrics.json",
+            f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/metrics.json",
         log:
-            notebook=f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.ipynb",
-            text=f"runs/{PROFILE}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.log",
+            notebook=f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.ipynb",
+            text=f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.log",
         params:
             point=SPACE.instance,
             profile=PROFILE,

@@ -103,3 +103,62 @@ def test_guidance_drop_rate(tiny):
     }
     task(batch, rngs(600))
     assert (seen[0][:, 0] == 7).float().mean().item() == pytest.approx(0.1, abs=0.04)
+
+
+def write_other(folder, rows):
+    import csv
+
+    import soundfile as sf
+
+    rng = np.random.default_rng(0)
+    for name, *_ in rows:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        sf.write(folder / name, rng.uniform(-0.5, 0.5, 8000), 16000)
+    with open(folder / "meta.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "class", "source", "licence", "author", "recording"])
+        writer.writerows([(n, n.split("/")[0], "somewhere", "CC-BY", a, r) for n, a, r in rows])
+
+
+def test_other_recordings_are_split_by_recording_and_credited(tmp_path):
+    """Two cuts of one recording are on one side, and CC-BY's authors reach the card."""
+    rows = [(f"sea_waves/{i:03}.wav", f"author {i // 2}", f"rec{i // 2}") for i in range(40)]
+    write_other(tmp_path, rows)
+    dev, held = (corpora.other_recordings(tmp_path, side, 0) for side in ("dev", "eval"))
+    assert len(dev) + len(held) == 40 and len(dev) > len(held)
+    assert not {r.recording for r in dev} & {r.recording for r in held}
+    assert dev[0].caption == "the sound of sea waves"
+    (row,) = corpora.attribution(dev)
+    assert row["files"] == len(dev) and row["licence"] == "CC-BY"
+    assert row["authors"] == sorted({r.author for r in dev})
+    built = corpora.build(
+        tmp_path / "c.safetensors", samples=8000, per_class=0, other=[tmp_path], real_copies=2, workers=1
+    )
+    assert len(built) == 2 * len(dev) and set(built.cls) == {"sea_waves"}
+
+
+def test_other_recordings_need_a_table(tmp_path):
+    with pytest.raises(InputError, match=r"no meta.csv"):
+        corpora.other_recordings(tmp_path, "dev", 0)
+
+
+def test_training_goes_on_from_a_family(tiny_family, tmp_path):
+    """A start gives its weights to parts of the same shapes, and its tokenizer with its CLAP."""
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    work = Work(tmp_path / "work", "tiny", corpus)
+    work.begin_with(tiny_family)
+    begun, ours = FoleySystem.from_pretrained(tiny_family), work.system()
+    for part in ("unet", "vae", "vocoder", "clap"):
+        a, b = (getattr(s, part).state_dict() for s in (begun, ours))
+        assert all(torch.equal(a[k], b[k]) for k in a), part
+    assert ours.vae.config.scaling_factor == begun.vae.config.scaling_factor
+    assert ours.tokenizer.get_vocab() == begun.tokenizer.get_vocab()
+    work.need("vae", "clap")  # no stage has run here, and none needs to
+    run_stage("ldm", work, steps=1)
+    a, b = begun.unet.state_dict(), work.system().unet.state_dict()
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+    work.begin_with(tiny_family)  # the same again is no error
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_card.json").write_text("{}")
+    with pytest.raises(InputError, match="begun with another family"):
+        work.begin_with(tmp_path / "other")

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+
+from latentclap.pretrain import adversary, tasks
+from latentclap.pretrain.adversary import MelCritic, WaveCritic
+
+
+def grads(module):
+    return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("critic", "shape"), [(MelCritic(width=4), (2, 1, 32, 64)), (WaveCritic(width=4), (2, 2560))]
+)
+def test_each_side_trains_only_itself(critic, shape):
+    """One backward pass for both: the generator's terms leave the critic alone, and the other way round."""
+    generator = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, *shape, generator=generator)
+    fake.requires_grad_(True)
+    terms = adversary.adversarial_terms(critic, real, fake)
+    (terms["deceive"] + terms["features"]).backward()
+    assert fake.grad.abs().sum() > 0 and not grads(critic)
+    fake.grad = None
+    adversary.adversarial_terms(critic, real, fake)["critic"].backward()
+    assert fake.grad is None and sum(g.abs().sum() for g in grads(critic)) > 0
+
+
+def test_the_terms_at_their_ends():
+    right = [(torch.ones(3, 1), [torch.ones(3, 2)])]
+    wrong = [(torch.zeros(3, 1), [torch.zeros(3, 2)])]
+    assert adversary.critic_loss(right, wrong) == 0 and adversary.critic_loss(wrong, right) == 2
+    assert adversary.deceive_loss(right) == 0 and adversary.deceive_loss(wrong) == 1
+    assert adversary.feature_loss(right, right) == 0 and adversary.feature_loss(right, wrong) == 1
+
+
+def test_a_critic_learns_to_tell_noise_from_smooth():
+    """What the VAE's critic is for: L1 gives a smooth mean where the real picture has texture."""
+    torch.manual_seed(0)
+    critic = MelCritic(width=8, layers=2)
+    optimiser = torch.optim.Adam(critic.parameters(), 3e-3)
+    for _ in range(60):
+        real = torch.randn(8, 1, 16, 16) * 2 - 5
+        fake = torch.full_like(real, -5) + 0.2 * torch.randn_like(real)
+        loss = adversary.critic_loss(critic(real), critic(fake))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.2
+
+
+def test_the_encoder_stands_still(tiny, tmp_path):
+    """The critic phase of the VAE changes the decoder and no latent."""
+    import copy
+
+    from latentclap.train import TensorBatches, TrainConfig, train
+
+    vae = copy.deepcopy(tiny.vae)
+    vae.decoder.requires_grad_(True)
+    mel = torch.randn(4, 64, 64, generator=torch.Generator().manual_seed(0)) - 5
+    before = vae.encode(mel[:, None]).latent_dist.mean, vae.decode(torch.ones(1, 8, 16, 16)).sample
+    task = tasks.DecoderTask(vae, crop_frames=32)
+    assert set(task.trained()) == {"decoder", "critic"}
+    config = TrainConfig(steps=2, batch_size=2, lr=1e-3, ema_decay=0.5)
+    train(task, TensorBatches({"mel": mel}), config, tmp_path, progress=False)
+    after = vae.encode(mel[:, None]).latent_dist.mean, vae.decode(torch.ones(1, 8, 16, 16)).sample
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_min_snr_weighs_clean_steps_less(tiny):
+    """min(SNR, 5) / SNR for noise prediction (arXiv:2303.09556): one for noisy steps, small for clean ones."""
+
+    class Nothing(nn.Module):
+        def forward(self, s, n, *, encoder_hidden_states, class_labels):
+            return type("Out", (), {"sample": torch.zeros_like(s)})
+
+    schedule = tiny.schedule
+    batch = {
+        "mean": torch.zeros(64, 8, 2, 2),
+        "logvar": torch.full((64, 8, 2, 2), -30.0),
+        "E": torch.zeros(64, 1, 512),
+    }
+
+    def terms(min_snr):
+        rngs = [torch.Generator().manual_seed(i) for i in range(64)]
+        return tasks.LDMTask(Nothing(), torch.zeros(512), schedule, min_snr=min_snr)(batch, rngs)
+
+    plain, weighted = terms(0.0), terms(5.0)
+    assert torch.equal(plain["loss"], weighted["ddpm"])
+    # the mean of the weight over uniform n is what is left of a loss that is one everywhere
+    w = (5 / schedule.snr(torch.arange(1000))).clamp(max=1).mean()
+    assert weighted["loss"] / weighted["ddpm"] == pytest.approx(w.item(), rel=0.1)

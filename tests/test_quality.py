@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from latentclap.classes import CLASSES
+from latentclap.embeddings import JudgeEmbedding
+from latentclap.errors import InputError
+from latentclap.pretrain import corpus as corpora
+from latentclap.pretrain import quality
+
+
+def test_wilson():
+    """Against the textbook figures for 15 of 20 and the ends."""
+    low, high = quality.wilson(15, 20)
+    assert (low, high) == (pytest.approx(0.5313, abs=1e-4), pytest.approx(0.8881, abs=1e-4))
+    assert quality.wilson(0, 10)[0] == 0 and quality.wilson(10, 10)[1] == 1
+    assert all(np.isnan(quality.wilson(0, 0)))
+
+
+def test_shares_per_class():
+    hit, labels = np.array([1, 1, 0, 1]) > 0, np.array([0, 0, 5, 5])
+    out = quality.shares(hit, labels)
+    assert out["accuracy"] == 0.75 and out["n"] == 4
+    assert out["per_class"] == {CLASSES[0]: 1.0, CLASSES[5]: 0.5}
+
+
+def test_held_out_procedural_clips_are_nobodys():
+    made = quality.procedural_clips(2, 10240)
+    assert made.waves.shape == (14, 10240) and made.waves.dtype == np.float32
+    assert np.abs(made.waves).max() <= 0.5 + 1e-6
+    # a corpus begins at SEED_BASE and has at most a few hundred thousand clips
+    assert quality.HELD_OUT_SEED - corpora.SEED_BASE > 1_000_000_000
+
+
+def test_a_copy_is_nearest(tiny):
+    rng = np.random.default_rng(0)
+    training = (rng.uniform(-0.5, 0.5, (6, 10240)) * 32767).astype(np.int16)
+    training[3, :5000] //= 50
+    copies = training[[3]].astype(np.float32) / 32767
+    others = rng.uniform(-0.5, 0.5, (1, 10240)).astype(np.float32)
+    near, far = (quality.nearest(tiny, w, training) for w in (copies, others))
+    assert near["mel"][0] < 1e-3 < far["mel"][0]
+    assert near["clap"][0] < 1e-4
+
+
+def test_all_figures_of_a_family(tiny_family, shared_data, tmp_path):
+    """On real recordings: every figure is there, and the identity loses nothing."""
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    few = make_few(shared_data / "foley_real" / "permissive", tmp_path / "few")
+    report = quality.measure_family(
+        tiny_family, tiny_family / "judge", [few], corpus, clips=1, procedural=1, profile=fast(tmp_path)
+    )
+    assert set(report["reconstructions"]) == {
+        "identity", "mel, Griffin-Lim", "mel, vocoder", "VAE, Griffin-Lim", "VAE, vocoder"
+    }  # fmt: skip
+    assert report["reconstructions"]["identity"]["mr_stft"] == pytest.approx(0, abs=1e-5)
+    assert (
+        report["reconstructions"]["mel, Griffin-Lim"]["mr_stft"]
+        < report["reconstructions"]["mel, vocoder"]["mr_stft"]
+    )
+    assert report["generated"]["n"] == 7
+    text = "\n".join(quality.lines(report))
+    assert "generated" in text and "nearest training clip of held out" in text
+
+
+def fast(folder):
+    path = folder / "fast.toml"
+    path.write_text("[generate]\nsteps = 2\n")
+    return path
+
+
+def make_few(folder, out):
+    import shutil
+
+    for cls in CLASSES:
+        (out / cls).mkdir(parents=True)
+        for clip in sorted((folder / cls).iterdir())[:2]:
+            shutil.copy(clip, out / cls)
+    return out
+
+
+def test_measure_without_recordings(tiny_family):
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    with pytest.raises(InputError, match="--real FOLDER"):
+        quality.measure_family(tiny_family, tiny_family / "judge", [], corpus)
+
+
+def test_the_judge_is_the_families_own(tiny_family):
+    judge = JudgeEmbedding(tiny_family / "judge")
+    out = quality.judged(judge, np.zeros((7, 16000), np.float32), np.arange(7))
+    assert out["accuracy"] == pytest.approx(1 / 7)  # one answer for equal clips
