@@ -60,6 +60,21 @@ class EvalResult:
         ]
         return pd.DataFrame(rows)
 
+    def text(self) -> str:
+        """`table`, average and name for a terminal."""
+
+        def number(value: float) -> str:
+            return f"{value:9.3f}" if value == value else "        -"
+
+        lines = [f"{'class':<22}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"]
+        for row in self.table().to_dict("records"):
+            numbers = " ".join(number(row[key]) for key in ("fad", "ci_low", "ci_high", "fad_inf"))
+            lines.append(f"{row['class']:<22}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}")
+        low, high = self.average_ci
+        lines.append(f"{'average':<22}{number(self.average)} {number(low)} {number(high)}")
+        lines.append(f"{'std. over classes':<22}{number(self.std)}")
+        return "\n".join([*lines, self.name])
+
     @property
     def fads(self) -> np.ndarray:
         """FAD of each class, (classes,)."""
@@ -163,22 +178,15 @@ def evaluate(
     if missing:
         raise InputError(f"reference has no {', '.join(missing)}; it has {', '.join(sorted(ref))}")
     estimates, infinities = {}, {}
+    options: dict[str, Any] = {"n_boot": n_boot, "level": level, "method": method}
     for i, cls in enumerate(in_order(gen)):
-        g, r = gen[cls], ref[cls]
-        assert isinstance(g, ClipEmbeddings)
-        clips_too = isinstance(r, ClipEmbeddings) if resample_reference is None else resample_reference
+        clips_too = isinstance(ref[cls], ClipEmbeddings) if resample_reference is None else resample_reference
+        own_seed = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
         try:
             estimates[cls] = fad_with_ci(
-                g,
-                r,
-                n_boot=n_boot,
-                level=level,
-                method=method,
-                resample_reference=clips_too,
-                seed=int(np.random.SeedSequence([seed, i]).generate_state(1)[0]),
+                gen[cls], ref[cls], resample_reference=clips_too, seed=own_seed, **options
             )
-            stats = r.stats() if isinstance(r, ClipEmbeddings) else r
-            infinities[cls] = fad_infinity(g, stats, seed=seed) if with_infinity else None
+            infinities[cls] = _infinity(gen[cls], ref[cls], seed) if with_infinity else None
         except InputError as error:
             raise InputError(f"{cls}: {error}") from None
     settings = {
@@ -195,6 +203,13 @@ def evaluate(
         "seed": seed,
     }
     return EvalResult(_full_name(embedding, estimates, settings), estimates, infinities, settings)
+
+
+def _infinity(
+    generated: ClipEmbeddings, reference: ClipEmbeddings | GaussianStats, seed: int
+) -> FadInfinity | None:
+    stats = reference.stats() if isinstance(reference, ClipEmbeddings) else reference
+    return fad_infinity(generated, stats, seed=seed)
 
 
 def _full_name(embedding: Embedding, estimates: dict[str, FadEstimate], settings: dict[str, Any]) -> str:
