@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +20,10 @@ import numpy as np
 import typer
 
 from latentclap.classes import CLASSES, canonical_class
-from latentclap.errors import InputError
+from latentclap.errors import InputError, run_app
 from latentclap.fad import GaussianStats, frechet_distance, save_stats
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _FEATURE = ("tensorflow.core.example.feature_pb2", "Feature")
 _CLIPS = 100  # the organisers' sets are 100 clips a class, 10 windows each
@@ -126,27 +129,24 @@ def read_gt_embedding(path: str | Path) -> GaussianStats:
     return GaussianStats(mu, (sigma + sigma.T) / 2, n, clips, "vggish-dcase")
 
 
+@app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="folder with <class>/gt_embedding.pkl")],
     output: Annotated[Path, typer.Argument(help="npz to write")],
 ) -> None:
     """Convert <class>/gt_embedding.pkl of the DCASE 2023 Task 7 FAD tool to one npz."""
-    try:
-        paths = sorted(folder.glob("*/gt_embedding.pkl"))
-        if not paths:
-            raise InputError(f"{folder}: no <class>/gt_embedding.pkl in it")
-        stats = {}
-        for path in paths:
-            try:
-                name = canonical_class(path.parent.name)
-            except ValueError as error:
-                raise InputError(f"{path}: {error}") from None
-            stats[name] = read_gt_embedding(path)
-            frechet_distance(stats[name].mu, stats[name].sigma, stats[name].mu, stats[name].sigma)
-        save_stats(output, stats)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    paths = sorted(folder.glob("*/gt_embedding.pkl"))
+    if not paths:
+        raise InputError(f"{folder}: no <class>/gt_embedding.pkl in it")
+    stats = {}
+    for path in paths:
+        try:
+            name = canonical_class(path.parent.name)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
+        stats[name] = read_gt_embedding(path)
+        frechet_distance(stats[name].mu, stats[name].sigma, stats[name].mu, stats[name].sigma)
+    save_stats(output, stats)
     for name, item in stats.items():
         typer.echo(f"{name}: {item.n} windows, dimension {item.mu.size}, trace {np.trace(item.sigma):.4f}")
     missing = [c for c in CLASSES if c not in stats]
@@ -156,4 +156,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import typer
+
+from latentclap.errors import run_app
 from latentclap.files import write_text
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ROOT = Path(__file__).parents[1]
 HEAD = """# conda env create -f environment.yml     Made by `make lock`: the pins of .requirements.lock.
 name: latentclap
@@ -27,5 +32,11 @@ def environment() -> str:
     return HEAD + "".join(f"      - {pin}\n" for pin in [*pins, "-e .[book,test,paper,cluster]"])
 
 
-if __name__ == "__main__":
+@app.command()
+def main() -> None:
+    """Write environment.yml with the pins of .requirements.lock."""
     write_text(ROOT / "environment.yml", environment())
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from tqdm import tqdm
 
-from latentclap.errors import InputError
+from latentclap.errors import run_app
 from latentclap.foley import FAMILIES, make_dataset
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder of the data set; it is made if it does not exist.")],
     per_class: Annotated[int, typer.Option(help="Development clips per class.")] = 100,
@@ -27,28 +31,24 @@ def main(
         print("\n".join(FAMILIES))
         return
     names = [name.strip() for name in classes.split(",") if name.strip()] or None
-    try:
-        with tqdm(unit="clip") as bar:
+    with tqdm(unit="clip") as bar:
 
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-            make_dataset(
-                folder,
-                per_class=per_class,
-                eval_per_class=eval_per_class,
-                seed=seed,
-                workers=workers,
-                classes=names,
-                seconds=seconds,
-                progress=show,
-            )
-    except (InputError, OSError) as error:  # OSError: a full disk, or a folder that may not be written
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        make_dataset(
+            folder,
+            per_class=per_class,
+            eval_per_class=eval_per_class,
+            seed=seed,
+            workers=workers,
+            classes=names,
+            seconds=seconds,
+            progress=show,
+        )
     print(f"{folder}: {per_class} dev and {eval_per_class} eval clips per class")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(run_app(app))

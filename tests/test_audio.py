@@ -97,7 +97,7 @@ def test_gradient_of_silence_is_finite():
 
 def test_front_end_survives_inference_mode():
     """The cached window must not be an inference tensor: autograd refuses those."""
-    audio._window_and_matrix.cache_clear()
+    audio.mel._window_and_matrix.cache_clear()
     with torch.inference_mode():
         log_mel(torch.from_numpy(noise(8000)[None]))
     wave = torch.from_numpy(noise(8000)[None]).requires_grad_()

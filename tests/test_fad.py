@@ -189,7 +189,10 @@ class TestInterval:
         gen, ref = clips(rng, 9), clips(rng, 12, shift=0.5)
         estimate = fad_with_ci(gen, ref, n_boot=20, resample_reference=True, seed=3)
         twin = np.random.default_rng(3)
-        w_gen, w_ref = fad._multiplicities(twin, 20, 9), fad._multiplicities(twin, 20, 12)
+        w_gen, w_ref = (
+            fad.uncertainty._multiplicities(twin, 20, 9),
+            fad.uncertainty._multiplicities(twin, 20, 12),
+        )
 
         def resampled(side, weights):
             pieces = np.split(side.values, np.cumsum(side.counts)[:-1])
@@ -206,7 +209,7 @@ class TestInterval:
         gen = ClipEmbeddings.from_clips([rng.standard_normal((1, 60)) for _ in range(8)])
         ref = ClipEmbeddings.from_clips([rng.standard_normal((1, 60)) for _ in range(30)])
         estimate = fad_with_ci(gen, ref, n_boot=6, seed=1)
-        weights = fad._multiplicities(np.random.default_rng(1), 6, 8)
+        weights = fad.uncertainty._multiplicities(np.random.default_rng(1), 6, 8)
         repeated = np.repeat(gen.values, weights[2].astype(int), axis=0)
         expected = GaussianStats.from_embeddings(repeated).distance(ref.stats())
         assert estimate.draws[2] == pytest.approx(expected, rel=1e-8)

@@ -1,8 +1,9 @@
 import pytest
 
+from latentclap import runs
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, read_json, write_json
-from latentclap.runs import check_parameters, config_hash, start
+from latentclap.runs import CORE, check_parameters, code_hash, config_hash, start
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,21 @@ def test_save_metrics(tmp_path):
 def test_hash_depends_on_everything_but_order():
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     assert config_hash({"a": 1}) != config_hash({"a": 2})
+
+
+def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monkeypatch):
+    assert len(code_hash()) == 12
+    for name in CORE:
+        assert all(path.is_file() for path in runs._sources(name)), name
+    assert {p.name for p in runs._sources("audio")} >= {"__init__.py", "mel.py", "waves.py", "files.py"}
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "a.py").write_text("x = 1")
+    before = code_hash.__wrapped__(("room",))
+    (tmp_path / "room" / "b.py").write_text("y = 2")
+    assert code_hash.__wrapped__(("room",)) != before
+    with pytest.raises(FileNotFoundError):
+        code_hash.__wrapped__(("absent",))
 
 
 def test_files_are_whole_or_absent(tmp_path):

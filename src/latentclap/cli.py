@@ -5,11 +5,7 @@ torch and diffusers are imported inside the commands, so that --help and wrong a
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,10 +13,10 @@ import typer
 from tqdm import tqdm
 
 from latentclap.classes import CLASSES, canonical_class, prompt
-from latentclap.errors import InputError
+from latentclap.errors import InputError, run_app
+from latentclap.generation import drop_stale, earlier_clips, write_clips, write_record
 
 if TYPE_CHECKING:
-    from latentclap.evaluate import EvalResult
     from latentclap.system import FoleySystem
 
 app = typer.Typer(
@@ -32,8 +28,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Format = Literal["wav", "flac", "ogg", "mp3", "opus"]
-#: What a run of ``generate`` writes beside its clips.
-RECORD = "generation.json"
 
 
 def _version(value: bool) -> None:
@@ -89,7 +83,7 @@ def generate(
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
-    old = _earlier(out, [path for paths in files.values() for path in paths], overwrite)
+    old = earlier_clips(out, [path for paths in files.values() for path in paths], overwrite)
     system = _load(model, device)
     settings = {
         "steps": steps,
@@ -98,14 +92,9 @@ def generate(
         "eta": eta,
         "seed": seed,
     }
-    written = _write_clips(system, names, files, settings, batch_size, quiet)
-    for path in old - {path.relative_to(out).as_posix() for paths in files.values() for path in paths}:
-        (out / path).unlink(missing_ok=True)
-        with contextlib.suppress(
-            OSError
-        ):  # an empty class folder would be a problem to evaluate; others stay
-            (out / path).parent.rmdir()
-    _write_record(out, model, system, {**settings, "batch_size": batch_size}, names, written)
+    written = write_clips(system, names, files, settings, batch_size, quiet)
+    drop_stale(out, old - {path.relative_to(out).as_posix() for paths in files.values() for path in paths})
+    write_record(out, model, system, {**settings, "batch_size": batch_size}, names, written)
     typer.echo(f"{sum(len(w) for w in written.values())} clips of {system.seconds:.2f} s in {out}")
 
 
@@ -125,27 +114,6 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
         raise InputError(f"--classes: {error}") from None
 
 
-def _earlier(out: Path, files: list[Path], overwrite: bool) -> set[str]:
-    """Refuse to touch what is there; with --overwrite, return the clips an earlier record lists."""
-    from latentclap.files import read_json
-
-    place = next(p for p in [out, *out.absolute().parents] if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "may not be written to" if place.is_dir() else "is a file"
-        raise InputError(f"--out {out}: {place} {what}; give another folder")
-    there = [path for path in [out / RECORD, *files] if path.exists()]
-    if there and not overwrite:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise InputError(f"{there[0]}{more} would be replaced; choose another --out or say --overwrite")
-    try:
-        record = read_json(out / RECORD)
-        listed = [clip["file"] for clip in record["clips"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    # a record may have been edited: nothing outside the folder is ever removed
-    return {name for name in listed if (out / name).resolve().is_relative_to(out.resolve())}
-
-
 def _load(model: str, device: str) -> FoleySystem:
     import torch
     from transformers.utils import logging
@@ -160,80 +128,6 @@ def _load(model: str, device: str) -> FoleySystem:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
     return system.FoleySystem.from_pretrained(model, device=device)
-
-
-def _write_clips(
-    system: FoleySystem,
-    names: dict[str, str],
-    files: dict[str, list[Path]],
-    settings: dict[str, Any],
-    batch_size: int,
-    quiet: bool,
-) -> dict[str, list[Path]]:
-    """Generate batch by batch and write each clip as soon as it is there."""
-    from latentclap.audio import write_wave
-
-    total = sum(len(paths) for paths in files.values())
-    watched = not quiet and sys.stderr.isatty()
-    with tqdm(total=total, unit="clip", disable=True if quiet else None) as bar:
-        for name, text in names.items():
-            bar.set_description(name)
-            for first in range(0, len(files[name]), batch_size):
-                paths = files[name][first : first + batch_size]
-                waves = system.generate(
-                    prompts=[text],
-                    n=len(paths),
-                    first=first,
-                    batch_size=batch_size,
-                    progress=watched,
-                    **settings,
-                )
-                for path, wave in zip(paths, waves, strict=True):
-                    write_wave(path, wave, system.sampling_rate)
-                    bar.update()
-    return files
-
-
-def _write_record(
-    out: Path,
-    model: str,
-    system: FoleySystem,
-    settings: dict[str, Any],
-    names: dict[str, str],
-    written: dict[str, list[Path]],
-) -> None:
-    import platform
-
-    import diffusers
-    import numpy
-    import torch
-    import transformers
-
-    from latentclap import __version__
-    from latentclap.files import write_json
-
-    clips = [
-        {"file": path.relative_to(out).as_posix(), "class": name, "prompt": names[name], "index": i}
-        for name, paths in written.items()
-        for i, path in enumerate(paths)
-    ]
-    record = {
-        "model": model,
-        "settings": settings,
-        "sampling_rate": system.sampling_rate,
-        "seconds": system.seconds,
-        "device": str(system.device),
-        "versions": {
-            "latentclap": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "numpy": numpy.__version__,
-        },
-        "clips": clips,
-    }
-    write_json(out / RECORD, record)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------
@@ -276,7 +170,7 @@ def evaluate(
         sides[1] = {cls: clips for cls, clips in sides[1].items() if cls in sides[0]}
     sides = [_embed(side, embed, seconds, quiet) if isinstance(side, dict) else side for side in sides]
     result = room.evaluate(*sides, embed, n_boot=n_boot, seed=seed, seconds=seconds)
-    typer.echo(_table(result))
+    typer.echo(result.text())
     if json_path is not None:
         result.save(json_path)
 
@@ -317,20 +211,6 @@ def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: b
     return {cls: embed_clips(clips, embedding, 16_000, seconds) for cls, clips in bar}
 
 
-def _table(result: EvalResult) -> str:
-    def number(value: float) -> str:
-        return f"{value:9.3f}" if value == value else "        -"
-
-    lines = [f"{'class':<22}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"]
-    for row in result.table().to_dict("records"):
-        numbers = " ".join(number(row[key]) for key in ("fad", "ci_low", "ci_high", "fad_inf"))
-        lines.append(f"{row['class']:<22}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}")
-    low, high = result.average_ci
-    lines.append(f"{'average':<22}{number(result.average)} {number(low)} {number(high)}")
-    lines.append(f"{'std. over classes':<22}{number(result.std)}")
-    return "\n".join([*lines, result.name])
-
-
 # --- info ---------------------------------------------------------------------------------------------------
 
 
@@ -342,7 +222,7 @@ def info(
     """Print what a checkpoint is."""
     import json
 
-    from latentclap.describe import describe
+    from latentclap.describe import as_text, describe
 
     path = Path(model)
     if not path.exists():
@@ -350,65 +230,15 @@ def info(
 
         path = resolve(model)
     told = describe(path)
-    typer.echo(json.dumps(told, indent=2) if json_out else _lines(told))
-
-
-def _lines(told: dict[str, Any]) -> str:
-    lines = [f"{told['kind']} {told['path']}"]
-    if told.get("model_card"):
-        lines.append(told["model_card"])
-    for name, part in told["components"].items():
-        count = "unknown" if part["parameters"] is None else f"{part['parameters']:,}"
-        lines.append(
-            f"  {name:<14}{part['class'] or '-':<32}{count:>14} parameters  {part['dtype'] or '-':<5}"
-            f"{part['bytes'] / 1e6:>9.1f} MB"
-        )
-    lines.append(
-        f"  {'total (parameters that generate, all bytes)':<46}{told['parameters']:>14,} parameters  {'':<5}"
-        f"{told['bytes'] / 1e6:>9.1f} MB"
-    )
-    if told["kind"] == "system":
-        scheduler = ", ".join(f"{key} {value}" for key, value in told["scheduler"].items())
-        lines += [
-            f"sampling rate  {told['sampling_rate']} Hz, clips of {told['seconds']:.2f} s ({told['frames']} frames)",
-            f"latent shape   {tuple(told['latent_shape'])} (C, T, F), scaling factor {told['scaling_factor']}",
-            f"tuning layer   {'yes' if told['tuning'] else 'no'}",
-            f"scheduler      {scheduler or 'not told'}",
-        ]
-    return "\n".join(lines)
+    typer.echo(json.dumps(told, indent=2) if json_out else as_text(told))
 
 
 # --- entry --------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one ``error: ...`` line and exit status 2.
-
-    LATENTCLAP_DEBUG=1 gives the traceback.
-    """
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    try:
-        app()
-    except (InputError, OSError) as error:
-        _fail(error, _reason(error))
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        _fail(error, "the GPU has too little memory; give a smaller --batch-size or --device cpu")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _fail(error: Exception, reason: str) -> None:
-    if os.environ.get("LATENTCLAP_DEBUG") == "1":
-        raise error
-    print(f"error: {reason}", file=sys.stderr)
-    raise SystemExit(2) from None
+    """Run the command line; a user's mistake is one ``error: ...`` line and exit status 2."""
+    raise SystemExit(run_app(app))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,32 @@ def describe(path: Path) -> dict[str, Any]:
     return {"path": str(path), "kind": "model", **totals, "model_card": _card(path)}
 
 
+def as_text(told: dict[str, Any]) -> str:
+    """What `describe` told as a few lines for a terminal."""
+    lines = [f"{told['kind']} {told['path']}"]
+    if told.get("model_card"):
+        lines.append(told["model_card"])
+    for name, part in told["components"].items():
+        count = "unknown" if part["parameters"] is None else f"{part['parameters']:,}"
+        lines.append(
+            f"  {name:<14}{part['class'] or '-':<32}{count:>14} parameters  {part['dtype'] or '-':<5}"
+            f"{part['bytes'] / 1e6:>9.1f} MB"
+        )
+    lines.append(
+        f"  {'total (parameters that generate, all bytes)':<46}{told['parameters']:>14,} parameters  {'':<5}"
+        f"{told['bytes'] / 1e6:>9.1f} MB"
+    )
+    if told["kind"] == "system":
+        scheduler = ", ".join(f"{key} {value}" for key, value in told["scheduler"].items())
+        lines += [
+            f"sampling rate  {told['sampling_rate']} Hz, clips of {told['seconds']:.2f} s ({told['frames']} frames)",
+            f"latent shape   {tuple(told['latent_shape'])} (C, T, F), scaling factor {told['scaling_factor']}",
+            f"tuning layer   {'yes' if told['tuning'] else 'no'}",
+            f"scheduler      {scheduler or 'not told'}",
+        ]
+    return "\n".join(lines)
+
+
 def _totals(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     # a text encoder of its own leaves the CLAP beside it nothing to do but judge
     beside = {*_BESIDE, "clap"} if "text_encoder" in parts else {*_BESIDE}

@@ -1,9 +1,10 @@
-"""The one exception for a user's mistake."""
+"""The one exception for a user's mistake, and the one place where a command line says it."""
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,16 +19,50 @@ class InputError(ValueError):
 def run_app(app: Callable[..., Any]) -> int:
     """Run a typer application: a user's mistake becomes one line on stderr and status 2, never a traceback.
 
-    ``LATENTCLAP_DEBUG=1`` lets the traceback through.
+    A user's mistake is an `InputError`, wrong options or arguments, what the system refuses (a full disk, no
+    permission, no such file), and a GPU that is too small. ``LATENTCLAP_DEBUG=1`` lets the traceback through.
     """
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    # Python's own form names a line of our source, which says nothing to a user
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        app()
-    except (InputError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        if os.environ.get("LATENTCLAP_DEBUG") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        status = app(standalone_mode=False)
+    except (InputError, OSError) as error:
+        return _say(error, _reason(error))
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's: its class has moved between versions
+            return _usage(error)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            return _say(error, "the GPU has too little memory; give a smaller --batch-size or --device cpu")
+        raise
     except KeyboardInterrupt:
+        status = 130
+    if status == 130:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return status if isinstance(status, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Wrong options: the reason and where to look, without typer's frame; a bare command shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    command = f" ({error.ctx.command_path} --help)" if getattr(error, "ctx", None) else ""
+    return _say(error, _one_line(error.format_message()) + command)
+
+
+def _say(error: Exception, reason: str) -> int:
+    if os.environ.get("LATENTCLAP_DEBUG") == "1":
+        raise error
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

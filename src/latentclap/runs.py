@@ -68,8 +68,17 @@ CORE = (
 @cache
 def code_hash(modules: tuple[str, ...] = CORE) -> str:
     """A hash of the source of some modules: results of other code are never taken for this code's."""
-    folder = Path(__file__).parent
-    return config_hash([(folder / f"{name}.py").read_text(encoding="utf-8") for name in modules])
+    return config_hash([path.read_text(encoding="utf-8") for name in modules for path in _sources(name)])
+
+
+def _sources(module: str) -> list[Path]:
+    """The files of a module of ours: one, or every file of a package."""
+    file = Path(__file__).parent / f"{module}.py"
+    # a folder may be left of another version, with nothing but compiled files in it
+    files = [file] if file.is_file() else sorted(file.with_suffix("").rglob("*.py"))
+    if not files:
+        raise FileNotFoundError(f"{file}: no source of module {module}")
+    return files
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from latentclap.errors import InputError
+from latentclap.errors import InputError, run_app
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,14 +56,5 @@ def modelcard(
     typer.echo(str(model_card(card, out)))
 
 
-def main() -> None:
-    """Run; bad input is one line and status 2."""
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(run_app(app))

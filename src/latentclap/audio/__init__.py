@@ -1,0 +1,37 @@
+"""Waveform to log-mel and back: the front end of section IV-A, and sound files.
+
+The model's world is 16 kHz mono. A clip of 4 s is resampled, brought to zero mean and peak 0.5, repeated to
+10.24 s (163,840 samples) and turned into a log-mel of 1024 frames by 64 bins.
+"""
+
+from __future__ import annotations
+
+from latentclap.audio.files import FORMATS, decode, read_wave, write_wave
+from latentclap.audio.mel import MelConfig, Variant, griffin_lim, log_mel
+from latentclap.audio.waves import (
+    MODEL_RATE,
+    PAPER_SAMPLES,
+    Wave,
+    normalise_loudness,
+    repeat_to,
+    resample,
+    to_model_rate,
+)
+
+__all__ = [
+    "FORMATS",
+    "MODEL_RATE",
+    "PAPER_SAMPLES",
+    "MelConfig",
+    "Variant",
+    "Wave",
+    "decode",
+    "griffin_lim",
+    "log_mel",
+    "normalise_loudness",
+    "read_wave",
+    "repeat_to",
+    "resample",
+    "to_model_rate",
+    "write_wave",
+]

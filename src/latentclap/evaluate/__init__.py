@@ -1,0 +1,23 @@
+"""Evaluate generated clips: FAD per class with intervals (Table I), CLAP similarity scores (section V-A).
+
+Clips come as arrays, as files, as a folder in DCASE layout, or as embeddings made before. The reference is
+the same, or statistics (`fad.GaussianStats`, or an npz of them) such as the challenge organisers'.
+"""
+
+from __future__ import annotations
+
+from latentclap.evaluate.clips import Clips, clips_in_folder, embed_clips, prepare_clip
+from latentclap.evaluate.similarity import SimilarityResult, clap_similarity
+from latentclap.evaluate.table import EvalResult, Side, evaluate
+
+__all__ = [
+    "Clips",
+    "EvalResult",
+    "Side",
+    "SimilarityResult",
+    "clap_similarity",
+    "clips_in_folder",
+    "embed_clips",
+    "evaluate",
+    "prepare_clip",
+]

@@ -1,0 +1,119 @@
+"""The scan itself: every sound file of a folder is looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from latentclap.audio import decode
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
+from latentclap.scan.layout import UNDECODABLE, Found, find, suggest
+from latentclap.scan.report import Clip, DataReport, Problem, relative
+from latentclap.scan.tables import apply_meta
+
+
+def _examine(found: Found, min_seconds: float, silence_dbfs: float) -> Clip | Problem:
+    """Decode one file: a clip, or the first thing that is wrong with it."""
+    path = found.path
+    if path.suffix.lower() in UNDECODABLE:
+        return Problem(path, "unreadable", f"{path.suffix} cannot be decoded; convert it to wav or flac")
+    try:
+        wave, sr = decode(path)
+    except InputError as error:
+        return Problem(path, "unreadable", str(error).removeprefix(f"{path}: "))
+    except MemoryError:
+        return Problem(path, "unreadable", "does not fit into memory")
+    seconds = wave.shape[-1] / sr
+    if seconds < min_seconds:
+        return Problem(path, "too short", f"{seconds:.3f} s, at least {min_seconds:g} s are needed")
+    bad = int((~np.isfinite(wave)).sum())
+    if bad:
+        return Problem(path, "NaN", f"{bad} samples are NaN or infinite")
+    # the model takes the first channel (AudioLDM's rule), and a constant offset is no sound
+    peak = float(np.abs(wave[0] - wave[0].mean()).max())
+    if peak < 10 ** (silence_dbfs / 20):
+        level = f"{20 * np.log10(peak):.1f} dBFS" if peak > 0 else "digital silence"
+        which = "" if wave.shape[0] == 1 else " in the first channel"
+        return Problem(path, "silent", f"peak {level}{which}, below {silence_dbfs:g} dBFS")
+    digest = hashlib.blake2b(wave.tobytes(), digest_size=16).hexdigest()
+    return Clip(
+        path, found.cls, split=found.split, seconds=seconds, sr=sr, channels=wave.shape[0], digest=digest
+    )
+
+
+def _drop_duplicates(clips: Iterable[Clip], folder: Path) -> tuple[list[Clip], list[Problem]]:
+    first: dict[str, Clip] = {}
+    problems = []
+    for clip in clips:
+        kept = first.setdefault(clip.digest, clip)
+        if kept is not clip:
+            where = relative(kept.path, folder)
+            other = "" if kept.cls == clip.cls else f", which is of class {kept.cls}"
+            problems.append(Problem(clip.path, "duplicate", f"same samples as {where}{other}"))
+    return list(first.values()), problems
+
+
+def scan(
+    folder: str | Path,
+    *,
+    min_seconds: float = 0.5,
+    silence_dbfs: float = -60.0,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> DataReport:
+    """Look at every sound file of a folder in DCASE layout; no bad file ever raises.
+
+    Args:
+        folder: the data set.
+        min_seconds: shorter files are reported as too short.
+        silence_dbfs: files whose peak stays below it (offset removed, first channel) are reported as silent.
+        workers: reading threads; by default the number of cores, at most 8.
+        progress: show a bar; by default on a terminal, from 300 files on.
+
+    Returns:
+        Clips sorted by path, and problems: unreadable, silent, NaN, too short, duplicate, wrong class name,
+        empty class, missing class, stray file, bad meta.
+
+    Raises:
+        InputError: the folder itself is missing or has nothing of the layout.
+    """
+    folder = Path(os.path.abspath(Path(folder).expanduser()))
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; give a folder with one sub-folder per class")
+    found, problems, seen = find(folder)
+    if not seen:
+        raise InputError(f"{folder}: no class folder here; {suggest(folder, problems)}")
+    workers = workers or min(8, os.cpu_count() or 1)
+    quiet = (None if len(found) >= 300 else True) if progress is None else not progress
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(
+            tqdm(
+                pool.map(lambda f: _examine(f, min_seconds, silence_dbfs), found),
+                total=len(found),
+                desc=f"reading {folder.name}",
+                unit="file",
+                disable=quiet,
+            )
+        )
+    problems += [r for r in results if isinstance(r, Problem)]
+    clips, duplicates = _drop_duplicates((r for r in results if isinstance(r, Clip)), folder)
+    clips, bad_meta, notes = apply_meta(clips, folder)
+    usable = {clip.cls for clip in clips}
+    empty = [Problem(folder / c, "empty class", "no usable clip") for c in CLASSES if c in seen - usable]
+    missing = [
+        Problem(folder / c, "missing class", "no folder of this name") for c in CLASSES if c not in seen
+    ]
+    return DataReport(
+        folder,
+        tuple(sorted(clips, key=lambda clip: clip.path)),
+        tuple(problems + duplicates + empty + missing + bad_meta),
+        tuple(notes),
+    )

@@ -1,0 +1,96 @@
+"""The layout of a data folder: classes, sides, and where sound files lie."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentclap.classes import CLASSES, canonical_class
+from latentclap.scan.report import Problem
+
+#: Suffixes taken for sound files; those in the second set are sounds that libsndfile cannot decode.
+SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
+UNDECODABLE = frozenset({".m4a", ".aac", ".wma", ".mp4", ".webm"})
+SPLITS = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sound file with the class and the side that its folders say."""
+
+    path: Path
+    cls: str
+    split: str | None
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files; nothing where it may not be read."""
+    try:
+        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES | UNDECODABLE and not path.is_dir()
+
+
+def _sounds_below(folder: Path) -> Iterator[Path]:
+    # not rglob: it follows no order of ours and silently swallows unreadable folders
+    for path in visible(folder):
+        if path.is_dir():
+            yield from _sounds_below(path)
+        elif _is_sound(path):
+            yield path
+
+
+def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
+    """Return sound files with class and split, what is wrong with the layout, and the class folders seen."""
+    found: list[Found] = []
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    levels: list[tuple[Path, str | None]] = [(folder, None)]
+    # eval comes first, so that of two equal files the one for evaluation stays
+    levels += sorted(
+        ((p, SPLITS[p.name.lower()]) for p in visible(folder) if p.is_dir() and p.name.lower() in SPLITS),
+        key=lambda level: level[1] != "eval",
+    )
+    for level, split in levels:
+        for path in visible(level):
+            if path.is_dir():
+                if split is None and path.name.lower() in SPLITS:
+                    continue
+                try:
+                    cls = canonical_class(path.name)
+                except ValueError:
+                    problems += _wrong_class(path)
+                    continue
+                seen.add(cls)
+                if not os.access(path, os.R_OK | os.X_OK):
+                    problems.append(Problem(path, "unreadable", "no permission to read this folder"))
+                found += [Found(p, cls, split) for p in _sounds_below(path)]
+            elif _is_sound(path):
+                problems.append(Problem(path, "stray file", "lies in no class folder; move it into one"))
+    return found, problems, seen
+
+
+def _wrong_class(path: Path) -> list[Problem]:
+    n = sum(1 for _ in _sounds_below(path))
+    if not n:
+        return []
+    near = difflib.get_close_matches(path.name.lower().replace("-", "_"), CLASSES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(CLASSES)}"
+    return [Problem(path, "wrong class name", f"{n} sound files not used; {hint}")]
+
+
+def suggest(folder: Path, problems: list[Problem]) -> str:
+    """Words for a folder without class folders: where they may be, or what they are called."""
+    below = [p for p in visible(folder) if p.is_dir() and find(p)[2]]
+    if below:
+        return f"did you mean {' or '.join(str(p) for p in below)}?"
+    wrong = [p.path.name for p in problems if p.kind == "wrong class name"]
+    found = f"found {', '.join(wrong)}, but " if wrong else ""
+    return f"{found}the classes are {', '.join(CLASSES)}"

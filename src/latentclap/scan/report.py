@@ -1,0 +1,87 @@
+"""What a scan finds: clips, problems, and the report of both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from latentclap.errors import InputError
+
+#: Kinds of problem that concern the folder and not a file's content.
+FOLDER_KINDS = ("wrong class name", "empty class", "missing class", "stray file", "bad meta")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One usable sound file.
+
+    ``group`` names the recording it was cut from (None: a recording of its own), ``digest`` its samples.
+    """
+
+    path: Path
+    cls: str
+    group: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    seconds: float = 0.0
+    sr: int = 0
+    channels: int = 1
+    licence: str | None = None
+    source: str | None = None
+    digest: str = ""
+
+    @property
+    def recording(self) -> str:
+        """Name of the recording: the group, or the file itself where no meta file gives one."""
+        return self.group or self.path.as_posix()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong: ``kind`` is one of a few fixed words, ``detail`` says what was found."""
+
+    path: Path
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a scan found: usable clips, problems, and remarks that are no problems (stale meta rows)."""
+
+    folder: Path
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """One row per problem: path (relative to the folder), kind, detail."""
+        rows = [(relative(p.path, self.folder), p.kind, p.detail) for p in self.problems]
+        return pd.DataFrame(rows, columns=["path", "kind", "detail"])
+
+    def one_line(self) -> str:
+        """Counts and the first problem, in one line."""
+        if not self.problems:
+            return f"{self.folder}: {len(self.clips)} clips, no problem"
+        counts = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in self.problems).items())
+        first = self.problems[0]
+        where = relative(first.path, self.folder)
+        return (
+            f"{self.folder}: {len(self.problems)} problems ({counts}), {len(self.clips)} usable clips; "
+            f"first: {where}: {first.kind}, {first.detail}"
+        )
+
+    def raise_if_bad(self, ignore: Iterable[str] = ("missing class",)) -> None:
+        """Raise InputError with one line if there is any problem of a kind not in ``ignore``."""
+        kept = tuple(p for p in self.problems if p.kind not in set(ignore))
+        if kept:
+            raise InputError(replace(self, problems=kept).one_line())
+
+
+def relative(path: Path, folder: Path) -> str:
+    """``path`` below ``folder``, or the whole path where it lies elsewhere."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()

@@ -1,0 +1,62 @@
+"""Statistics of a listening study (section V-C), and checks of statistics that others published.
+
+`mixed_anova` is the paper's analysis: class between listeners, model within. `post_hoc` are its paired
+t-tests. The checks ask whether printed figures fit each other: F with p and partial eta squared, degrees of
+freedom with a number of listeners, averages with their parts, means with their number of ratings.
+"""
+
+from __future__ import annotations
+
+from latentclap.stats.anova import Sphericity, by_items, cell_means, min_f_prime, mixed_anova, sphericity
+from latentclap.stats.checks import (
+    Check,
+    Grim,
+    check_average,
+    check_eta_p2,
+    check_p,
+    check_std,
+    eta_p2_from_f,
+    grim,
+)
+from latentclap.stats.implied import (
+    critical_item_sd,
+    implied_contrasts,
+    implied_epsilon,
+    implied_error_ms,
+    implied_interaction,
+    implied_raters,
+)
+from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
+from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, simulate_ratings
+
+__all__ = [
+    "RATING_COLUMNS",
+    "Check",
+    "Grim",
+    "RatingNoise",
+    "Sphericity",
+    "adjust_p",
+    "by_items",
+    "cell_means",
+    "check_average",
+    "check_eta_p2",
+    "check_p",
+    "check_std",
+    "critical_item_sd",
+    "eta_p2_from_f",
+    "grim",
+    "implied_contrasts",
+    "implied_epsilon",
+    "implied_error_ms",
+    "implied_interaction",
+    "implied_raters",
+    "min_f_prime",
+    "mixed_anova",
+    "noncentral_t_ci",
+    "paired_t_power",
+    "post_hoc",
+    "raters_needed",
+    "read_ratings",
+    "simulate_ratings",
+    "sphericity",
+]

@@ -1,0 +1,71 @@
+"""How a command line says that something is wrong: one line, a status, no traceback."""
+
+import warnings
+
+import pytest
+import typer
+
+from latentclap.errors import InputError, run_app
+
+
+def run(monkeypatch, capsys, command, *arguments):
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    monkeypatch.setattr("sys.argv", ["tool", *arguments])
+    status = run_app(app)
+    return status, capsys.readouterr().err
+
+
+@pytest.fixture(autouse=True)
+def own_warnings():
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("n: too few"), "error: n: too few\n"),
+        (PermissionError(13, "Permission denied", "/a/b"), "error: /a/b: Permission denied\n"),
+        (OSError("two\nlines   of text"), "error: two lines of text\n"),
+        (OSError(), "error: OSError\n"),
+    ],
+)
+def test_a_mistake_is_one_line(monkeypatch, capsys, error, line):
+    def command() -> None:
+        raise error
+
+    assert run(monkeypatch, capsys, command) == (2, line)
+    monkeypatch.setenv("LATENTCLAP_DEBUG", "1")
+    with pytest.raises(type(error)):
+        run(monkeypatch, capsys, command)
+
+
+def test_wrong_options_are_one_line(monkeypatch, capsys):
+    def command(count: int, steps: int = 1) -> None: ...
+
+    for arguments, says in [
+        (["3", "--stepz", "2"], "No such option: --stepz"),
+        (["three"], "Invalid value for"),
+        ([], "Missing argument"),
+    ]:
+        status, err = run(monkeypatch, capsys, command, *arguments)
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith("error: ") and says in err and "--help)" in err
+
+
+def test_success_interrupt_and_bug(monkeypatch, capsys):
+    def fine() -> None:
+        warnings.warn("mind the gap", stacklevel=1)
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    assert run(monkeypatch, capsys, fine) == (0, "warning: mind the gap\n")
+    status, err = run(monkeypatch, capsys, stopped)
+    assert status == 130 and "goes on from the last checkpoint" in err
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, capsys, bug)
