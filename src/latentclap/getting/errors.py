@@ -1,0 +1,109 @@
+"""What went wrong on the way, in a few words."""
+
+from __future__ import annotations
+
+import errno
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import ReadTimeoutError
+
+#: Status codes worth another try (those that huggingface_hub takes as well).
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+)
+
+
+class Stopped(Exception):
+    """Raised inside a download that has to end because of something outside it."""
+
+
+def host(url: str) -> str:
+    """The host of an address, with its port where it has one."""
+    return urlsplit(url).netloc or url
+
+
+def reason(error: BaseException, url: str, timeout: float) -> str:
+    """Say in one phrase why a request failed, whichever of the libraries raised.
+
+    huggingface_hub's transport (httpx or httpx2, by version) is told by the names of its classes.
+    """
+    names = {cls.__name__ for cls in type(error).__mro__}
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return http_status(status)
+    if _stalled(error, names):
+        return f"{host(url)} sent nothing for {timeout:g} s (--timeout)"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"no secure connection to {host(url)} ({_first(error)})"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError) or "RemoteProtocolError" in names:
+        return "the connection was cut"
+    if isinstance(error, requests.exceptions.ConnectionError) or "NetworkError" in names:
+        cut = "reset" in str(error).lower() or "aborted" in str(error).lower()
+        return f"{host(url)} cut the connection" if cut else f"{host(url)} cannot be reached"
+    if isinstance(error, _NO_ADDRESS):
+        return f"{url} is no web address"
+    if isinstance(error, requests.exceptions.TooManyRedirects):
+        return f"{host(url)} sends the request round in circles"
+    return _first(error)
+
+
+def http_status(status: int) -> str:
+    """A status code with the words a user needs."""
+    words = {
+        401: "not allowed without an account",
+        403: "not allowed",
+        404: "not there",
+        410: "no longer there",
+        429: "too many requests, wait a while",
+    }
+    return f"HTTP {status}: {words.get(status, 'the server has a problem' if status >= 500 else 'refused')}"
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in PASSING
+    if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects)):
+        return False
+    return isinstance(
+        error,
+        (
+            requests.exceptions.ConnectionError,
+            requests.exceptions.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ),
+    )
+
+
+def disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space or quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def human(size: int | None) -> str:
+    """Bytes for people, in powers of ten as disks and downloads are sold: "288.6 MB"."""
+    if size is None:
+        return "size not told"
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"
+
+
+def _stalled(error: BaseException, names: set[str]) -> bool:
+    if isinstance(error, requests.exceptions.Timeout) or "TimeoutException" in names:
+        return True
+    # requests wraps a time-out in the middle of a body into a ConnectionError
+    return any(isinstance(part, ReadTimeoutError) for part in error.args)
+
+
+def _first(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__

@@ -1,0 +1,226 @@
+"""What the servers have: names, addresses, sizes and published checksums, before anything is downloaded."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from types import SimpleNamespace
+from urllib.parse import quote
+
+import requests
+from pooch.downloaders import REQUESTS_HEADERS, ZenodoRepository
+
+from latentclap.errors import InputError
+from latentclap.getting.errors import host, passing, reason
+from latentclap.getting.sources import Source
+
+#: Bytes are wanted as they lie on the server: a size or a Range would mean nothing in a compressed body.
+HEADERS = {**REQUESTS_HEADERS, "Accept-Encoding": "identity"}
+_TABLE = "latentclap's table of sources"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file on a server.
+
+    ``name`` is its place below the source's folder, ``checksum`` "algorithm:hex" (md5, sha256, or git-sha1 as
+    git names a blob) or "" where nobody publishes one, ``told_by`` who published it.
+    """
+
+    name: str
+    url: str
+    size: int | None = None
+    checksum: str = ""
+    told_by: str = ""
+    headers: dict[str, str] = field(default_factory=lambda: dict(HEADERS), repr=False)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one source as a server lists them; ``revision`` is a hub repository's commit."""
+
+    files: tuple[RemoteFile, ...]
+    revision: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def safe_name(name: str) -> str:
+    """Return a relative POSIX path that stays below its folder.
+
+    Raises:
+        InputError: absolute, with "..", a backslash, a drive or a control character.
+    """
+    path = PurePosixPath(name)
+    bad = not name or path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":"
+    if bad or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        raise InputError(f"refused the file name {name!r}: it does not stay inside the folder")
+    return path.as_posix()
+
+
+def list_files(
+    source: Source,
+    *,
+    mirror: str = "",
+    revision: str = "",
+    subsets: tuple[str, ...] = (),
+    timeout: float = 60,
+) -> Listing:
+    """Ask the server what there is.
+
+    Args:
+        source: from ``SOURCES``.
+        mirror: another place: for a hub source its endpoint, else a folder that holds the files under their names.
+        revision: a hub repository's branch, tag or commit; empty for "main".
+        subsets: fills ``{subset}`` in the source's patterns.
+        timeout: seconds without an answer.
+
+    Raises:
+        InputError: unreachable, not there, or not what such a server answers.
+    """
+    if source.kind == "hub":
+        return _hub(source, mirror, revision, subsets, timeout)
+    if source.kind == "zenodo":
+        return _zenodo(source, mirror, timeout)
+    base = (mirror or source.base).rstrip("/")
+    names = [(safe_name(e.name), e.checksum) for e in source.files]
+    return Listing(
+        tuple(
+            _sized(f"{base}/{quote(name)}", _join(source.folder, name), known, timeout)
+            for name, known in names
+        )
+    )
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+# --- zenodo -------------------------------------------------------------------------------------------------
+
+
+def _zenodo(source: Source, mirror: str, timeout: float) -> Listing:
+    """Addresses, sizes and MD5 sums from the record; a mirror only replaces the addresses."""
+    repository = ZenodoRepository(
+        f"10.5281/zenodo.{source.record}", source.page, timeout=timeout, headers=REQUESTS_HEADERS
+    )
+    record = f"record {source.record} of {host(repository.base_api_url)}"
+    published, sizes, notes = SimpleNamespace(registry={}), {}, []
+    try:
+        repository.populate_registry(published)
+        sizes = {i.get("key", i.get("filename")): i["size"] for i in repository.api_response["files"]}
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        # the files themselves may well be there; what is lost is the published checksum, and that is said
+        why = "no list of files in its answer"
+        if isinstance(error, requests.RequestException) and not isinstance(error, ValueError):
+            why = reason(error, repository.base_api_url, timeout)
+        notes.append(f"{record} could not be read ({why})")
+    found = []
+    for entry in source.files:
+        name = safe_name(entry.name)
+        if sizes and name not in sizes:
+            raise InputError(f"{name}: {record} has no such file; it has {', '.join(sizes)}")
+        size = sizes.get(name)
+        checksum = _agreed(name, entry.checksum, published.registry.get(name, ""), record)
+        told_by = record if name in published.registry else _TABLE if checksum else ""
+        if size is not None and not mirror:
+            remote = RemoteFile(name, repository.download_url(name), size, checksum, told_by)
+        else:
+            base = mirror.rstrip("/") or f"{source.page}/files"
+            remote = _sized(f"{base}/{quote(name)}", name, checksum, timeout)
+            remote = replace(remote, size=remote.size if size is None else size, told_by=told_by)
+        found.append(remote)
+    return Listing(tuple(found), notes=tuple(notes))
+
+
+def _agreed(name: str, pinned: str, published: str, record: str) -> str:
+    if pinned and published and pinned != published:
+        raise InputError(
+            f"{name}: {record} says {published}, this package knows {pinned}; nothing was downloaded"
+        )
+    return published or pinned
+
+
+def _sized(url: str, name: str, checksum: str, timeout: float) -> RemoteFile:
+    """A file of which only the address is known: ask for its size."""
+    try:
+        response = requests.head(url, headers=HEADERS, timeout=timeout, allow_redirects=True)
+        if response.status_code not in (
+            403,
+            405,
+            501,
+        ):  # servers that do not answer HEAD may still give the file
+            response.raise_for_status()
+    except requests.RequestException as error:
+        hint = "try again later" if passing(error) else "--mirror takes another address"
+        raise InputError(f"{name}: {reason(error, url, timeout)} ({url}); {hint}") from None
+    length = response.headers.get("Content-Length", "") if response.ok else ""
+    size = int(length) if length.isdigit() else None
+    return RemoteFile(name, url, size, checksum, _TABLE if checksum else "")
+
+
+# --- the Hugging Face hub -----------------------------------------------------------------------------------
+
+
+def _hub(source: Source, mirror: str, revision: str, subsets: tuple[str, ...], timeout: float) -> Listing:
+    """Names, sizes and checksums of one commit; huggingface_hub asks, with a time limit."""
+    from huggingface_hub import HfApi, constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    endpoint = (mirror or constants.ENDPOINT).rstrip("/")
+    # an account's token is for the hub that issued it, not for whatever --mirror names
+    token = False if mirror else None
+    try:
+        info = HfApi(endpoint=endpoint, token=token).repo_info(
+            source.repo,
+            repo_type=source.repo_type,
+            revision=revision or "main",
+            files_metadata=True,
+            timeout=timeout,
+        )
+    except Exception as error:  # huggingface_hub passes on errors of several libraries
+        raise InputError(_hub_reason(error, source.repo, revision, endpoint, timeout)) from None
+    if not info.sha or info.siblings is None:
+        raise InputError(f"{source.repo}: {host(endpoint)} does not answer as a Hugging Face hub does")
+    headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
+    found = []
+    for item in info.siblings:
+        name = safe_name(item.rfilename)
+        if not _wanted(name, source, subsets):
+            continue
+        sha256 = getattr(item.lfs, "sha256", None) if item.lfs else None
+        checksum = f"sha256:{sha256}" if sha256 else f"git-sha1:{item.blob_id}" if item.blob_id else ""
+        url = hf_hub_url(source.repo, name, repo_type=source.repo_type, revision=info.sha, endpoint=endpoint)
+        found.append(RemoteFile(name, url, item.size, checksum, host(endpoint) if checksum else "", headers))
+    if not found:
+        raise InputError(f"{source.repo}: none of its {len(info.siblings)} files is one of those wanted")
+    return Listing(_without_twins(found), revision=info.sha)
+
+
+def _wanted(name: str, source: Source, subsets: tuple[str, ...]) -> bool:
+    def matches(patterns: tuple[str, ...]) -> bool:
+        full = [p.format(subset=s) for p in patterns for s in (subsets or ("*",))]
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in full)
+
+    return matches(source.include) and not matches(source.exclude)
+
+
+def _without_twins(found: list[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Leave out pickled weights where the same folder has safetensors: never loaded, and twice the size."""
+    safe = {PurePosixPath(f.name).parent for f in found if f.name.endswith(".safetensors")}
+    return tuple(f for f in found if not (f.name.endswith(".bin") and PurePosixPath(f.name).parent in safe))
+
+
+def _hub_reason(error: Exception, repo: str, revision: str, endpoint: str, timeout: float) -> str:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if "OfflineModeIsEnabled" in names:
+        return f"{repo}: HF_HUB_OFFLINE is set; unset it to download"
+    if "RevisionNotFoundError" in names:
+        return f"{repo}: no revision {revision!r} on {host(endpoint)}"
+    if "GatedRepoError" in names:
+        return f"{repo}: {host(endpoint)} wants its terms accepted first, with an account (hf auth login)"
+    if "RepositoryNotFoundError" in names:
+        return f"{repo}: no such repository on {host(endpoint)}"
+    return (
+        f"{repo}: {reason(error, endpoint, timeout)} ({endpoint}); try again later, or --mirror another hub"
+    )
