@@ -21,7 +21,18 @@ from tqdm import tqdm
 from latentclap.errors import InputError, run_app
 from latentclap.getting import SOURCES, Options, get
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+HELP = (
+    "Get data and checkpoints of the paper's setting: resumable, checksummed, unpacked safely, licences said first. "
+    "Where a command is interrupted or fails, the same command goes on. Run it in the repository's root: the default "
+    "folders are those that the profile `paper` reads. `list` shows what there is; --dry-run asks for sizes."
+)
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder; `list` shows the default ones.")]
 DryRun = Annotated[
@@ -73,7 +84,8 @@ def _get(name: str, options: Options, subsets: tuple[str, ...] = ()) -> None:
         get(name, options, _say, subsets=subsets)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
+        sys.stdout.flush()
+        os._exit(130)  # a thread may still wait for a silent server; every byte so far is on the disk
     except InputError:
         raise
     except OSError as error:
@@ -85,7 +97,7 @@ def _get(name: str, options: Options, subsets: tuple[str, ...] = ()) -> None:
 
 @app.command("list")
 def list_sources() -> None:
-    """What there is to get, from where, under which licence, and the default folder. Asks no server."""
+    """What there is, with licences. Asks no server."""
     for source in SOURCES.values():
         typer.echo(f"{source.name}: {source.said()}\n  to       {source.out}\n")
 
@@ -101,7 +113,7 @@ def dcase(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """The sounds of DCASE 2023 Task 7: download, unpack to dev/ and eval/, read every clip."""
+    """Sounds of DCASE 2023 Task 7, unpacked and read."""
     _get(
         "dcase", Options(out, mirror, "", dry_run, verify, replace, quiet, not drop_archives, timeout=timeout)
     )
@@ -121,7 +133,10 @@ def wavcaps(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """WavCaps, whole (hundreds of GB) or in parts; `--subset SoundBible` for a first try."""
+    """WavCaps; --subset SoundBible for a first try.
+
+    The whole is hundreds of GB, and as much again when unpacked.
+    """
     options = Options(
         out, mirror, revision, dry_run, verify, replace, quiet, not drop_archives, workers, timeout
     )
@@ -144,7 +159,7 @@ def audioldm(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """audioldm-m-full, as a folder that FoleySystem.from_pretrained opens, or the original checkpoint."""
+    """audioldm-m-full, folder or original checkpoint."""
     options = Options(out, mirror, revision, dry_run, verify, replace, quiet, True, workers, timeout)
     _get("audioldm-ckpt" if original else "audioldm", options)
 
@@ -167,7 +182,7 @@ def clap(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """LAION-CLAP 630k-audioset-best.pt, or its conversion."""
+    """LAION-CLAP 630k-audioset-best.pt or conversion."""
     options = Options(out, mirror, revision, dry_run, verify, replace, quiet, True, workers, timeout)
     _get("clap-transformers" if transformers else "clap", options)
 
@@ -182,7 +197,7 @@ def vggish(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """VGGish's weights in torchvggish's form."""
+    """VGGish's weights, as torchvggish has them."""
     _get("vggish", Options(out, mirror, "", dry_run, verify, replace, quiet, timeout=timeout))
 
 
@@ -196,7 +211,10 @@ def stats(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """The organisers' FAD statistics, converted to one npz without TensorFlow and without executing anything."""
+    """The organisers' FAD statistics, converted.
+
+    To one npz, without TensorFlow and without executing anything that a pickle holds.
+    """
     _get("stats", Options(out, mirror, "", dry_run, verify, replace, quiet, timeout=timeout))
 
 
@@ -211,7 +229,10 @@ def everything(
     timeout: Wait = 60,
     quiet: Quiet = False,
 ) -> None:
-    """Everything that the profile `paper` reads. Of WavCaps only SoundBible, unless --subset names more."""
+    """All that the profile `paper` reads.
+
+    Of WavCaps only SoundBible, unless --subset names more.
+    """
     options = Options(None, "", "", dry_run, verify, replace, quiet, not drop_archives, workers, timeout)
     for name in ("dcase", "audioldm", "clap", "clap-transformers", "vggish", "stats"):
         _get(name, options)

@@ -6,7 +6,6 @@ import errno
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import ReadTimeoutError
 
 #: Status codes worth another try (those that huggingface_hub takes as well).
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -45,7 +44,7 @@ def reason(error: BaseException, url: str, timeout: float) -> str:
         cut = "reset" in str(error).lower() or "aborted" in str(error).lower()
         return f"{host(url)} cut the connection" if cut else f"{host(url)} cannot be reached"
     if isinstance(error, _NO_ADDRESS):
-        return f"{url} is no web address"
+        return "no web address: http:// or https:// is needed"
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return f"{host(url)} sends the request round in circles"
     return _first(error)
@@ -100,8 +99,8 @@ def human(size: int | None) -> str:
 def _stalled(error: BaseException, names: set[str]) -> bool:
     if isinstance(error, requests.exceptions.Timeout) or "TimeoutException" in names:
         return True
-    # requests wraps a time-out in the middle of a body into a ConnectionError
-    return any(isinstance(part, ReadTimeoutError) for part in error.args)
+    # requests wraps urllib3's time-out in the middle of a body into a ConnectionError
+    return any(type(part).__name__ == "ReadTimeoutError" for part in error.args)
 
 
 def _first(error: BaseException) -> str:

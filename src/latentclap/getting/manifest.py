@@ -1,7 +1,7 @@
 """What was got, kept beside the data: the memory behind "trust on first use".
 
 ``latentclap-get.json`` in a folder names each file with its SHA-256, where it came from and who vouched for it.
-Where nobody publishes a checksum, the first download is trusted and its SHA-256 is written down; every later
+Where no checksum is published, the first download is trusted and its SHA-256 is written down; every later
 download, and every file found in place, has to have the same one.
 """
 

@@ -107,7 +107,7 @@ class Plan:
         target = self.folder / remote.name
         known = self.manifest.files.get(remote.name)
         if known and not remote.checksum:
-            # nobody publishes one: what was trusted at first is what counts from then on
+            # none is published: what was trusted at first is what counts from then on
             told = f"the first download of {known.seen[:10]}, {self.manifest.path.name}"
             remote = replace(remote, checksum=f"sha256:{known.sha256}", told_by=told)
         if target.is_file():
@@ -122,8 +122,8 @@ class Plan:
         if not names:
             return []
         return [
-            f"nobody publishes a checksum of {_and(names)}: the first download is trusted, its SHA-256 written to"
-            f" {self.manifest.path.name} and compared from then on"
+            f"no published checksum of {_and(names)} is known: the first download is trusted, its SHA-256 written"
+            f" to {self.manifest.path.name} and compared from then on"
         ]
 
     # --- before ---------------------------------------------------------------------------------------------
@@ -212,16 +212,18 @@ class Plan:
 
     def _all(self, items: list[Item], network: Network, say: Say) -> None:
         """Settle every item, several at once; the first failure ends the others at their next byte."""
-        with ThreadPoolExecutor(max(1, min(self.options.workers, len(items)))) as pool:
-            futures = [pool.submit(self._settle, item, network, say) for item in items]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                failed = [f for f in futures if f.done() and not f.cancelled() and f.exception()]
-                if failed or not all(f.done() for f in futures):
-                    network.stop.set()
-                    for future in futures:
-                        future.cancel()
+        pool = ThreadPoolExecutor(max(1, min(self.options.workers, len(items))))
+        futures = [pool.submit(self._settle, item, network, say) for item in items]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except KeyboardInterrupt:
+            # a thread that waits for a silent server would hold the user up until its time is over
+            network.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        if any(future.done() and future.exception() for future in futures):
+            network.stop.set()
+        pool.shutdown(wait=True, cancel_futures=network.stop.is_set())
         errors = [error for f in futures if not f.cancelled() and (error := f.exception())]
         for error in sorted(errors, key=lambda e: isinstance(e, Stopped)):
             raise error

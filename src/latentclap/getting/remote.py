@@ -25,7 +25,7 @@ class RemoteFile:
     """One file on a server.
 
     ``name`` is its place below the source's folder, ``checksum`` "algorithm:hex" (md5, sha256, or git-sha1 as
-    git names a blob) or "" where nobody publishes one, ``told_by`` who published it.
+    git names a blob) or "" where none is published, ``told_by`` who published it.
     """
 
     name: str
