@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from latentclap.errors import InputError, run_app
+from latentclap.errors import run_app
 from latentclap.getting import SOURCES, Options, get
 
 HELP = (
@@ -86,13 +86,6 @@ def _get(name: str, options: Options, subsets: tuple[str, ...] = ()) -> None:
         typer.echo("stopped; the same command goes on from there", err=True)
         sys.stdout.flush()
         os._exit(130)  # a thread may still wait for a silent server; every byte so far is on the disk
-    except InputError:
-        raise
-    except OSError as error:
-        if os.environ.get("LATENTCLAP_DEBUG") == "1":
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        raise InputError(f"{name}: {where}{error.strerror or error}") from None
 
 
 @app.command("list")
