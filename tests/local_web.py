@@ -154,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _status(self, code):
         self.send_response(code)
+        if code == 429:
+            self.send_header("Retry-After", "1")
         self.send_header("Content-Length", "0")
         self.end_headers()
 

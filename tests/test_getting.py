@@ -1,5 +1,6 @@
 """Downloads against a server on 127.0.0.1 that cuts, stalls, lies and forgets."""
 
+import dataclasses
 import errno
 import hashlib
 import importlib.util
@@ -25,7 +26,7 @@ import soundfile as sf
 from latentclap.classes import CLASSES
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
-from latentclap.getting import SOURCES, Options, Stopped, get
+from latentclap.getting import SOURCES, Options, Stopped, get, recipes
 from latentclap.getting import fetch as fetching
 from latentclap.getting.fetch import Network, digests, fetch, part_of
 from latentclap.getting.manifest import NAME, Manifest
@@ -83,14 +84,8 @@ def thing(web, monkeypatch):
     """A source of one file, /f.bin, without a published checksum."""
     web.put("/f.bin", BODY)
     monkeypatch.setitem(SOURCES, "thing", source(web, "f.bin"))
-    monkeypatch.setitem(__import__("latentclap.getting.recipes", fromlist=["x"]).RECIPES, "thing", _plain())
+    monkeypatch.setitem(recipes.RECIPES, "thing", recipes._plain)
     return web
-
-
-def _plain():
-    from latentclap.getting import recipes
-
-    return recipes._plain
 
 
 # --- one file -----------------------------------------------------------------------------------------------
@@ -220,6 +215,13 @@ def test_status_codes(web, tmp_path, status, says, tries):
     assert os.listdir(tmp_path) in ([], [".f.bin.part"])
 
 
+def test_a_server_that_asks_to_wait(web, tmp_path):
+    web.put("/f.bin", BODY, script=["429"])
+    began = time.monotonic()
+    assert fetch(remote(web), tmp_path / "f.bin", NET) == SHA
+    assert time.monotonic() - began >= 1  # its Retry-After
+
+
 def test_a_passing_500(web, tmp_path):
     web.put("/f.bin", BODY, script=["503"])
     assert fetch(remote(web), tmp_path / "f.bin", NET) == SHA
@@ -322,9 +324,7 @@ def test_trust_on_first_use(thing, tmp_path):
 
 
 def _at(folder, **kw):
-    from dataclasses import replace
-
-    return replace(QUICK, out=folder, **kw)
+    return dataclasses.replace(QUICK, out=folder, **kw)
 
 
 def test_a_second_run_downloads_nothing(thing, tmp_path):
@@ -428,8 +428,6 @@ def test_two_runs_at_once(thing, tmp_path):
 
 
 def test_the_first_failure_ends_the_others(web, tmp_path, monkeypatch):
-    from latentclap.getting import recipes
-
     names = [f"{i}.bin" for i in range(6)]
     for name in names:
         web.put(f"/{name}", BODY)
@@ -633,9 +631,9 @@ def clip(rng):
     return stream.getvalue()
 
 
-def dcase_archive(per_class=2, top="DCASE_2023_Challenge_Task_7_Dataset"):
+def dcase_archive(per_class=2, top="DCASE_2023_Challenge_Task_7_Dataset", seed=0):
     """As Zenodo's: dev/ and eval/ with snake_case classes and tables whose rows outnumber the files."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
 
@@ -734,6 +732,46 @@ def test_dcase_is_never_half_unpacked(dcase, tmp_path, monkeypatch):
     assert len(load_dataset(tmp_path)) == 28
     assert len(written) == len(set(written)) == 30  # 28 clips and two tables, none of them twice
     assert not [p for p in tmp_path.iterdir() if "unpacking" in p.name]
+
+
+def test_dcase_of_another_version(dcase, tmp_path, monkeypatch):
+    """All clips have one size: neither a half unpacked nor a whole unpacked old version is taken for the new one."""
+    from latentclap.getting import unpack as unpacking
+
+    web, _ = dcase
+    real, written = unpacking.atomic_path, []
+
+    def breaks(path):
+        if len(written) == 20:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        written.append(path)
+        return real(path)
+
+    monkeypatch.setattr(unpacking, "atomic_path", breaks)
+    with pytest.raises(OSError, match="Input/output"):
+        get("dcase", _at(tmp_path), lambda _: None)
+    monkeypatch.setattr(unpacking, "atomic_path", real)
+    name = SOURCES["dcase"].files[0].name
+    for seed in (1, 2):
+        web.zenodo("8091972", {name: dcase_archive(seed=seed)})
+        with pytest.raises(InputError, match="--replace downloads it again"):
+            get("dcase", _at(tmp_path), lambda _: None)
+        get("dcase", _at(tmp_path, replace=True), lambda _: None)
+        with tarfile.open(tmp_path / name) as archive:
+            for member in archive.getmembers():
+                place = recipes.dcase_place(member.name)
+                if place:
+                    assert (tmp_path / place).read_bytes() == archive.extractfile(member).read(), place
+    assert not list(tmp_path.glob(".*.unpacking"))
+    # the same once its archive is gone: the record's new checksum makes it be got again
+    (tmp_path / name).unlink()
+    web.zenodo("8091972", {name: dcase_archive(seed=3)})
+    get("dcase", _at(tmp_path), lambda _: None)
+    with tarfile.open(tmp_path / name) as archive:
+        member = archive.getmembers()[0]
+        assert (tmp_path / recipes.dcase_place(member.name)).read_bytes() == archive.extractfile(
+            member
+        ).read()
 
 
 def test_dcase_that_is_something_else(web, tmp_path, monkeypatch):
@@ -930,6 +968,12 @@ def test_every_source_has_a_recipe_and_says_its_licence(repo_root):
     spec.loader.exec_module(module)
     from typer.testing import CliRunner
 
+    asked = []
+    module.get = lambda name, options, say, subsets: asked.append((name, subsets))
+    assert CliRunner().invoke(module.app, ["all", "--dry-run"]).exit_code == 0
+    assert ("wavcaps", ("SoundBible",)) in asked and {name for name, _ in asked} == set(SOURCES) - {
+        "audioldm-ckpt"
+    }
     listed = CliRunner().invoke(module.app, ["list"])
     assert listed.exit_code == 0
     assert all(item.licence in listed.output for item in SOURCES.values())

@@ -79,6 +79,13 @@ def passing(error: BaseException) -> bool:
     )
 
 
+def asked_to_wait(error: BaseException, most: float = 300) -> float:
+    """Seconds that a server asks us to wait (Retry-After), at most ``most``."""
+    response = getattr(error, "response", None)
+    text = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(text), most) if text.isdigit() else 0.0
+
+
 def disk_full(error: OSError) -> bool:
     """Whether a write failed for want of space or quota."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

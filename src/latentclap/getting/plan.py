@@ -113,7 +113,7 @@ class Plan:
         if target.is_file():
             sure = known and known.unchanged(target) and _agree(known, remote) and not self.options.verify
             return Item(remote, target, "in place" if sure else "to be checked")
-        if remote.name in done:
+        if remote.name in done and known and _agree(known, remote):
             return Item(remote, target, "unpacked")
         return Item(remote, target, "begun" if downloaded(target) else "to download")
 

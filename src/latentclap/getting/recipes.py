@@ -83,11 +83,14 @@ def _unpack(
     plan: Plan, archive: str, parts: list[Path], into: str, place: Place, say: Say, *, force: bool
 ) -> None:
     """Unpack into a hidden folder, then move it to its place in one step per root."""
-    if intact(plan.manifest, plan.folder, archive) and not force:
-        say(f"{archive}: unpacked already, {plan.manifest.unpacked[archive]['files']} files")
+    digest = _digest(plan, parts)
+    done = plan.manifest.unpacked.get(archive, {})
+    if done.get("archive") == digest and intact(plan.manifest, plan.folder, archive) and not force:
+        say(f"{archive}: unpacked already, {done['files']} files")
         return
     home = plan.folder / into
-    staging = home / f".{PurePosixPath(archive).name}.unpacking"
+    # named by the archive's bytes: what an interrupted run unpacked from another version is of no use
+    staging = home / f".{PurePosixPath(archive).name}.{digest[:12]}.unpacking"
     packed = sum(part.stat().st_size for part in parts)
     quiet = True if plan.options.quiet else None
     with tqdm(total=None, unit="B", unit_scale=True, desc=f"unpacking {human(packed)}", disable=quiet) as bar:
@@ -98,9 +101,10 @@ def _unpack(
     _refuse_foreign(plan, [PurePosixPath(into, root).as_posix() for root in roots])
     for root in roots:
         _move(staging / root, home / root)
-    shutil.rmtree(staging, ignore_errors=True)
+    for left in home.glob(f".{PurePosixPath(archive).name}.*.unpacking"):
+        shutil.rmtree(left, ignore_errors=True)
     kept = [PurePosixPath(into, root).as_posix() for root in roots]
-    _trace(plan, archive, kept, members)
+    _trace(plan, archive, digest, kept, members)
     say(f"{archive}: {len(members)} files, {human(sum(m.size for m in members))} unpacked")
 
 
@@ -122,13 +126,18 @@ def _move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _trace(plan: Plan, archive: str, roots: list[str], members: list[Member]) -> None:
-    files, total, digest = listing(plan.folder, roots)
+def _digest(plan: Plan, parts: list[Path]) -> str:
+    """One SHA-256 for an archive in parts, from those that the manifest holds."""
+    names = [part.relative_to(plan.folder).as_posix() for part in parts]
+    return hashlib.sha256("\n".join(plan.manifest.files[name].sha256 for name in names).encode()).hexdigest()
+
+
+def _trace(plan: Plan, archive: str, digest: str, roots: list[str], members: list[Member]) -> None:
+    files, total, names = listing(plan.folder, roots)
     if (files, total) != (len(members), sum(m.size for m in members)):
         raise InputError(f"{archive}: {len(members)} files were unpacked, {files} are in {plan.folder}")
-    plan.manifest.update(
-        unpacked={archive: {"roots": roots, "files": files, "bytes": total, "listing": digest}}
-    )
+    trace = {"archive": digest, "roots": roots, "files": files, "bytes": total, "listing": names}
+    plan.manifest.update(unpacked={archive: trace})
 
 
 def _drop(plan: Plan, parts: list[Path], say: Say) -> None:
