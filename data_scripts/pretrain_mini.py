@@ -29,7 +29,7 @@ from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
 from latentclap.pretrain.quality import lines, measure_family
-from latentclap.pretrain.stages import STAGES, Work, run_stage
+from latentclap.pretrain.stages import STAGES, Work, run_stage, whiten_vae
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -99,6 +99,20 @@ def train(
     for name in STAGES if stage == "all" else [stage]:
         result = run_stage(name, folder, steps=steps, minutes=minutes, lr=lr, seed=seed)
         typer.echo(f"{name}: step {result.step}, {result.seconds:.0f} s, {json.dumps(result.history[-1])}")
+
+
+@app.command()
+def whiten(
+    work: WorkFolder = Path("runs/pretrain/mini"),
+    size_name: Annotated[str, typer.Option("--size", help="model size")] = "mini",
+    start: Annotated[str, typer.Option(help="a trained family to go on from")] = "",
+) -> None:
+    """Whiten the latents of a VAE that came from --start; stage vae does so by itself at its end."""
+    folder = Work(work, size_name, corpora.load(work / "corpus.safetensors"))
+    if start:
+        folder.begin_with(start)
+    folder.need("vae")
+    typer.echo(json.dumps(whiten_vae(folder)))
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, size
 from latentclap.pretrain import tasks
 from latentclap.pretrain.corpus import REAL, Corpus
+from latentclap.pretrain.whiten import principal_axes, whiten
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
 from latentclap.train import Task, TensorBatches, TrainConfig, TrainResult, train
@@ -386,7 +386,7 @@ def run_stage(
     with atomic_path(work.result(name)) as path:
         save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(product).items()}, path)
     if name == "vae":
-        write_json(folder / "scale.json", {"scaling_factor": scale_factor(work)})
+        whiten_vae(work)
     write_json(
         folder / "summary.json",
         {
@@ -413,13 +413,35 @@ def _unshared(module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def scale_factor(work: Work, clips: int = 256) -> float:
-    """AudioLDM's latent scale: 1 / std of posterior samples over the first clips (facts A3)."""
-    system = work.system()
-    system.vae.register_to_config(scaling_factor=1.0)
+def whiten_vae(work: Work, clips: int = 256) -> dict[str, float]:
+    """Give the family's VAE white latents (see :mod:`latentclap.pretrain.whiten`), and save it as stage ``vae``.
+
+    AudioLDM's latent scale, 1 / std of posterior samples over the first clips (facts A3), is then near one; it is
+    measured and kept all the same, since the checkpoint's scale is what every later stage reads.
+
+    Returns:
+        The scale, and the ratio of the largest to the smallest variance along the latents' axes before.
+    """
+    vae = work.system().vae
     rows = torch.linspace(0, len(work.corpus) - 1, min(clips, len(work.corpus))).long()
-    z = system.encode(work.corpus.wave[rows].float().numpy() / 32767, seed=0)
-    value = 1 / float(z.std())
-    if not math.isfinite(value):
+    mel = mels(work)[rows]
+
+    def posteriors() -> tuple[Tensor, Tensor]:
+        parts = [vae.encode(m.float()[:, None].to(work.device)).latent_dist for m in mel.split(16)]
+        return torch.cat([p.mean for p in parts]), torch.cat([p.logvar for p in parts])
+
+    mean, logvar = posteriors()
+    variances = principal_axes(mean)[1]
+    if not float(variances.max()) > 0:
         raise InputError("the VAE's latents have no spread: train it first")
-    return value
+    whiten(vae, mean, logvar)
+    mean, logvar = posteriors()
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+    found = {
+        "scaling_factor": 1 / float((mean + (logvar / 2).exp() * noise).std()),
+        "variance_ratio_before": float(variances.max() / variances.min().clamp(min=1e-12)),
+    }
+    with atomic_path(work.result("vae")) as path:
+        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(vae).items()}, path)
+    write_json(work.folder / "vae" / "scale.json", found)
+    return found
