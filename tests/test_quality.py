@@ -88,3 +88,33 @@ def test_the_judge_is_the_families_own(tiny_family):
     judge = JudgeEmbedding(tiny_family / "judge")
     out = quality.judged(judge, np.zeros((7, 16000), np.float32), np.arange(7))
     assert out["accuracy"] == pytest.approx(1 / 7)  # one answer for equal clips
+
+
+def test_the_card_shows_what_was_measured(tmp_path):
+    """Every figure of a report reaches the page; without a report the page does without."""
+    from latentclap.book.pages import model_card
+    from latentclap.files import write_json
+
+    share = {"accuracy": 0.75, "ci": [0.5313, 0.8881], "n": 20, "per_class": dict.fromkeys(CLASSES, 0.75)}
+    share["per_class"]["rain"] = 0.1234
+    way = share | {"mr_stft": 1.2345, "mel_l1": 0.3333}
+    ways = ("identity", "mel, Griffin-Lim", "mel, vocoder", "VAE, Griffin-Lim", "VAE, vocoder")
+    near = {"mel": [0.111, 0.222, 0.333], "clap": [0.011, 0.022, 0.033]}
+    report = {
+        "held_out": {"clips": 20, "recordings": 17},
+        "sampling": {"steps": 8, "guidance_scale": 2.0},
+        "reconstructions": dict.fromkeys(ways, way),
+        "generated": share,
+        "clap": {"real": {"zero_shot": share},
+                 "procedural": {"zero_shot": share, "recall@1": 0.4, "recall@5": 0.8, "pool": 50}},
+        "nearest": {"generated": near, "held out": near},
+        "seed": 0, "device": "CPU", "commit": "abc", "versions": {},
+    }  # fmt: skip
+    write_json(tmp_path / "model_card.json", {"name": "mini"})
+    text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
+    assert "What it can do" not in text
+    write_json(tmp_path / "quality.json", report)
+    text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
+    for figure in ("17 real recordings", "1.23", "0.75 (0.53 to 0.89), n = 20", "rain 0.12", "0.40 / 0.80 of 50",
+                   "0.111 / 0.222 / 0.333", "steps 8", "Commit abc"):  # fmt: skip
+        assert figure in text, figure

@@ -191,7 +191,8 @@ def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md
     """Write the model card's page from the card that ships with the weights.
 
     Args:
-        card: ``model_card.json``; a ``README.md`` beside it comes first, as text.
+        card: ``model_card.json``; a ``README.md`` beside it comes first, as text, then the figures of a
+            ``quality.json``.
         out: the Markdown file to write.
 
     Raises:
@@ -205,9 +206,15 @@ def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md
     content = read_json(card)
     if not isinstance(content, Mapping):
         raise InputError(f"{card}: a model card is a JSON object, not a {type(content).__name__}")
+    from latentclap.book.quality import quality_sections
+
     readme = card.with_name("README.md")
+    measured = card.with_name("quality.json")
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
-    write_text(out, "\n\n".join(part for part in (text, *_sections(content)) if part) + "\n")
+    write_text(
+        out,
+        "\n\n".join(part for part in (text, *quality_sections(measured), *_sections(content)) if part) + "\n",
+    )
     return Path(out)
 
 
@@ -220,7 +227,7 @@ def _as_section(markdown: str) -> str:
 def _sections(content: Mapping[str, Any]) -> list[str]:
     """Scalars of the card in one table, everything deeper under a heading of its own."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, Mapping | list)}
-    parts = ["## Facts", _table(("entry", "value"), map(_worded, scalars.items()))] if scalars else []
+    parts = ["## Facts", table(("entry", "value"), map(_worded, scalars.items()))] if scalars else []
     for key, value in content.items():
         if isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
@@ -231,14 +238,15 @@ def _render(value: Any) -> str:
     if isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values()):
         value = [{"name": key, **entry} for key, entry in value.items()]
     if isinstance(value, Mapping):
-        return _table(("entry", "value"), map(_worded, value.items()))
+        return table(("entry", "value"), map(_worded, value.items()))
     if all(isinstance(entry, Mapping) for entry in value):
         columns = list(dict.fromkeys(key for entry in value for key in entry))
-        return _table([_words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
+        return table([_words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
     return "\n".join(f"- {_cell(entry)}" for entry in value)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; cells are worded and escaped."""
     lines = [
         " | ".join(head),
         " | ".join("---" for _ in head),

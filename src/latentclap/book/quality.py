@@ -1,0 +1,96 @@
+"""The model card's measured part: tables made from ``quality.json`` beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from latentclap.book.pages import table
+from latentclap.classes import CLASSES, LABELS
+from latentclap.files import read_json
+
+#: What each way through the system leaves out; keys are those of ``pretrain.quality.ways``.
+WAYS = {
+    "identity": "the recording itself",
+    "mel, Griffin-Lim": "log-mel, then Griffin-Lim (32 iterations)",
+    "mel, vocoder": "log-mel, then the vocoder",
+    "VAE, Griffin-Lim": "VAE, then Griffin-Lim",
+    "VAE, vocoder": "VAE, then the vocoder: the ceiling of what is generated",
+}
+
+
+def quality_sections(path: str | Path) -> list[str]:
+    """Markdown sections for a report of ``pretrain_mini.py measure``; none where the file is absent."""
+    if not Path(path).is_file():
+        return []
+    report = read_json(path)
+    held, sampling = report["held_out"], report["sampling"]
+    words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in sampling.items())
+    return [
+        "## What it can do",
+        f"Measured on {held['clips']} clips of {held['recordings']} real recordings that no part of the family has"
+        " heard, with a judge network trained on other real recordings only (the yardstick). Shares are of right"
+        " classes, with Wilson's 95 % interval. A vocoder is worth its name where it loses less than Griffin-Lim.",
+        _ways(report["reconstructions"]),
+        f"Generated from the paper's prompts ({words}), by the same judge:",
+        _shares({"generated": report["generated"], "recordings": report["reconstructions"]["identity"]}),
+        "The text side of CLAP: class by the seven prompts, and finding a clip's own caption among others.",
+        _clap(report["clap"]),
+        "### Memorised?",
+        "Distance to the nearest training clip, as percentiles over clips. Generated clips that repeat training"
+        " clips would lie far nearer to them than held-out recordings do.",
+        _nearest(report["nearest"]),
+        f"Commit {report['commit']}, {report['device']}, seed {report['seed']}.",
+    ]
+
+
+def share(value: Mapping[str, Any]) -> str:
+    """ "0.93 (0.87 to 0.97), n = 116"."""
+    low, high = value["ci"]
+    return f"{value['accuracy']:.2f} ({low:.2f} to {high:.2f}), n = {value['n']}"
+
+
+def _ways(rows: Mapping[str, Any]) -> str:
+    head = ("way", "MR-STFT loss", "log-mel L1", "right class", "worst class")
+    body = []
+    for name, row in rows.items():
+        worst = min(row["per_class"], key=row["per_class"].get)
+        body.append(
+            (
+                WAYS.get(name, name),
+                f"{row['mr_stft']:.2f}",
+                f"{row['mel_l1']:.2f}",
+                share(row),
+                f"{LABELS[worst]} {row['per_class'][worst]:.2f}",
+            )
+        )
+    return table(head, body)
+
+
+def _shares(rows: Mapping[str, Any]) -> str:
+    classes = [c for c in CLASSES if all(c in row["per_class"] for row in rows.values())]
+    body = [
+        (name, share(row), *(f"{row['per_class'][c]:.2f}" for c in classes)) for name, row in rows.items()
+    ]
+    return table(("clips", "right class", *(LABELS[c] for c in classes)), body)
+
+
+def _clap(rows: Mapping[str, Any]) -> str:
+    body = [
+        (
+            name,
+            share(row["zero_shot"]),
+            f"{row['recall@1']:.2f} / {row['recall@5']:.2f} of {row['pool']}" if "recall@1" in row else "–",
+        )
+        for name, row in rows.items()
+    ]
+    return table(("held-out clips", "class by prompt", "caption found first / among five"), body)
+
+
+def _nearest(rows: Mapping[str, Any]) -> str:
+    names = {"mel": "log-mel L1, 5 / 25 / 50 %", "clap": "1 - cosine of CLAP, 5 / 25 / 50 %"}
+    body = [
+        (name, *(" / ".join(f"{v:.3f}" for v in row[key]) for key in names)) for name, row in rows.items()
+    ]
+    return table(("clips", *names.values()), body)
