@@ -28,7 +28,7 @@ from latentclap.files import write_json
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
-from latentclap.pretrain.quality import lines, measure_family
+from latentclap.pretrain.quality import lines, measure_family, sampler_sweep
 from latentclap.pretrain.stages import STAGES, Work, run_stage, whiten_vae
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -157,6 +157,33 @@ def measure(
     )
     write_json(out, report)
     typer.echo("\n".join([*lines(report), f"written: {out}"]))
+
+
+@app.command()
+def samplers(
+    family: Annotated[str, typer.Argument(help="a family's folder, or mini: the package's own")] = "mini",
+    out: Annotated[
+        Path, typer.Option(help="JSON file, written after every point; goes on where it ends")
+    ] = Path("runs/pretrain/samplers.json"),
+    judge: Annotated[Path, typer.Option(help="the yardstick, see measure")] = Path(
+        "runs/pretrain/yardstick/judge"
+    ),
+    real: Annotated[
+        list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; its eval side is used")
+    ] = None,
+    clips: Annotated[int, typer.Option(help="generated clips per class and point")] = 8,
+    seed: Annotated[int, typer.Option(help="of generation")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice")] = 0,
+) -> None:
+    """Quality against steps and guidance, for DDIM and DPM-Solver++."""
+    if threads:
+        torch.set_num_threads(threads)
+    for point in sampler_sweep(family, judge, real or [], out, clips=clips, seed=seed):
+        typer.echo(
+            f"{point['sampler']:<12} {point['steps']:>4} steps, guidance {point['guidance_scale']:g}:"
+            f" yardstick {point['verdict']['accuracy']:.2f}, FAD {point['fad']:.1f},"
+            f" {point['seconds_per_clip']:.2f} s a clip"
+        )
 
 
 if __name__ == "__main__":

@@ -118,3 +118,27 @@ def test_the_card_shows_what_was_measured(tmp_path):
     for figure in ("17 real recordings", "1.23", "0.75 (0.53 to 0.89), n = 20", "rain 0.12", "0.40 / 0.80 of 50",
                    "0.111 / 0.222 / 0.333", "steps 8", "Commit abc"):  # fmt: skip
         assert figure in text, figure
+
+
+def test_sampler_grid_has_two_curves_per_sampler():
+    points = quality.sampler_grid((5, 25), (1, 2), ("ddim",), at_steps=25)
+    assert [tuple(p.values()) for p in points] == [("ddim", 5, 2.0), ("ddim", 25, 2.0), ("ddim", 25, 1.0)]
+
+
+def test_a_sampler_sweep_goes_on_and_is_drawn(tiny_family, shared_data, tmp_path):
+    few = make_few(shared_data / "foley_real" / "permissive", tmp_path / "few")
+    out, grid = tmp_path / "samplers.json", quality.sampler_grid((1, 2), (1, 2), at_steps=2)
+    sweep = lambda points, **kw: quality.sampler_sweep(  # noqa: E731
+        tiny_family, tiny_family / "judge", [few], out, clips=1, grid=points, **kw
+    )
+    first = sweep(grid[:1])
+    points = sweep(grid)
+    assert points[0] == first[0]  # seconds too: it was not made again
+    assert len(points) == len(grid) and all(p["verdict"]["n"] == 7 and p["fad"] > 0 for p in points)
+    with pytest.raises(InputError, match="other weights, seed or clips"):
+        sweep(grid, seed=1)
+    from latentclap.book.quality import sampler_sections
+
+    text = "\n".join(sampler_sections(out, tmp_path / "generated" / "samplers.png"))
+    assert "1 clips per class and point" in text and "generated/samplers.png" in text
+    assert (tmp_path / "generated" / "samplers.png").stat().st_size > 10_000

@@ -191,8 +191,8 @@ def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md
     """Write the model card's page from the card that ships with the weights.
 
     Args:
-        card: ``model_card.json``; a ``README.md`` beside it comes first, as text, then the figures of a
-            ``quality.json``.
+        card: ``model_card.json``; a ``README.md`` beside it comes first, as text, then the figures of
+            ``quality.json`` and ``samplers.json``.
         out: the Markdown file to write.
 
     Raises:
@@ -206,14 +206,15 @@ def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md
     content = read_json(card)
     if not isinstance(content, Mapping):
         raise InputError(f"{card}: a model card is a JSON object, not a {type(content).__name__}")
-    from latentclap.book.quality import quality_sections
+    from latentclap.book.quality import quality_sections, sampler_sections
 
     readme = card.with_name("README.md")
-    measured = card.with_name("quality.json")
+    measured = quality_sections(card.with_name("quality.json"))
+    measured += sampler_sections(card.with_name("samplers.json"), Path(out).with_name("samplers.png"))
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
     write_text(
         out,
-        "\n\n".join(part for part in (text, *quality_sections(measured), *_sections(content)) if part) + "\n",
+        "\n\n".join(part for part in (text, *measured, *_sections(content)) if part) + "\n",
     )
     return Path(out)
 

@@ -45,6 +45,69 @@ def quality_sections(path: str | Path) -> list[str]:
     ]
 
 
+def sampler_sections(path: str | Path, picture: str | Path) -> list[str]:
+    """Markdown and a picture for a report of ``pretrain_mini.py samplers``; none where the file is absent.
+
+    Args:
+        path: the report.
+        picture: PNG to write, beside the page that will include the Markdown's folder.
+    """
+    if not Path(path).is_file():
+        return []
+    report = read_json(path)
+    draw_samplers(report["points"], picture)
+    settings = report["settings"]
+    return [
+        "## Steps and guidance",
+        f"{settings['clips']} clips per class and point, seed {settings['seed']}; bars are 95 % intervals over"
+        f" clips. {report['points'][0]['fad_name']}. Commit {report['commit']}, {report['device']}.",
+        f"![Yardstick and FAD against steps and guidance](generated/{Path(picture).name})",
+    ]
+
+
+def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
+    """Four panels: share of right classes and FAD, against steps and against guidance."""
+    from matplotlib import pyplot as plt
+
+    from latentclap.files import atomic_path
+
+    shared = {
+        axis: max(values, key=lambda v: sum(p[axis] == v for p in points))
+        for axis in ("steps", "guidance_scale")
+        if (values := {p[axis] for p in points})
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.6), layout="constrained", sharey="row")
+    for column, (axis, other) in enumerate((("steps", "guidance_scale"), ("guidance_scale", "steps"))):
+        for sampler in dict.fromkeys(p["sampler"] for p in points):
+            curve = [p for p in points if p["sampler"] == sampler and p[other] == shared[other]]
+            curve.sort(key=lambda p: p[axis])
+            x = [p[axis] for p in curve]
+            for row, (value, interval) in enumerate(
+                (
+                    ([p["verdict"]["accuracy"] for p in curve], [p["verdict"]["ci"] for p in curve]),
+                    ([p["fad"] for p in curve], [p["fad_ci"] for p in curve]),
+                )
+            ):
+                bars = [[max(0.0, v - a), max(0.0, b - v)] for v, (a, b) in zip(value, interval, strict=True)]
+                axes[row, column].errorbar(
+                    x, value, list(zip(*bars, strict=True)), marker="o", capsize=3, label=sampler
+                )
+        name = "denoising steps" if axis == "steps" else "guidance scale"
+        axes[0, column].set_title(f"at {other.replace('_', ' ')} {shared[other]:g}")
+        axes[1, column].set_xlabel(name)
+        if axis == "steps":
+            for panel in axes[:, column]:
+                panel.set_xscale("log")
+                panel.set_xticks(sorted({p["steps"] for p in points}), sorted({p["steps"] for p in points}))
+                panel.minorticks_off()
+    axes[0, 0].set_ylabel("share of right classes")
+    axes[1, 0].set_ylabel("FAD")
+    axes[0, 0].legend()
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
 def share(value: Mapping[str, Any]) -> str:
     """ "0.93 (0.87 to 0.97), n = 116"."""
     low, high = value["ci"]
