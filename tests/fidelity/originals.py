@@ -35,7 +35,9 @@ def original_state(size):
     entries = json.loads(str(arrays["names"]))
     made = recipe.weights({name: shape for name, (shape, _) in entries.items()})
     state = {
-        name: torch.from_numpy(made[name]) if name in made else torch.zeros(shape, dtype=getattr(torch, dtype))
+        name: torch.from_numpy(made[name])
+        if name in made
+        else torch.zeros(shape, dtype=getattr(torch, dtype))
         for name, (shape, dtype) in entries.items()
     }
     state["scale_factor"] = torch.tensor(recipe.SCALE_FACTOR)
@@ -93,7 +95,9 @@ def laion_clap(amodel, text_sizes):
     config = RobertaConfig(num_attention_heads=12, **text_sizes, **sizes)
     settings = json.loads((laion.configs / f"{amodel}.json").read_text())
     settings["text_cfg"]["model_type"] = "roberta"
-    with _patched(laion.model, "RobertaModel", types.SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))):
+    with _patched(
+        laion.model, "RobertaModel", types.SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))
+    ):
         model = laion.model.CLAP(**settings).eval()
     state = model.state_dict()
     made = recipe.weights({name: t.shape for name, t in state.items()})

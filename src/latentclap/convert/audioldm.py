@@ -32,12 +32,9 @@ from latentclap.errors import InputError
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
-UNET, EMA, FIRST, CLAP = (
-    "model.diffusion_model.",
-    "model_ema.",
-    "first_stage_model.",
-    "cond_stage_model.model.",
-)
+UNET, EMA, FIRST = "model.diffusion_model.", "model_ema.", "first_stage_model."
+#: where the inference code and the training code keep the CLAP that conditions
+CLAP = ("cond_stage_model.model.", "cond_stage_models.0.model.")
 VOCODER = FIRST + "vocoder."
 #: What a state dict holds beside its modules.
 _REST = [
@@ -48,7 +45,7 @@ _REST = [
     (r"^sqrt_recip(m1)?_alphas_cumprod$|^posterior_|^lvlb_weights$|^logvar$", "tables of the schedule"),
     (r"^scale_factor$", "scale factor, read into the VAE's configuration"),
     (r"^(learning_rate|global_step|epoch)$", "state of the training"),
-    (r"^cond_stage_model\.(mel_transform|unconditional_token)", "front end of the conditioner"),
+    (r"^clap\.", "the CLAP by which the training code ranks candidates"),
 ]
 
 
@@ -103,9 +100,13 @@ def convert_audioldm(
     vocoder, vocoder_mapped = _vocoder(file)
     parts = {"unet": (unet, unet_mapped), "vae": (vae, vae_mapped), "vocoder": (vocoder, vocoder_mapped)}
     reports = {name: compare(name, module, mapped) for name, (module, mapped) in parts.items()}
-    clap = convert_clap(file, CLAP, fill_weights=not report_only)
+    if not report_only:
+        for report in reports.values():
+            report.require(where)
+    prefix = next((p for p in CLAP if any(n.startswith(p) for n in file.state)), CLAP[0])
+    clap = convert_clap(file, prefix, fill_weights=not report_only)
     schedule = _schedule(file)
-    rest = _rest(file, taken)
+    rest = _rest(file, taken, prefix)
     facts = {
         "unet_weights": taken,
         "scale_factor": scale,
@@ -119,7 +120,7 @@ def convert_audioldm(
     if report_only:
         return Converted(None, everything, facts)
     for name, (module, mapped) in parts.items():
-        fill(module, mapped, reports[name].require(where))
+        fill(module, mapped, reports[name])
     modules = {name: module for name, (module, _) in parts.items()}
     return Converted(_assemble(where, modules, clap, schedule, tokenizer, frames), everything, facts)
 
@@ -177,11 +178,11 @@ def _vocoder(file: Checkpoint) -> tuple[nn.Module, Mapped]:
     return vocoder, map_names(state, vocoder_name, (), VOCODER)
 
 
-def _rest(file: Checkpoint, taken: str) -> LoadReport:
+def _rest(file: Checkpoint, taken: str, clap: str) -> LoadReport:
     """A report on everything that belongs to no part."""
     other = UNET if taken == "ema" else EMA
     reason = "training weights of the UNet" if taken == "ema" else "moving average of the UNet"
-    taken_prefixes = (UNET if taken == "training" else EMA, FIRST, CLAP)
+    taken_prefixes = (UNET if taken == "training" else EMA, FIRST, clap)
     entries = {n: t for n, t in file.state.items() if not n.startswith(taken_prefixes)}
     entries |= {n: file.state[n] for n in ("model_ema.decay", "model_ema.num_updates") if n in file.state}
     rules = [

@@ -74,7 +74,8 @@ def infer_clap(state: Mapping[str, Tensor]) -> Any:
 
     if any("fusion" in name or "mel_conv2d" in name for name in state):
         raise InputError(
-            "a CLAP with feature fusion; the paper's is without (630k-audioset-best.pt, not 630k-audioset-fusion-best.pt)"
+            "a CLAP with feature fusion; the paper's is without: 630k-audioset-best.pt, "
+            "not 630k-audioset-fusion-best.pt"
         )
     try:
         audio, text = _infer_audio(state), _infer_text(state)
