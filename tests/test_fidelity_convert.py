@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def state(ckpt):
 @pytest.fixture(scope="module")
 def converted(folder, ckpt):
     return convert_audioldm(ckpt, tokenizer=folder / "roberta-base", ema=False, frames=64)
+
+
+@pytest.fixture(scope="module")
+def laion_tiny():
+    return originals.laion_clap("HTSAT-tiny", checks.TINY_TEXT)
 
 
 def changed(state, **entries):
@@ -248,17 +254,22 @@ class Payload:
         return self.function, self.arguments
 
 
-def test_nothing_in_a_file_is_run(state, tmp_path):
-    touched = tmp_path / "touched"
-    path = tmp_path / "hostile.ckpt"
-    torch.save({"state_dict": {"x": torch.zeros(2)}, "callbacks": Payload(Path.touch, touched)}, path)
-    file = read_checkpoint(path)
+def test_nothing_in_a_file_is_run(tmp_path):
+    touched, path = tmp_path / "touched", tmp_path / "hostile.ckpt"
+    command = ["touch", str(touched)]
+    torch.save({"state_dict": {"x": torch.zeros(2)}, "hook": Payload(subprocess.check_output, command)}, path)
+    torch.load(path, weights_only=False)
+    assert touched.exists()  # the file does what it is meant to
+    touched.unlink()
+    assert read_checkpoint(path).inert == [
+        "commands.check_output"
+    ]  # the name that pickle's protocol 2 writes
     assert not touched.exists()
-    assert "pathlib.Path.touch" in file.inert or "pathlib.Path" in " ".join(file.inert)
-    torch.save({"state_dict": {"x": torch.zeros(2)}, "hook": Payload(os.system, f"touch {touched}")}, path)
-    with pytest.raises(InputError, match="cannot be read as weights only"):
-        read_checkpoint(path)
-    assert not touched.exists()
+    for payload in (Payload(os.system, f"touch {touched}"), Payload(Path.touch, touched)):
+        torch.save({"state_dict": {"x": torch.zeros(2)}, "hook": payload}, path)
+        with pytest.raises(InputError, match=r"weights only, it asks for (posix.system|code) to be run"):
+            read_checkpoint(path)
+        assert not touched.exists()
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -321,9 +332,8 @@ def test_info_and_convert(folder, ckpt, tmp_path):
     assert "holds other things" in refused("convert", ckpt, thesis)
 
 
-def test_a_laion_file_judges(folder, ckpt, tmp_path):
-    clap = originals.laion_clap("HTSAT-tiny", checks.TINY_TEXT)
-    path = originals.laion_file(tmp_path / "630k.pt", clap, position_ids=True)
+def test_a_laion_file_judges(laion_tiny, tmp_path):
+    path = originals.laion_file(tmp_path / "630k.pt", laion_tiny, position_ids=True)
     assert "HTSAT-tiny" in run(app, ["info", str(path)]).output
     result = run(app, ["convert", str(path), str(tmp_path / "judge")])
     assert result.exception is None, result.exception
@@ -333,16 +343,12 @@ def test_a_laion_file_judges(folder, ckpt, tmp_path):
     for judge in (path, tmp_path / "judge"):
         system = FoleySystem.from_pretrained(tmp_path / "system", judge=judge)
         embeddings.append(system.encode_audio(waves))
-    assert torch.equal(*embeddings)
     assert embeddings[0].shape == (1, 512)
+    # the same numbers; kernels round by how a tensor lies in memory
+    torch.testing.assert_close(*embeddings, rtol=0, atol=1e-6)
 
 
 # -------------------------------------------------------------------------------------- LAION files
-
-
-@pytest.fixture(scope="module")
-def laion_tiny():
-    return originals.laion_clap("HTSAT-tiny", checks.TINY_TEXT)
 
 
 @pytest.mark.parametrize(("position_ids", "prefix"), [(True, "module."), (False, ""), (False, "module.")])

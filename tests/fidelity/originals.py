@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import sys
 import types
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +88,16 @@ def laion_clap(amodel, text_sizes):
 
     RoBERTa is transformers', as in the original; only its sizes and weights do not come from the network.
     """
+    return _laion_clap(amodel, tuple(text_sizes.items()))
+
+
+@lru_cache(maxsize=1)
+def _laion_clap(amodel, text_sizes):
     from transformers import RobertaConfig, RobertaModel
 
     laion = laion_modules()
     sizes = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1}
-    config = RobertaConfig(num_attention_heads=12, **text_sizes, **sizes)
+    config = RobertaConfig(num_attention_heads=12, **dict(text_sizes), **sizes)
     settings = json.loads((laion.configs / f"{amodel}.json").read_text())
     settings["text_cfg"]["model_type"] = "roberta"
     with _patched(

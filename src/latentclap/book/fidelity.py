@@ -48,7 +48,9 @@ def _sections(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
     for row in rows:
         groups.setdefault(row["against"].split(",")[0], []).append(row)
     for name, members in groups.items():
-        ran = "Computed beside ours" if members[0]["how"] == "live" else "Recorded in an environment of its own"
+        ran = (
+            "Computed beside ours" if members[0]["how"] == "live" else "Recorded in an environment of its own"
+        )
         versions = dict.fromkeys(part for row in members for part in row["against"].split(", ")[1:])
         yield f"### {name}"
         yield f"{ran}, with {', '.join(versions)}."

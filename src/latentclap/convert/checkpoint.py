@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,13 @@ def _load(path: Path) -> Any:
 
 
 def _refusal(path: Path, error: Exception) -> InputError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "GLOBAL" in line] or lines or [type(error).__name__]
-    return InputError(f"{path}: cannot be read as weights only ({telling[0][:160]})")
+    """One line out of torch's page of advice, which ends in switching the safety off."""
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named or "Trying to call" in str(error):
+        what = named[1] if named else "code"
+        return InputError(f"{path}: cannot be read as weights only, it asks for {what} to be run")
+    first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    advice = first.startswith("Weights only load failed")
+    return InputError(
+        f"{path}: cannot be read as weights only ({'not a file of torch' if advice else first})"
+    )
