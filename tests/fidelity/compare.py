@@ -32,6 +32,22 @@ WORDS = [
     "a moving motor",
 ]
 
+#: Groups in the order of the book's tables.
+ORDER = (
+    "mel",
+    "audioldm",
+    "ema",
+    "audioldm-full",
+    "laion-tiny",
+    "laion-base",
+    "laion-full",
+    "cnn10",
+    "diffusers",
+    "vggish",
+    "fad",
+    "organisers",
+)
+
 
 def tokenizer(folder):
     """A small tokenizer in a folder."""
@@ -87,7 +103,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         rows, notes = run(Path(folder))
     known = read_json(RESULTS) if RESULTS.is_file() else {"groups": {}, "notes": {}}
-    known["groups"] |= {name: [dataclasses.asdict(r) for r in group] for name, group in rows.items()}
+    groups = known["groups"] | {name: [dataclasses.asdict(r) for r in group] for name, group in rows.items()}
+    known["groups"] = {name: groups[name] for name in ORDER if name in groups}
     known["notes"] |= notes
     write_json(RESULTS, known)
     for name, group in rows.items():

@@ -67,7 +67,8 @@ def wave(name, samples):
 def gaussians():
     """name -> (mu_a, sigma_a, mu_b, sigma_b) float64: random statistics, some of few samples."""
     out = {}
-    for name, d, n in [("d8", 8, 40), ("d64", 64, 400), ("d128", 128, 1000), ("d128 rank 99", 128, 100)]:
+    for d, n in [(8, 40), (64, 400), (128, 1000), (128, 100)]:
+        name = f"{d} dimensions, {n} vectors"
         a, b = signal(f"{name} a", n, d).astype(np.float64), signal(f"{name} b", n, d).astype(np.float64)
         b = b * (0.5 + np.arange(d) / d) + 0.3
         out[name] = (a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))

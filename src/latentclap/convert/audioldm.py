@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from latentclap.convert.checkpoint import Checkpoint, read_checkpoint
-from latentclap.convert.clap import ConvertedClap, convert_clap
+from latentclap.convert.clap import ConvertedClap, convert_clap, infer_clap
 from latentclap.convert.report import LoadReport, Mapped, compare, fill, map_names
 from latentclap.convert.unet import infer_unet, unet_names
 from latentclap.convert.vae import (
@@ -100,13 +100,13 @@ def convert_audioldm(
     vocoder, vocoder_mapped = _vocoder(file)
     parts = {"unet": (unet, unet_mapped), "vae": (vae, vae_mapped), "vocoder": (vocoder, vocoder_mapped)}
     reports = {name: compare(name, module, mapped) for name, (module, mapped) in parts.items()}
+    schedule, prefix = _schedule(file), _clap_prefix(file)
     if not report_only:
+        # before gigabytes are copied
         for report in reports.values():
             report.require(where)
-    prefix = next((p for p in CLAP if any(n.startswith(p) for n in file.state)), CLAP[0])
+        words = load_tokenizer(tokenizer, infer_clap(file.under(prefix)).text_config.vocab_size)
     clap = convert_clap(file, prefix, fill_weights=not report_only)
-    schedule = _schedule(file)
-    rest = _rest(file, taken, prefix)
     facts = {
         "unet_weights": taken,
         "scale_factor": scale,
@@ -116,13 +116,13 @@ def convert_audioldm(
         "not_run": file.inert,
         "notes": notes,
     }
-    everything = [*reports.values(), clap.report, rest]
+    everything = [*reports.values(), clap.report, _rest(file, taken, prefix)]
     if report_only:
         return Converted(None, everything, facts)
     for name, (module, mapped) in parts.items():
         fill(module, mapped, reports[name])
     modules = {name: module for name, (module, _) in parts.items()}
-    return Converted(_assemble(where, modules, clap, schedule, tokenizer, frames), everything, facts)
+    return Converted(_assemble(where, modules, clap, schedule, words, frames), everything, facts)
 
 
 # ------------------------------------------------------------------------------------------------ parts
@@ -176,6 +176,11 @@ def _vocoder(file: Checkpoint) -> tuple[nn.Module, Mapped]:
     with init_empty_weights(include_buffers=False):
         vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**infer_vocoder(state)))
     return vocoder, map_names(state, vocoder_name, (), VOCODER)
+
+
+def _clap_prefix(file: Checkpoint) -> str:
+    """Where the file keeps the CLAP that conditions; the inference code's place where there is none."""
+    return next((p for p in CLAP if any(n.startswith(p) for n in file.state)), CLAP[0])
 
 
 def _rest(file: Checkpoint, taken: str, clap: str) -> LoadReport:
@@ -254,7 +259,7 @@ def _assemble(
     modules: dict[str, nn.Module],
     clap: ConvertedClap,
     schedule: dict[str, Any],
-    tokenizer: str | Path,
+    words: Any,
     frames: int,
 ) -> FoleySystem:
     from diffusers import DDIMScheduler
@@ -263,7 +268,6 @@ def _assemble(
     from latentclap.system import FoleySystem
 
     text = clap.model.config.text_config
-    words = load_tokenizer(tokenizer, text.vocab_size)
     # RoBERTa counts positions from 2
     words.model_max_length = min(words.model_max_length, text.max_position_embeddings - 2)
     scheduler = DDIMScheduler(
