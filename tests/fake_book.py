@@ -30,6 +30,7 @@ from latentclap.book import (
     write_listening_items,
 )
 from latentclap.book.collect import collect_notebook
+from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.pages import listening_page, model_card
 from latentclap.classes import CLASSES
 from latentclap.files import write_json
@@ -177,6 +178,8 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     }
     write_json(scratch / "model_card.json", card)
     model_card(scratch / "model_card.json", book / "generated/model_card.md")
+    # these results are the real ones: no run of the notebooks makes them
+    fidelity_tables(repo_root / "tests/fidelity/results.json", book / "generated/fidelity.md")
 
 
 def build(book: Path) -> subprocess.CompletedProcess:

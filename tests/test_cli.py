@@ -293,7 +293,9 @@ def test_info_refuses(tiny, tmp_path):
     cut.write_bytes(whole[:50])
     assert "damaged" in refused("info", cut)
     cut.with_suffix(".pt").write_bytes(b"x")
-    assert "only folders and .safetensors" in refused("info", cut.with_suffix(".pt"))
+    assert "cannot be read as weights only" in refused("info", cut.with_suffix(".pt"))
+    cut.with_suffix(".bin").write_bytes(b"x")
+    assert "only folders and .safetensors" in refused("info", cut.with_suffix(".bin"))
     (tmp_path / "config.json").write_text("{")
     assert "not JSON" in refused("info", tmp_path)
 

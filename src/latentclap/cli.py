@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | evaluate | info``.
+"""The command line: ``latentclap generate | evaluate | info | convert``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
+from latentclap.files import ORIGINAL
 from latentclap.generation import drop_stale, earlier_clips, write_clips, write_record
 
 if TYPE_CHECKING:
@@ -216,21 +217,64 @@ def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: b
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="'mini', a folder, a .safetensors file, or a hub name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="'mini', a folder, a .safetensors, AudioLDM .ckpt or LAION .pt file, or a hub name."
+        ),
+    ],
     json_out: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what a checkpoint is."""
+    """Print what a checkpoint is, and of an original file what would be loaded."""
     import json
 
     from latentclap.describe import as_text, describe
 
     path = Path(model)
+    if path.is_file() and path.suffix in ORIGINAL:
+        from latentclap.convert.command import inspect
+
+        typer.echo(inspect(path, as_json=json_out))
+        return
     if not path.exists():
         from latentclap.storage import resolve
 
         path = resolve(model)
     told = describe(path)
     typer.echo(json.dumps(told, indent=2) if json_out else as_text(told))
+
+
+# --- convert ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="AudioLDM's .ckpt, or LAION-CLAP's .pt.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the system, or for the CLAP that judges.")],
+    tokenizer: Annotated[
+        str, typer.Option(help="RoBERTa's tokenizer, which no .ckpt holds: a folder or a hub name.")
+    ] = "roberta-base",
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--no-ema",
+            help="The UNet's moving average, or its training weights; default: as the file has.",
+        ),
+    ] = None,
+    scale_factor: Annotated[
+        float | None, typer.Option(help="Of the latents, where the file has none; its own wins.")
+    ] = None,
+    head_channels: Annotated[
+        int | None, typer.Option(help="Channels of an attention head; default: AudioLDM's 32, or 64 in L.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Mel frames of a clip, which no .ckpt tells.")] = 1024,
+    half: Annotated[bool, typer.Option("--half", help="Save in float16.")] = False,
+) -> None:
+    """Convert an original checkpoint and print its load report."""
+    from latentclap.convert.command import convert_file
+
+    options = {"ema": ema, "scale_factor": scale_factor, "head_channels": head_channels, "frames": frames}
+    typer.echo(convert_file(file, out, tokenizer=tokenizer, half=half, **options))
 
 
 # --- entry --------------------------------------------------------------------------------------------------

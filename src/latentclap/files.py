@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+#: Suffixes of checkpoint files of the original code (AudioLDM, LAION-CLAP).
+ORIGINAL = (".ckpt", ".pt", ".pth")
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import ORIGINAL, read_json, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -59,6 +59,8 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import AutoTokenizer, SpeechT5HifiGan
 
+    if is_original(name_or_path):
+        return _load_original(Path(name_or_path), judge)
     folder = resolve(name_or_path)
     missing = [
         part for part in ("unet", "vae", "vocoder", "scheduler", "tokenizer") if not (folder / part).is_dir()
@@ -72,9 +74,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         raise InputError(
             f"{folder / 'tokenizer'} holds only {len(tokenizer)} tokens: its vocabulary is missing"
         )
-    clap, extractor = _load_clap(
-        folder / "clap" if judge is None else resolve(judge), required=judge is not None
-    )
+    clap, extractor = _load_clap(folder / "clap", required=False) if judge is None else _load_judge(judge)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     tuning = None
     if (folder / "tuning").is_dir():
@@ -92,6 +92,33 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         frames=index.get("frames", 1024),
         name=str(name_or_path),
     )
+
+
+def is_original(name_or_path: str | Path) -> bool:
+    """Whether this names a file in the format of the original code (.ckpt, .pt, .pth)."""
+    return Path(name_or_path).suffix in ORIGINAL and not Path(name_or_path).is_dir()
+
+
+def _load_original(path: Path, judge: str | Path | None) -> FoleySystem:
+    from latentclap.convert import convert_audioldm
+
+    # the tokenizer, which no .ckpt holds, may lie beside it
+    beside = path.parent / "roberta-base"
+    system = convert_audioldm(path, tokenizer=beside if beside.is_dir() else "roberta-base").system
+    if judge is not None:
+        system.clap, system.feature_extractor = _load_judge(judge)
+        system.eval()
+    return system
+
+
+def _load_judge(judge: str | Path) -> tuple[nn.Module, Any]:
+    """The CLAP that judges: a LAION .pt file, a folder, or a hub name."""
+    if not is_original(judge):
+        return _load_clap(resolve(judge), required=True)
+    from latentclap.convert import convert_clap, read_checkpoint
+
+    converted = convert_clap(read_checkpoint(judge))
+    return converted.model, converted.feature_extractor
 
 
 def _load_clap(folder: Path, *, required: bool) -> tuple[nn.Module | None, Any]:

@@ -424,8 +424,10 @@ class FoleySystem:
 
         Args:
             name_or_path: "mini" (shipped with the package), a folder written by :meth:`save_pretrained` or by
-                diffusers, or a repository of the Hugging Face hub such as "cvssp/audioldm-m-full".
-            judge: folder or hub name of a ``ClapModel`` that judges, where the checkpoint has none of its own.
+                diffusers, a repository of the Hugging Face hub such as "cvssp/audioldm-m-full", or an original
+                AudioLDM file (.ckpt; :func:`latentclap.convert.convert_audioldm` has the options).
+            judge: the ``ClapModel`` that judges instead of the checkpoint's own, if it has one: a folder, a hub
+                name, or LAION's file (630k-audioset-best.pt).
             device: where to put it.
 
         Raises:

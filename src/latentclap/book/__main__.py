@@ -56,5 +56,16 @@ def modelcard(
     typer.echo(str(model_card(card, out)))
 
 
+@app.command()
+def fidelity(
+    results: Annotated[Path, typer.Argument(help="results.json that tests/fidelity/compare.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/fidelity.md"),
+) -> None:
+    """Write the tables of the page that compares our parts with implementations that are not ours."""
+    from latentclap.book.fidelity import fidelity_tables
+
+    typer.echo(f"{out}: {fidelity_tables(results, out)} comparisons")
+
+
 if __name__ == "__main__":
     sys.exit(run_app(app))

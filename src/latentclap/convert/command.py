@@ -1,0 +1,88 @@
+"""What the command line does with files of the original code: show their load report, or convert them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from latentclap.convert.audioldm import convert_audioldm
+from latentclap.convert.checkpoint import Checkpoint, read_checkpoint
+from latentclap.convert.clap import ConvertedClap, convert_clap
+from latentclap.convert.report import LoadReport, table
+from latentclap.errors import InputError
+from latentclap.files import write_json
+
+#: Written beside what was converted.
+REPORT = "load_report.json"
+
+
+def inspect(path: Path, *, as_json: bool = False) -> str:
+    """The load report of an original file, as text or JSON; nothing is loaded but names and shapes."""
+    file = read_checkpoint(path)
+    if file.kind == "audioldm":
+        # a file without a scale factor can be looked at; converting it needs one
+        given = None if "scale_factor" in file.state else 1.0
+        converted = convert_audioldm(file, scale_factor=given, report_only=True)
+        told = _told(file, converted.reports, converted.facts)
+    else:
+        clap = convert_clap(file, fill_weights=False)
+        told = _told(file, [clap.report], {"clap": clap.architecture, "not_run": file.inert})
+    return json.dumps(told["json"], indent=2) if as_json else told["text"]
+
+
+def convert_file(path: Path, out: Path, *, tokenizer: str, half: bool, **options: Any) -> str:
+    """Convert an original file into a folder; return the load report as text.
+
+    An AudioLDM file becomes a system that :meth:`FoleySystem.from_pretrained` and diffusers open, a LAION file
+    a ``ClapModel`` folder for ``judge=``. The report is written beside the weights too.
+
+    Raises:
+        InputError: see :func:`convert_audioldm` and :func:`convert_clap`; or the folder holds other things.
+    """
+    import torch
+
+    file = read_checkpoint(path)
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / REPORT).is_file())):
+        raise InputError(f"{out} holds other things than a converted checkpoint: choose another folder")
+    if file.kind == "audioldm":
+        converted = convert_audioldm(file, tokenizer=tokenizer, **options)
+        told = _told(file, converted.reports, converted.facts)
+        converted.system.save_pretrained(out, dtype=torch.float16 if half else None)
+        write_json(out / REPORT, told["json"])
+    else:
+        clap = convert_clap(file)
+        told = _told(file, [clap.report], {"clap": clap.architecture, "not_run": file.inert})
+        _save_clap(clap, out, told["json"], torch.float16 if half else None)
+    return f"{told['text']}\nwrote {out}"
+
+
+def _save_clap(clap: ConvertedClap, out: Path, told: dict[str, Any], dtype: Any) -> None:
+    """Write a ClapModel's folder, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        (clap.model.to(dtype) if dtype else clap.model).save_pretrained(temporary)
+        clap.feature_extractor.save_pretrained(temporary)
+        write_json(temporary / REPORT, told)
+        temporary.chmod(0o755)
+        shutil.rmtree(out, ignore_errors=True)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _told(file: Checkpoint, reports: list[LoadReport], facts: dict[str, Any]) -> dict[str, Any]:
+    lines = [
+        f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in facts.items() if value not in ([], "")
+    ]
+    return {
+        "json": {"file": file.path.name, "kind": file.kind, **facts, "parts": [r.as_dict() for r in reports]},
+        "text": "\n".join([f"{file.kind} {file.path}", table(reports), *lines]),
+    }
+
+
+def _plain(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,392 @@
+"""Files in the original formats: what is read, refused and reported, and equality with the original's outputs."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
+import checks
+import originals
+import recipe
+
+from latentclap import FoleySystem
+from latentclap.cli import app
+from latentclap.convert import Checkpoint, convert_audioldm, convert_clap, read_checkpoint
+from latentclap.convert.vae import fold_weight_norm
+from latentclap.errors import InputError
+from latentclap.models import random_system, train_tokenizer
+
+run = CliRunner().invoke
+
+
+def refused(*arguments):
+    """Run the command line on bad input; return its message."""
+    result = run(app, [str(a) for a in arguments])
+    assert isinstance(result.exception, InputError), result.output
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny .ckpt with its tokenizer beside it."""
+    folder = tmp_path_factory.mktemp("original")
+    checks.tiny_file(folder)
+    train_tokenizer(["a dog bark", "rain", "a gun shot", "keyboard", "foot steps"], 400).save_pretrained(
+        folder / "roberta-base"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ckpt(folder):
+    return folder / "audioldm-tiny.ckpt"
+
+
+@pytest.fixture(scope="module")
+def state(ckpt):
+    return read_checkpoint(ckpt).state
+
+
+@pytest.fixture(scope="module")
+def converted(folder, ckpt):
+    return convert_audioldm(ckpt, tokenizer=folder / "roberta-base", ema=False, frames=64)
+
+
+@pytest.fixture(scope="module")
+def laion_tiny():
+    return originals.laion_clap("HTSAT-tiny", checks.TINY_TEXT)
+
+
+def changed(state, **entries):
+    """A checkpoint with some entries replaced, or left out where the value is None."""
+    out = {**state, **entries}
+    return Checkpoint(Path("changed.ckpt"), {n: t for n, t in out.items() if t is not None}, [])
+
+
+# ------------------------------------------------------------------------------ equality, recorded
+
+
+def test_every_part_is_the_original_s(converted):
+    rows = list(checks.audioldm(converted.system, "tiny"))
+    assert len(rows) == 10
+    assert not [r for r in rows if not r.holds]
+
+
+def test_the_moving_average_is_the_original_s(folder, ckpt, converted):
+    average = convert_audioldm(ckpt, tokenizer=folder / "roberta-base", frames=64)
+    assert average.facts["unet_weights"] == "ema"
+    assert all(r.holds for r in checks.ema(average))
+    # and the two are different networks, so that taking the wrong one would be seen
+    assert not all(r.holds for r in checks.ema(converted))
+
+
+def test_the_inputs_matter(converted):
+    """Random towers are no constants: another sound and another text move the embedding far beyond the tolerance."""
+    system = converted.system
+    a, b = (checks.embed_48k(system.clap, system.feature_extractor, recipe.wave(n, 480_000)) for n in "ab")
+    assert (a - b).abs().max() > 1e-3
+    ids = torch.from_numpy(originals.fixture("audioldm_tiny")[0]["text_ids"])
+    with torch.no_grad():
+        text = system.text_encoder(ids, attention_mask=(ids != 1).long()).text_embeds
+    assert (text[0] - text[1]).abs().max() > 1e-2
+
+
+def test_eight_heads_are_another_network(converted):
+    """diffusers' own conversion leaves attention_head_dim at 8; the original has heads of 32 channels."""
+    assert converted.system.unet.config.attention_head_dim == [1, 2, 3, 5]
+    assert checks.eight_heads(converted.system, "tiny") > 1e-3
+
+
+def test_mel_front_end():
+    assert all(r.holds for r in checks.mel())
+
+
+# --------------------------------------------------------------------------------------- reports
+
+
+def test_report_names_everything(converted, state):
+    reports = {r.part: r for r in converted.reports}
+    assert list(reports) == ["unet", "vae", "vocoder", "clap", "rest"]
+    assert all(r.share == 1 and not r.missing and not r.unexpected for r in reports.values())
+    assert "moving average of the UNet" in reports["rest"].benign
+    told = sum(len(r.matched) for r in reports.values())
+    told += sum(len(names) for r in reports.values() for names in r.benign.values())
+    # every entry is in one report; HTSAT's fused attention is one entry there and three of ours
+    fused = sum(".attn.qkv." in name for name in state)
+    ours = sum(len(r.benign.get("computed by our module, not read", [])) for r in reports.values())
+    assert told - 2 * fused - ours == len(state)
+
+
+def test_full_width_by_shapes_alone():
+    """audioldm-m-full's 1,900 names and shapes as the original code makes them, without its numbers."""
+    file = Checkpoint(Path("audioldm-m-full.ckpt"), originals.meta_state("m_full"), [])
+    done = convert_audioldm(file, report_only=True)
+    reports = {r.part: r for r in done.reports}
+    assert all(r.share == 1 and not r.missing and not r.unexpected for r in reports.values())
+    # facts A5, A3, A6, E
+    assert reports["unet"].parameters == 415_954_568
+    assert round(reports["vae"].parameters / 1e6, 3) == 55.377
+    assert round(reports["vocoder"].parameters / 1e6, 3) == 55.265
+    assert done.facts["clap"] == "HTSAT-base"
+    assert done.facts["head_channels"] == 32
+    assert (done.facts["beta_start"], done.facts["beta_end"]) == (0.0015, 0.0195)
+
+
+def test_a_random_layer_is_refused(state):
+    """One lost layer of 0.3% is over the 99%, and would sound plausible: it is refused all the same."""
+    name = "model.diffusion_model.middle_block.0.out_layers.3.weight"
+    file = changed(state, **{name: None})
+    with pytest.raises(InputError, match=r"unet: 9\d\.\d\d% of .* missing mid_block.resnets.0.conv2.weight"):
+        convert_audioldm(file, ema=False)
+
+
+def test_another_shape_is_refused_and_named(state):
+    name = "first_stage_model.decoder.conv_in.weight"
+    file = changed(state, **{name: torch.zeros(1, 2, 3, 3)})
+    with pytest.raises(
+        InputError, match=r"vae: .* unexpected first_stage_model.decoder.conv_in.weight \(1, 2"
+    ):
+        convert_audioldm(file, ema=False)
+
+
+def test_unknown_entries_are_told_and_many_refused(state):
+    little = changed(state, **{"first_stage_model.extra.bias": torch.zeros(3)})
+    reports = {r.part: r for r in convert_audioldm(little, ema=False, report_only=True).reports}
+    assert reports["vae"].unexpected == ["first_stage_model.extra.bias"]
+    assert 0.99 < reports["vae"].share < 1
+    much = changed(state, **{"model.diffusion_model.extra.weight": torch.zeros(1000, 1000)})
+    with pytest.raises(InputError, match=r"unet: 92\.\d\d% of the parameters match"):
+        convert_audioldm(much, ema=False)
+
+
+def test_original_training_extras_are_benign(state):
+    file = changed(
+        state,
+        **{
+            "first_stage_model.loss.discriminator.weight": torch.zeros(9, 9),
+            "cond_stage_model.model.text_branch.embeddings.position_ids": torch.arange(514)[None],
+        },
+    )
+    reports = convert_audioldm(file, ema=False, report_only=True).reports
+    assert all(r.share == 1 and not r.unexpected for r in reports)
+
+
+# -------------------------------------------------------------------------------------- settings
+
+
+def test_the_file_s_scale_factor_wins(state, folder):
+    words = folder / "roberta-base"
+    done = convert_audioldm(changed(state), ema=False, tokenizer=words, scale_factor=0.18215)
+    assert done.system.vae.config.scaling_factor == pytest.approx(recipe.SCALE_FACTOR, rel=1e-6)
+    assert "was not used" in done.facts["notes"][0]
+    without = changed(state, scale_factor=None)
+    with pytest.raises(InputError, match="--scale-factor"):
+        convert_audioldm(without, ema=False, tokenizer=words)
+    given = convert_audioldm(without, ema=False, scale_factor=0.9, report_only=True)
+    assert given.facts["scale_factor"] == 0.9
+    with pytest.raises(InputError, match="must be positive"):
+        convert_audioldm(changed(state, scale_factor=torch.tensor(0.0)), report_only=True)
+
+
+def test_schedule_must_be_audioldm_s(state):
+    with pytest.raises(InputError, match="not linear in their square root"):
+        convert_audioldm(changed(state, betas=torch.linspace(0.0015, 0.0195, 1000)), report_only=True)
+    done = convert_audioldm(changed(state, betas=None), report_only=True)
+    assert done.facts["num_train_timesteps"] == 1000
+
+
+def test_moving_average_must_be_there(state):
+    plain = changed({n: t for n, t in state.items() if not n.startswith("model_ema.")})
+    assert convert_audioldm(plain, report_only=True).facts["unet_weights"] == "training"
+    with pytest.raises(InputError, match="--no-ema"):
+        convert_audioldm(plain, ema=True, report_only=True)
+
+
+def test_heads_must_divide(state):
+    with pytest.raises(InputError, match="heads of 48 channels do not divide 64"):
+        convert_audioldm(changed(state), head_channels=48, report_only=True)
+    done = convert_audioldm(changed(state), head_channels=16, report_only=True)
+    assert done.facts["head_channels"] == 16
+
+
+def test_tokenizer_must_fit(state, tmp_path):
+    with pytest.raises(InputError, match=r"no tokenizer at 'nowhere'.*--tokenizer"):
+        convert_audioldm(changed(state), ema=False, tokenizer="nowhere")
+    words = ["".join(letters) for letters in itertools.product("bdgkpt", "aeiou", "lmnrs")]
+    large = train_tokenizer(words, 450)
+    assert len(large) > 400
+    large.save_pretrained(tmp_path / "words")
+    with pytest.raises(InputError, match="the text tower 400"):
+        convert_audioldm(changed(state), ema=False, tokenizer=tmp_path / "words")
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_weight_norm_is_folded(modern):
+    layer = torch.nn.Conv1d(3, 5, 7)
+    make = torch.nn.utils.parametrizations.weight_norm if modern else torch.nn.utils.weight_norm
+    make(layer)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.mul_(1.5)
+        layer(torch.zeros(1, 3, 9))  # the older spelling computes the weight here
+    state = {f"conv_pre.{n}": t.detach() for n, t in layer.state_dict().items()}
+    folded = fold_weight_norm(state)
+    assert sorted(folded) == ["conv_pre.bias", "conv_pre.weight"]
+    torch.testing.assert_close(folded["conv_pre.weight"], layer.weight.detach())
+
+
+# ------------------------------------------------------------------------------------ hostile files
+
+
+class Payload:
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    touched, path = tmp_path / "touched", tmp_path / "hostile.ckpt"
+    command = ["touch", str(touched)]
+    torch.save({"state_dict": {"x": torch.zeros(2)}, "hook": Payload(subprocess.check_output, command)}, path)
+    torch.load(path, weights_only=False)
+    assert touched.exists()  # the file does what it is meant to
+    touched.unlink()
+    assert read_checkpoint(path).inert == [
+        "commands.check_output"
+    ]  # the name that pickle's protocol 2 writes
+    assert not touched.exists()
+    for payload in (Payload(os.system, f"touch {touched}"), Payload(Path.touch, touched)):
+        torch.save({"state_dict": {"x": torch.zeros(2)}, "hook": payload}, path)
+        with pytest.raises(InputError, match=r"weights only, it asks for (posix.system|code) to be run"):
+            read_checkpoint(path)
+        assert not touched.exists()
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent.ckpt")
+    path = tmp_path / "text.ckpt"
+    path.write_text("hello")
+    with pytest.raises(InputError, match="cannot be read as weights only"):
+        read_checkpoint(path)
+    for content, message in [([1, 2], "holds a list"), ({"state_dict": {"a": 1}}, "no tensors in it")]:
+        torch.save(content, path)
+        with pytest.raises(InputError, match=message):
+            read_checkpoint(path)
+    torch.save({"state_dict": {"layer.weight": torch.zeros(2)}}, path)
+    assert "neither an AudioLDM checkpoint" in refused("info", path)
+    torch.save({"model.diffusion_model.x": torch.zeros(2)}, path)
+    assert "FiLM conditioning" in refused("convert", path, tmp_path / "out", "--scale-factor", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_cut_short(ckpt, tmp_path):
+    short = tmp_path / "short.ckpt"
+    with open(ckpt, "rb") as whole:
+        short.write_bytes(whole.read(5_000_000))
+    with pytest.raises(InputError, match="cannot be read as weights only"):
+        read_checkpoint(short)
+
+
+def test_the_older_file_format(tmp_path):
+    path = tmp_path / "old.pt"
+    torch.save({"module.a": torch.arange(3.0)}, path, _use_new_zipfile_serialization=False)
+    assert read_checkpoint(path).state["a"].tolist() == [0, 1, 2]
+
+
+# ------------------------------------------------------------------------------------ command line
+
+
+def test_info_and_convert(folder, ckpt, tmp_path):
+    told = run(app, ["info", str(ckpt)]).output
+    assert "unet weights: ema" in told and "100.00%" in told and "HTSAT-tiny" in told
+    read = json.loads(run(app, ["info", str(ckpt), "--json"]).output)
+    assert [p["part"] for p in read["parts"]] == ["unet", "vae", "vocoder", "clap", "rest"]
+    out = tmp_path / "system"
+    result = run(
+        app, ["convert", str(ckpt), str(out), "--tokenizer", str(folder / "roberta-base"), "--frames", "64"]
+    )
+    assert result.exception is None, result.exception
+    assert json.loads((out / "load_report.json").read_text())["unet_weights"] == "ema"
+    system = FoleySystem.from_pretrained(out)
+    direct = FoleySystem.from_pretrained(ckpt)  # with the tokenizer beside it
+    assert (system.frames, direct.frames) == (64, 1024)
+    for name, part in system.parts.items():
+        ours = part.state_dict()
+        assert all(torch.equal(ours[n], t) for n, t in direct.parts[name].state_dict().items()), name
+    waves = system.generate(["rain"], 1, steps=2)
+    assert waves.shape == (1, 64 * 160)
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.txt").write_text("years of work")
+    assert "holds other things" in refused("convert", ckpt, thesis)
+
+
+def test_a_laion_file_judges(laion_tiny, tmp_path):
+    path = originals.laion_file(tmp_path / "630k.pt", laion_tiny, position_ids=True)
+    assert "HTSAT-tiny" in run(app, ["info", str(path)]).output
+    result = run(app, ["convert", str(path), str(tmp_path / "judge")])
+    assert result.exception is None, result.exception
+    random_system("tiny").save_pretrained(tmp_path / "system")
+    waves = recipe.wave("judged", 16_000)[None]
+    embeddings = []
+    for judge in (path, tmp_path / "judge"):
+        system = FoleySystem.from_pretrained(tmp_path / "system", judge=judge)
+        embeddings.append(system.encode_audio(waves))
+    assert embeddings[0].shape == (1, 512)
+    # the same numbers; kernels round by how a tensor lies in memory
+    torch.testing.assert_close(*embeddings, rtol=0, atol=1e-6)
+
+
+# -------------------------------------------------------------------------------------- LAION files
+
+
+@pytest.mark.parametrize(("position_ids", "prefix"), [(True, "module."), (False, ""), (False, "module.")])
+def test_laion_spellings(laion_tiny, tmp_path, position_ids, prefix):
+    path = originals.laion_file(tmp_path / "clap.pt", laion_tiny, position_ids=position_ids, prefix=prefix)
+    file = read_checkpoint(path)
+    assert any("numpy" in name for name in file.inert)
+    done = convert_clap(file)
+    assert done.report.share == 1 and not done.report.unexpected and not done.report.missing
+    ids = torch.tensor([[0, 5, 2]])
+    with torch.no_grad():
+        theirs = laion_tiny.get_text_embedding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        ours = done.model.get_text_features(input_ids=ids, attention_mask=torch.ones_like(ids)).pooler_output
+    torch.testing.assert_close(torch.nn.functional.normalize(ours, dim=-1), theirs, rtol=0, atol=1e-5)
+
+
+def test_fusion_and_broken_claps_are_refused(laion_tiny):
+    state = dict(laion_tiny.state_dict())
+    fused = Checkpoint(
+        Path("fused.pt"), {**state, "audio_branch.patch_embed.mel_conv2d.weight": torch.zeros(1)}, []
+    )
+    with pytest.raises(InputError, match="feature fusion"):
+        convert_clap(fused)
+    for name in ("text_projection.2.weight", "audio_branch.norm.weight"):
+        broken = Checkpoint(Path("broken.pt"), {n: t for n, t in state.items() if n != name}, [])
+        with pytest.raises(InputError, match=f"not a LAION-CLAP.*{name}"):
+            convert_clap(broken)
+    part = Checkpoint(
+        Path("part.pt"), {n: t for n, t in state.items() if "layers.2.blocks.3.mlp.fc1.weight" not in n}, []
+    )
+    with pytest.raises(
+        InputError, match=r"part.pt: clap: 9\d\.\d+% of the parameters match .1 entries missing"
+    ):
+        convert_clap(part)
+
+
+@pytest.mark.parametrize("amodel", ["HTSAT-tiny", "HTSAT-base"])
+def test_both_towers_are_laion_clap_s(amodel):
+    rows = list(checks.laion(amodel))
+    assert len(rows) == 4
+    assert not [r for r in rows if not r.holds]
