@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from latentclap.errors import InputError
+from latentclap.files import read_json
+
+#: our own file in a system's folder: what diffusers' model_index.json has no place for
+INDEX = "latentclap.json"
 
 #: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
 _BUFFERS = frozenset(
@@ -114,7 +118,7 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
         own = {name: tensor for name, tensor in tensors.items() if name.startswith("tuning.")}
         parts["tuning"] |= {"class": "Linear", **_count(own)}
     vae, vocoder = _json(folder / "vae" / "config.json"), _json(folder / "vocoder" / "config.json")
-    frames = _json(folder / "latentclap.json").get("frames", 1024)
+    frames = clip_frames(folder)
     hop = math.prod(vocoder.get("upsample_rates", [160]))
     rate, mels = vocoder.get("sampling_rate", 16_000), vocoder.get("model_in_dim", 64)
     ratio = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
@@ -174,12 +178,21 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    return read_json(path) if path.is_file() else {}
+
+
+def clip_frames(folder: Path) -> int:
+    """Mel frames of a system's clips, as its own index says; AudioLDM's 1024 where there is none.
+
+    Raises:
+        InputError: the index is damaged.
+    """
+    index = folder / INDEX
+    told = _json(index)
+    frames = told.get("frames", 1024) if isinstance(told, dict) else None
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
+    return frames
 
 
 def _card(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,14 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from latentclap.errors import InputError
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block ends without an error.
 
-    The temporary name keeps the suffix, since libsndfile and matplotlib choose the format by it.
+    The temporary name keeps the suffix, since libsndfile and matplotlib choose the format by it. Folders that had to
+    be made go again where nothing came to lie in them.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "Is a folder; give the name of a file", str(path))
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(fd)
@@ -32,6 +39,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        for folder in made:  # the innermost first; one that holds something stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -46,8 +56,15 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+        raise InputError(f"{path}: not JSON ({error}); copy it or make it again") from None
 
 
 def file_sha256(path: str | Path) -> str:

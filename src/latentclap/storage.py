@@ -14,14 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from latentclap.describe import INDEX, clip_frames
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
-
-#: our own file in a system's folder: what diffusers' model_index.json has no place for
-INDEX = "latentclap.json"
 
 
 def shipped(name: str) -> Path:
@@ -65,7 +63,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
     ]
     if missing:
         raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
-    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
+    frames = clip_frames(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     if len(tokenizer) <= 100:
         # transformers gives an empty tokenizer, without a word, where its files are missing
@@ -89,7 +87,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         tuning=tuning,
         clap=clap,
         feature_extractor=extractor,
-        frames=index.get("frames", 1024),
+        frames=frames,
         name=str(name_or_path),
     )
 
