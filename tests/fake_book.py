@@ -29,6 +29,7 @@ from latentclap.book import (
     select_examples,
     write_listening_items,
 )
+from latentclap.book.badinput import bad_input_page
 from latentclap.book.collect import collect_notebook
 from latentclap.book.pages import listening_page, model_card
 from latentclap.classes import CLASSES
@@ -177,6 +178,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     }
     write_json(scratch / "model_card.json", card)
     model_card(scratch / "model_card.json", book / "generated/model_card.md")
+    bad_input_page(repo_root / "book/runs/bad_input.json", book / "generated/bad_input.md")
 
 
 def build(book: Path) -> subprocess.CompletedProcess:

@@ -19,7 +19,7 @@ from latentclap.files import read_json
 INDEX = "latentclap.json"
 
 #: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
-_BUFFERS = frozenset(
+BUFFERS = frozenset(
     {
         "running_mean",
         "running_var",
@@ -67,7 +67,7 @@ def describe(path: Path) -> dict[str, Any]:
     parts = {part: _component(path / part) for part in _PARTS if (path / part).is_dir()}
     if {"unet", "vae"} <= parts.keys():
         return {"path": str(path), "kind": "system", **_totals(parts), **_system(path, parts)}
-    if not path.is_dir() or not _weight_files(path):
+    if not path.is_dir() or not weight_files(path):
         raise InputError(
             f"{path}: no checkpoint here, neither a system (unet/, vae/, ...) nor a weights file"
         )
@@ -135,14 +135,27 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """One set of weights: safetensors where there are any, since checkpoints often hold them twice."""
     files = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS]
     return [p for p in files if p.suffix == ".safetensors"] or files
 
 
+def check_files(folder: Path) -> None:
+    """Look at every safetensors and JSON file of a folder.
+
+    Raises:
+        InputError: one is damaged; the message names it.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            _header(path)
+        elif path.suffix == ".json":
+            read_json(path)
+
+
 def _component(folder: Path) -> dict[str, Any]:
-    config, files = _json(folder / "config.json"), _weight_files(folder)
+    config, files = _json(folder / "config.json"), weight_files(folder)
     kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
     tensors = {k: v for path in files if path.suffix == ".safetensors" for k, v in _header(path).items()}
     return {"class": kind, **_count(tensors), "bytes": sum(p.stat().st_size for p in files)}
@@ -150,7 +163,7 @@ def _component(folder: Path) -> dict[str, Any]:
 
 def _count(tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Parameters and the commonest dtype; None where no safetensors file tells them."""
-    own = [t for name, t in tensors.items() if name.rpartition(".")[2] not in _BUFFERS]
+    own = [t for name, t in tensors.items() if name.rpartition(".")[2] not in BUFFERS]
     dtypes = Counter(t["dtype"] for t in own).most_common(1)
     return {
         "parameters": sum(math.prod(t["shape"]) for t in own) if own else None,

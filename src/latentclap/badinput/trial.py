@@ -76,7 +76,7 @@ def run_case(case: Case, scratch: Path, shelf: Shelf, root: Path) -> Outcome:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy2(source, folder / name)
     arguments = _arguments(case, shelf, root)
-    before, start = _content(folder), time.monotonic()
+    before, start = content(folder), time.monotonic()
     done = subprocess.run(
         arguments,
         cwd=folder,
@@ -97,7 +97,7 @@ def run_case(case: Case, scratch: Path, shelf: Shelf, root: Path) -> Outcome:
         says=_portable(lines[-1] if lines else "", folder, shelf, root),
         lines=len(lines),
         traceback="Traceback (most recent call last)" in done.stderr,
-        left=sorted(_content(folder) - before),
+        left=sorted(content(folder) - before),
         seconds=round(time.monotonic() - start, 1),
     )
     shutil.rmtree(folder, ignore_errors=True)
@@ -125,6 +125,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "NO_COLOR": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "torch"),  # torch makes it when it is imported
         "TQDM_DISABLE": "1",  # a bar is no line; where there is no terminal most of ours are silent anyway
     }
     return {k: v for k, v in os.environ.items() if k != "LATENTCLAP_DEBUG"} | own
@@ -139,7 +140,8 @@ def _restrict(room: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
-def _content(folder: Path) -> set[str]:
+def content(folder: Path) -> set[str]:
+    """Everything below a folder by its relative path; folders end with a slash."""
     found = set()
     for at, folders, names in os.walk(folder):
         here = Path(at).relative_to(folder)

@@ -13,7 +13,7 @@ from latentclap.classes import CLASSES
 from latentclap.embeddings.base import Embedding
 from latentclap.embeddings.front_end import MELS, RATE, at_16k, log_mel_patches
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, read_json, write_json
+from latentclap.files import atomic_path, load_tensors, read_json, write_json
 
 
 class JudgeNet(nn.Module):
@@ -65,8 +65,6 @@ class JudgeNet(nn.Module):
         Raises:
             InputError: the folder lacks a file, or the weights do not fit the config.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
@@ -74,7 +72,7 @@ class JudgeNet(nn.Module):
         config = read_json(folder / "config.json")
         net = cls(**{key: config[key] for key in ("dim", "classes", "width")})
         try:
-            net.load_state_dict(load_file(folder / "model.safetensors"))
+            net.load_state_dict(load_tensors(folder / "model.safetensors"))
         except RuntimeError as error:
             raise InputError(f"{folder}: weights do not fit ({str(error).splitlines()[0]})") from None
         return net
