@@ -26,6 +26,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "finetune.batch_size": (1, _MANY),
     "finetune.grad_clip": (0, _MANY),
     "finetune.ema_decay": (0, 1),
+    "finetune.checkpoint_seconds": (0, _MANY),
     "finetune.drop": (0, 1),
     "finetune.lam": (0, _MANY),
     "finetune.lam_tuning": (0, _MANY),
