@@ -52,6 +52,7 @@ rule book:
         notebooks=expand(f"{EXECUTED}/{{name}}.done", name=NOTEBOOKS),
         card="src/latentclap/weights/mini/model_card.json",
         fidelity="tests/fidelity/results.json",
+        mistakes="book/runs/bad_input.json",
         prose=PROSE,
     output:
         "book/_build/html/index.html",
@@ -70,6 +71,7 @@ rule book:
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
         "{BIN}/python -m latentclap.book modelcard {input.card} && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
+        "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
 

@@ -31,7 +31,7 @@ def main(
         print("\n".join(FAMILIES))
         return
     names = [name.strip() for name in classes.split(",") if name.strip()] or None
-    with tqdm(unit="clip") as bar:
+    with tqdm(unit="clip", disable=None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total

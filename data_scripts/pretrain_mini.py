@@ -22,8 +22,9 @@ from typing import Annotated
 
 import torch
 import typer
+from safetensors import SafetensorError
 
-from latentclap.errors import run_app
+from latentclap.errors import InputError, run_app
 from latentclap.files import write_json
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
@@ -41,17 +42,19 @@ Size = Annotated[str, typer.Option(help="model size, a key of latentclap.models.
 def corpus(
     work: WorkFolder = Path("runs/pretrain/mini"),
     size_name: Annotated[str, typer.Option("--size", help="model size: its clip length is used")] = "mini",
-    per_class: Annotated[int, typer.Option(help="procedural clips of each of the seven classes")] = 400,
-    per_family: Annotated[int, typer.Option(help="procedural clips of each further family")] = 60,
+    per_class: Annotated[
+        int, typer.Option(help="procedural clips of each of the seven classes", min=0)
+    ] = 400,
+    per_family: Annotated[int, typer.Option(help="procedural clips of each further family", min=0)] = 60,
     real: Annotated[
         list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; repeatable")
     ] = None,
     other: Annotated[
         list[Path] | None, typer.Option(help="folder of other recordings with a meta.csv; repeatable")
     ] = None,
-    real_copies: Annotated[int, typer.Option(help="how often each recording is in")] = 1,
-    seed: Annotated[int, typer.Option(help="of procedural clips and of the split by recording")] = 0,
-    workers: Annotated[int, typer.Option(help="processes")] = 2,
+    real_copies: Annotated[int, typer.Option(help="how often each recording is in", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="of procedural clips and of the split by recording", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="processes", min=1)] = 2,
 ) -> None:
     """Make the training corpus."""
     made = corpora.build(
@@ -70,30 +73,49 @@ def corpus(
     )
 
 
+def load_corpus(work: Path) -> corpora.Corpus:
+    """The corpus of a training run.
+
+    Raises:
+        InputError: it has not been made, or its file is damaged.
+    """
+    path = work / "corpus.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: make it with the command corpus, with the same --work")
+    try:
+        return corpora.load(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: damaged ({error}); remove it, and make it again with the command corpus"
+        ) from None
+
+
 @app.command()
 def train(
     stage: Annotated[str, typer.Argument(help=f"{', '.join(STAGES)}, or all")],
     work: WorkFolder = Path("runs/pretrain/mini"),
     size_name: Annotated[str, typer.Option("--size", help="model size")] = "mini",
     steps: Annotated[
-        int | None, typer.Option(help="optimiser steps in all [default: the stage's own]")
+        int | None, typer.Option(help="optimiser steps in all [default: the stage's own]", min=1)
     ] = None,
     minutes: Annotated[
-        float, typer.Option(help="stop after this time, with a checkpoint; 0: run to the end")
+        float, typer.Option(help="stop after this time, with a checkpoint; 0: run to the end", min=0)
     ] = 0,
     start: Annotated[
         str, typer.Option(help="a trained family to go on from, for example mini (the package's own)")
     ] = "",
-    lr: Annotated[float | None, typer.Option(help="learning rate [default: the stage's own]")] = None,
+    lr: Annotated[float | None, typer.Option(help="learning rate [default: the stage's own]", min=0)] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
-    seed: Annotated[int, typer.Option(help="of order and noise")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice")] = 0,
+    seed: Annotated[int, typer.Option(help="of order and noise", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice", min=0)] = 0,
 ) -> None:
     """Train one stage, or all in their order."""
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # an untrained vocoder's signals are tiny, and denormals are slow on a CPU
-    folder = Work(work, size_name, corpora.load(work / "corpus.safetensors"), device)
+    if stage != "all" and stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}; there are {', '.join(STAGES)}, or all")
+    folder = Work(work, size_name, load_corpus(work), device)
     if start:
         folder.begin_with(start)
     for name in STAGES if stage == "all" else [stage]:
@@ -122,7 +144,7 @@ def export(
     size_name: Annotated[str, typer.Option("--size", help="model size")] = "mini",
 ) -> None:
     """Write the family as float16 safetensors with its model card."""
-    card = export_family(Work(work, size_name, corpora.load(work / "corpus.safetensors")), out)
+    card = export_family(Work(work, size_name, load_corpus(work)), out)
     typer.echo(f"{out}: {card['bytes'] / 1e6:.1f} MB")
 
 
@@ -138,10 +160,10 @@ def measure(
     real: Annotated[
         list[Path] | None, typer.Option(help="folder of recordings in DCASE layout; its eval side is used")
     ] = None,
-    clips: Annotated[int, typer.Option(help="generated clips per class")] = 50,
+    clips: Annotated[int, typer.Option(help="generated clips per class", min=1)] = 50,
     profile: Annotated[str, typer.Option(help="whose sampling settings are used")] = "quick",
-    seed: Annotated[int, typer.Option(help="of generation, and of the split by recording")] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice")] = 0,
+    seed: Annotated[int, typer.Option(help="of generation, and of the split by recording", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice", min=0)] = 0,
 ) -> None:
     """Measure a family on recordings held out by recording: yardstick, reconstructions, CLAP, memorisation."""
     if threads:
@@ -150,7 +172,7 @@ def measure(
         family,
         judge,
         real or [],
-        corpora.load(work / "corpus.safetensors"),
+        load_corpus(work),
         clips=clips,
         profile=profile,
         seed=seed,

@@ -29,6 +29,7 @@ from latentclap.book import (
     select_examples,
     write_listening_items,
 )
+from latentclap.book.badinput import bad_input_page
 from latentclap.book.collect import collect_notebook
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.pages import listening_page, model_card
@@ -180,6 +181,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     model_card(scratch / "model_card.json", book / "generated/model_card.md")
     # these results are the real ones: no run of the notebooks makes them
     fidelity_tables(repo_root / "tests/fidelity/results.json", book / "generated/fidelity.md")
+    bad_input_page(repo_root / "book/runs/bad_input.json", book / "generated/bad_input.md")
 
 
 def build(book: Path) -> subprocess.CompletedProcess:

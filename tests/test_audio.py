@@ -5,6 +5,7 @@ import math
 import librosa
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from latentclap import audio
@@ -313,3 +314,21 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match="NaN"):
         read_wave(tmp_path / "nan.wav")
     assert np.isnan(decode(tmp_path / "nan.wav")[0]).any()
+
+
+def test_a_file_without_permission_is_not_called_broken(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16_000)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match="no permission to read it"):
+        read_wave(tmp_path / "a.wav")
+
+
+def test_a_full_disk_is_guessed(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, *_, **__):
+            raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile, "SoundFile", Full)
+    with pytest.raises(InputError, match="is the disk full"):
+        write_wave(tmp_path / "new/a.wav", noise(8000), 16_000)
+    assert list(tmp_path.iterdir()) == []

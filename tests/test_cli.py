@@ -391,3 +391,21 @@ def test_help_and_version_do_not_import_torch():
     assert done.returncode == 0, done.stderr
     for word in ("generate", "evaluate", "info", "--guidance-scale", "latentclap "):
         assert word in done.stdout
+
+
+def test_generated_nan_is_an_error(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(FakeSystem, "generate", lambda *_, n, **__: np.full((n, RATE), np.nan, np.float32))
+    message = refused("generate", "--classes", "rain", "-o", tmp_path / "o")
+    assert "generated NaN" in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_evaluate_looks_at_its_options_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    for option, value, says in [
+        ("--seconds", "nan", "--seconds nan: give a time above 0"),
+        ("--seconds", "0", "give a time above 0"),
+    ]:
+        assert says in refused("evaluate", tmp_path, tmp_path, option, value)
+    result = run("evaluate", tmp_path, tmp_path, "--json", tmp_path / "file/fad.json")
+    assert isinstance(result.exception, NotADirectoryError)

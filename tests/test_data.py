@@ -449,3 +449,9 @@ def test_at_most_spreads_over_recordings(tmp_path):
     assert part.clips == dataset.at_most(dev=5, evaluation=3).clips
     assert part.clips != dataset.at_most(dev=5, evaluation=3, seed=1).clips
     assert len(dataset.at_most()) == 24
+
+
+def test_data_folder_without_permission(flat, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match="no permission to read this folder"):
+        scan(flat)

@@ -248,3 +248,11 @@ class TestRegistry:
             get_embedding("vggish-dcase")
         with pytest.raises(InputError, match="embedding mel-statistics"):
             get_embedding("mel-statistics", weights="x")
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    from latentclap.badinput import Shelf
+
+    for name in ("vggish_hostile", "vggish_text"):
+        with pytest.raises(InputError, match="not a file of tensors"):
+            VGGish(Shelf(tmp_path).get(name))

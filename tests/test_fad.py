@@ -410,3 +410,8 @@ def test_converter_bad_files(converter, rng, tmp_path):
     write_reference(tmp_path / "x", np.zeros(3), np.eye(2))
     with pytest.raises(InputError, match="for length 3"):
         converter.read_gt_embedding(tmp_path / "x" / "gt_embedding.pkl")
+
+
+def test_words_are_no_gaussian():
+    with pytest.raises(InputError, match="are no numbers"):
+        frechet_distance(np.array(["a"]), np.eye(1), np.zeros(1), np.eye(1))

@@ -13,7 +13,17 @@ import soundfile as sf
 
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
-from latentclap.foley import FAMILIES, Foley, Source, clip_seed, dsp, family, make_dataset, synthesize
+from latentclap.foley import (
+    FAMILIES,
+    Foley,
+    Source,
+    clip_seed,
+    dataset,
+    dsp,
+    family,
+    make_dataset,
+    synthesize,
+)
 from latentclap.foley.dataset import COLUMNS, journal_path, pcm16
 from latentclap.foley.place import BEDS, PLACES, Banded
 
@@ -261,3 +271,20 @@ def test_classes_differ_as_their_sources_do():
     flat = {cls: np.median([flatness(w) for w in ws]) for cls, ws in waves.items()}
     assert flat["rain"] > 3 * flat["moving_motor_vehicle"]
     assert flat["rain"] > 3 * flat["dog_bark"]
+
+
+def test_wrong_lengths_are_seen_before_anything_is_written(tmp_path):
+    for seconds in (0, float("nan"), 86_400):
+        with pytest.raises(InputError, match=r"seconds must be a number between 0\.25 and 60"):
+            make_dataset(tmp_path / "set", per_class=1, seconds=seconds)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise sf.LibsndfileError(2)
+
+    monkeypatch.setattr(dataset.sf, "write", full)
+    with pytest.raises(InputError, match="is the disk full"):
+        make_dataset(tmp_path / "set", per_class=1, classes=["rain"])
+    assert not (tmp_path / "set").exists()

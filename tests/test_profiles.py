@@ -38,6 +38,7 @@ def test_override():
         ("[finetune]\nepochs = true", "must be of type int"),
         ("[sweep]\nlams = 3", "must be a list"),
         ("finetune = 3", "must be a table"),
+        ("about = 3", "about=3: must be of type str"),
         ("[finetune", "not valid TOML"),
     ],
 )

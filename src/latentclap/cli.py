@@ -5,6 +5,7 @@ torch and diffusers are imported inside the commands, so that --help and wrong a
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
-from latentclap.files import ORIGINAL
+from latentclap.files import ORIGINAL, check_place
 from latentclap.generation import drop_stale, earlier_clips, write_clips, write_record
 
 if TYPE_CHECKING:
@@ -116,12 +117,16 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
 
 
 def _load(model: str, device: str) -> FoleySystem:
+    import diffusers.utils.logging
     import torch
-    from transformers.utils import logging
+    import transformers.utils.logging
 
     from latentclap import system
 
-    logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    # what they warn of (weights that are missing, say) is an error of ours
+    transformers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity_error()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -161,8 +166,12 @@ def evaluate(
     for option, path in (("GENERATED", generated), ("REFERENCE", reference)):
         if not path.exists():
             raise InputError(f"{option} {path}: no such folder or file")
-    if n_boot < 0 or seconds <= 0 or seed < 0:
-        raise InputError(f"--n-boot {n_boot}, --seconds {seconds:g}, --seed {seed}: none may be negative")
+    if n_boot < 0 or seed < 0:
+        raise InputError(f"--n-boot {n_boot}, --seed {seed}: neither may be negative")
+    if json_path is not None:
+        check_place(json_path)
+    if not 0 < seconds < math.inf:
+        raise InputError(f"--seconds {seconds:g}: give a time above 0")
     from latentclap import evaluate as room
 
     embed = _embedding(name, vggish, model)

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from latentclap.errors import InputError
+from latentclap.files import read_json
+
+#: our own file in a system's folder: what diffusers' model_index.json has no place for
+INDEX = "latentclap.json"
 
 #: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
-_BUFFERS = frozenset(
+BUFFERS = frozenset(
     {
         "running_mean",
         "running_var",
@@ -63,7 +67,7 @@ def describe(path: Path) -> dict[str, Any]:
     parts = {part: _component(path / part) for part in _PARTS if (path / part).is_dir()}
     if {"unet", "vae"} <= parts.keys():
         return {"path": str(path), "kind": "system", **_totals(parts), **_system(path, parts)}
-    if not path.is_dir() or not _weight_files(path):
+    if not path.is_dir() or not weight_files(path):
         raise InputError(
             f"{path}: no checkpoint here, neither a system (unet/, vae/, ...) nor a weights file"
         )
@@ -114,7 +118,7 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
         own = {name: tensor for name, tensor in tensors.items() if name.startswith("tuning.")}
         parts["tuning"] |= {"class": "Linear", **_count(own)}
     vae, vocoder = _json(folder / "vae" / "config.json"), _json(folder / "vocoder" / "config.json")
-    frames = _json(folder / "latentclap.json").get("frames", 1024)
+    frames = clip_frames(folder)
     hop = math.prod(vocoder.get("upsample_rates", [160]))
     rate, mels = vocoder.get("sampling_rate", 16_000), vocoder.get("model_in_dim", 64)
     ratio = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
@@ -131,14 +135,27 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """One set of weights: safetensors where there are any, since checkpoints often hold them twice."""
     files = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS]
     return [p for p in files if p.suffix == ".safetensors"] or files
 
 
+def check_files(folder: Path) -> None:
+    """Look at every safetensors and JSON file of a folder.
+
+    Raises:
+        InputError: one is damaged; the message names it.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            _header(path)
+        elif path.suffix == ".json":
+            read_json(path)
+
+
 def _component(folder: Path) -> dict[str, Any]:
-    config, files = _json(folder / "config.json"), _weight_files(folder)
+    config, files = _json(folder / "config.json"), weight_files(folder)
     kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
     tensors = {k: v for path in files if path.suffix == ".safetensors" for k, v in _header(path).items()}
     return {"class": kind, **_count(tensors), "bytes": sum(p.stat().st_size for p in files)}
@@ -146,7 +163,7 @@ def _component(folder: Path) -> dict[str, Any]:
 
 def _count(tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Parameters and the commonest dtype; None where no safetensors file tells them."""
-    own = [t for name, t in tensors.items() if name.rpartition(".")[2] not in _BUFFERS]
+    own = [t for name, t in tensors.items() if name.rpartition(".")[2] not in BUFFERS]
     dtypes = Counter(t["dtype"] for t in own).most_common(1)
     return {
         "parameters": sum(math.prod(t["shape"]) for t in own) if own else None,
@@ -174,12 +191,21 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    return read_json(path) if path.is_file() else {}
+
+
+def clip_frames(folder: Path) -> int:
+    """Mel frames of a system's clips, as its own index says; AudioLDM's 1024 where there is none.
+
+    Raises:
+        InputError: the index is damaged.
+    """
+    index = folder / INDEX
+    told = _json(index)
+    frames = told.get("frames", 1024) if isinstance(told, dict) else None
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
+    return frames
 
 
 def _card(folder: Path) -> str | None:

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from latentclap.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_place(path: str | Path) -> list[Path]:
+    """Look whether a file can be written at ``path``, before the work whose result it is; return folders to make.
+
+    Raises:
+        OSError: it is a folder, lies below a file, or below a folder that may not be written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the name of a file", str(path))
+    absent = list(itertools.takewhile(lambda folder: not folder.exists(), path.absolute().parents))
+    place = absent[-1].parent if absent else path.absolute().parent
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder; choose another place", str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write there; choose another folder", str(place))
+    return absent
+
 
 #: Suffixes of checkpoint files of the original code (AudioLDM, LAION-CLAP).
 ORIGINAL = (".ckpt", ".pt", ".pth")
@@ -19,9 +45,10 @@ ORIGINAL = (".ckpt", ".pt", ".pth")
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block ends without an error.
 
-    The temporary name keeps the suffix, since libsndfile and matplotlib choose the format by it.
+    The temporary name keeps the suffix, since libsndfile and matplotlib choose the format by it. Folders that had to
+    be made go again where nothing came to lie in them.
     """
-    path = Path(path)
+    path, made = Path(path), check_place(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(fd)
@@ -35,6 +62,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        for folder in made:  # the innermost first; one that holds something stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -49,8 +79,32 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+        raise InputError(f"{path}: not JSON ({error}); copy it or make it again") from None
+
+
+def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: missing; the checkpoint is not complete")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: damaged ({error}); copy or download it again") from None
 
 
 def file_sha256(path: str | Path) -> str:

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import check_place, read_json, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -26,10 +26,10 @@ RECORD = "generation.json"
 
 def earlier_clips(out: Path, files: list[Path], overwrite: bool) -> set[str]:
     """Refuse to touch what is there; with --overwrite, return the clips an earlier record lists."""
-    place = next(p for p in [out, *out.absolute().parents] if p.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        what = "may not be written to" if place.is_dir() else "is a file"
-        raise InputError(f"--out {out}: {place} {what}; give another folder")
+    try:
+        check_place(out / RECORD)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
     there = [path for path in [out / RECORD, *files] if path.exists()]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
@@ -78,6 +78,10 @@ def write_clips(
                     progress=watched,
                     **settings,
                 )
+                if not np.isfinite(waves).all():
+                    raise InputError(
+                        f"{name}: the system generated NaN; its weights are damaged, or guidance is far too strong"
+                    )
                 for path, wave in zip(paths, waves, strict=True):
                     write_wave(path, wave, system.sampling_rate)
                     bar.update()

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, read_json, write_json
+from latentclap.files import atomic_path, load_tensors, read_json, write_json
 
 
 class ConvBlock(nn.Module):
@@ -115,12 +115,21 @@ class LatentCLAP(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LatentCLAP:
-        """Read what :meth:`save_pretrained` wrote, in float32 and evaluation mode."""
+        """Read what :meth:`save_pretrained` wrote, in float32 and evaluation mode.
+
+        Raises:
+            InputError: a file is missing or damaged, or the weights do not fit the configuration.
+        """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise InputError(f"no Latent CLAP encoder in {folder}: config.json is missing")
-        model = cls(**read_json(folder / "config.json"))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        config = read_json(folder / "config.json")
+        try:
+            model = cls(**config)
+            model.load_state_dict(load_tensors(folder / "model.safetensors"))
+        except (TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{folder}: weights and config.json do not fit each other ({reason})") from None
         return model.float().eval()
 
 

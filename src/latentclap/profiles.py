@@ -160,14 +160,16 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = (
         Path(text) if text.endswith(".toml") else Path(str(files("latentclap") / "profiles" / f"{text}.toml"))
     )
-    if not path.is_file():
+    if path.suffix != ".toml" or not path.is_file():
+        if text.endswith(".toml"):
+            raise InputError(f"{path}: no such profile file")
         raise InputError(
             f"no profile {text!r}; there are {', '.join(names())}, or give the path of a .toml file"
         )
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
+        raise InputError(f"{path} is not valid TOML (UTF-8 text): {error}") from None
     return _build({**tree, "name": path.stem}, str(path))
 
 
@@ -178,9 +180,10 @@ def _build(tree: dict[str, Any], where: str) -> Profile:
         if name not in sections:
             raise InputError(f"{where}: unknown section or key {name!r}")
         kind = sections[name]
-        values[name] = (
-            _section(kind, value, f"{where}: [{name}]") if dataclasses.is_dataclass(kind) else value
-        )
+        if dataclasses.is_dataclass(kind):
+            values[name] = _section(kind, value, f"{where}: [{name}]")
+        else:
+            values[name] = convert(value, kind, f"{where}: {name}")
     return Profile(**values)
 
 

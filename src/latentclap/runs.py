@@ -22,6 +22,7 @@ from typing import Any
 
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
+from latentclap.limits import check_profile, check_values
 from latentclap.profiles import Profile, convert, load_profile
 
 # what an IPython kernel puts into the namespace before any cell runs
@@ -237,11 +238,13 @@ def start(notebook: str, namespace: dict[str, Any]) -> Run:
         namespace: its ``globals()`` right after the parameters cell.
 
     Raises:
-        InputError: an unknown parameter, a wrong type, or no such profile.
+        InputError: an unknown parameter, a wrong type, a value that cannot be, or no such profile.
     """
     parameters = check_parameters(namespace)
     namespace.update(parameters)
+    check_values({k: v for k, v in parameters.items() if k != "profile"}, "parameter ")
     profile = load_profile(parameters.get("profile", "quick"))
+    check_profile(profile)
     if "data_dir" in parameters and not parameters["data_dir"]:
         # `make book DATA=folder` reaches notebooks that are not given the parameter itself
         parameters["data_dir"] = os.environ.get("LATENTCLAP_DATA", "")

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from latentclap.describe import BUFFERS, INDEX, check_files, clip_frames, weight_files
 from latentclap.errors import InputError
-from latentclap.files import ORIGINAL, read_json, write_json
+from latentclap.files import ORIGINAL, load_tensors, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
-
-#: our own file in a system's folder: what diffusers' model_index.json has no place for
-INDEX = "latentclap.json"
 
 
 def shipped(name: str) -> Path:
@@ -67,29 +65,35 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
     ]
     if missing:
         raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
-    index = read_json(folder / INDEX) if (folder / INDEX).is_file() else {}
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    frames = clip_frames(folder)
+    tokenizer = load_part(AutoTokenizer, folder / "tokenizer")
     if len(tokenizer) <= 100:
         # transformers gives an empty tokenizer, without a word, where its files are missing
         raise InputError(
             f"{folder / 'tokenizer'} holds only {len(tokenizer)} tokens: its vocabulary is missing"
         )
     clap, extractor = _load_clap(folder / "clap", required=False) if judge is None else _load_judge(judge)
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    unet = load_part(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
+    vae = load_part(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
+    stride = 2 ** (len(unet.config.block_out_channels) + len(vae.config.block_out_channels) - 2)
+    if frames % stride:
+        raise InputError(
+            f"{folder / INDEX}: frames={frames} is no multiple of {stride}, the stride of VAE and UNet"
+        )
     tuning = None
     if (folder / "tuning").is_dir():
-        tuning = _unfold(unet, load_file(folder / "tuning" / "model.safetensors"))
+        tuning = _unfold(unet, load_tensors(folder / "tuning" / "model.safetensors"))
     return cls(
         text_encoder=_load_text_encoder(folder, clap if judge is None else None),
         tokenizer=tokenizer,
         unet=unet,
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-        vocoder=SpeechT5HifiGan.from_pretrained(folder / "vocoder", dtype=torch.float32),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        vae=vae,
+        vocoder=load_part(SpeechT5HifiGan, folder / "vocoder", dtype=torch.float32),
+        scheduler=load_part(DDIMScheduler, folder / "scheduler"),
         tuning=tuning,
         clap=clap,
         feature_extractor=extractor,
-        frames=index.get("frames", 1024),
+        frames=frames,
         name=str(name_or_path),
     )
 
@@ -121,6 +125,43 @@ def _load_judge(judge: str | Path) -> tuple[nn.Module, Any]:
     return converted.model, converted.feature_extractor
 
 
+def load_part(cls: Any, folder: Path, **options: Any) -> Any:
+    """Load one part with a class of diffusers or transformers, whole: weights that are missing are an error.
+
+    Both libraries put random numbers where a checkpoint lacks a tensor, and say so in a warning only.
+
+    Raises:
+        InputError: the folder, its configuration or its weights are damaged, or weights are missing.
+    """
+    weights = hasattr(cls, "load_state_dict")
+    check_files(folder)
+    if weights and not weight_files(folder):
+        raise InputError(f"{folder}: no weights file; the checkpoint is not complete")
+    try:
+        loaded = cls.from_pretrained(folder, **options, **({"output_loading_info": True} if weights else {}))
+    except MemoryError:
+        raise
+    except Exception as error:  # the libraries have many for a file that is damaged
+        raise InputError(
+            f"{folder}: cannot be loaded ({_reason(error)}); copy or download it again"
+        ) from None
+    if not weights:
+        return loaded
+    model, report = loaded
+    missing = sorted(key for key in report["missing_keys"] if key.rpartition(".")[2] not in BUFFERS)
+    if missing:
+        raise InputError(
+            f"{folder}: {len(missing)} tensors are missing, first {missing[0]}; copy or download it again"
+        )
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of what a library says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
 def _load_clap(folder: Path, *, required: bool) -> tuple[nn.Module | None, Any]:
     from transformers import ClapFeatureExtractor, ClapModel
 
@@ -128,8 +169,7 @@ def _load_clap(folder: Path, *, required: bool) -> tuple[nn.Module | None, Any]:
         if required:
             raise InputError(f"{folder} holds no ClapModel: config.json is missing")
         return None, None
-    clap = ClapModel.from_pretrained(folder, dtype=torch.float32)
-    return clap, ClapFeatureExtractor.from_pretrained(folder)
+    return load_part(ClapModel, folder, dtype=torch.float32), load_part(ClapFeatureExtractor, folder)
 
 
 def text_encoder_of(clap: nn.Module) -> nn.Module:
@@ -146,7 +186,7 @@ def _load_text_encoder(folder: Path, clap: nn.Module | None) -> nn.Module:
     from transformers import ClapTextModelWithProjection
 
     if (folder / "text_encoder").is_dir():
-        return ClapTextModelWithProjection.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        return load_part(ClapTextModelWithProjection, folder / "text_encoder", dtype=torch.float32)
     if clap is None:
         raise InputError(f"{folder} has neither text_encoder/ nor clap/: no text can be encoded")
     return text_encoder_of(clap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_text
+from latentclap.limits import check_profile
+from latentclap.profiles import load_profile
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,6 +31,34 @@ def run_folder(notebook: Path) -> Path:
             if found:
                 return Path(found[1])
     raise InputError(f"{notebook} names no run folder: it did not run")
+
+
+@app.command()
+def check(
+    profile: Annotated[str, typer.Option(help="name, or path of a .toml file")] = "quick",
+    data: Annotated[str, typer.Option(help="folder in DCASE layout; empty: the profile's")] = "",
+) -> None:
+    """Look at a profile, and at every file of a data folder, before anything runs; list what cannot be used."""
+    chosen = load_profile(profile)
+    check_profile(chosen)
+    folder = data or chosen.data.folder
+    if not folder:
+        return
+    from latentclap.data import load_dataset
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the table says more
+        dataset = load_dataset(folder, dev_fraction=chosen.data.dev_fraction, seed=chosen.data.seed)
+    problems = dataset.report.table()
+    if len(problems):
+        typer.echo(f"not used of {folder}:\n{problems.to_string(index=False)}")
+    empty = [side for side in ("dev", "eval") if not dataset.split(side)]
+    if empty:
+        raise InputError(
+            f"{folder}: {len(dataset)} clips of {len({c.recording for c in dataset.clips})} recordings leave the"
+            f" {empty[0]} side empty; a class needs clips of at least two recordings"
+        )
+    typer.echo(f"{folder}: {len(dataset.split('dev'))} dev and {len(dataset.split('eval'))} eval clips")
 
 
 @app.command()

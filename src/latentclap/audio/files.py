@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such sound file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it")
     try:
         wave, sr = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
@@ -89,4 +92,5 @@ def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
                     sound.write(frames[start : start + sr])
         except (soundfile.LibsndfileError, RuntimeError) as error:
             reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-            raise InputError(f"{path}: cannot write {coding} at {sr} Hz ({reason})") from error
+            room = "; is the disk full?" if reason == "System error" else ""
+            raise InputError(f"{path}: cannot write {coding} at {sr} Hz ({reason}){room}") from error

@@ -67,5 +67,16 @@ def fidelity(
     typer.echo(f"{out}: {fidelity_tables(results, out)} comparisons")
 
 
+@app.command()
+def badinput(
+    record: Annotated[Path, typer.Argument(help="JSON that data_scripts/bad_input.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/bad_input.md"),
+) -> None:
+    """Write the page of what the commands say to bad input from its record."""
+    from latentclap.book.badinput import bad_input_page
+
+    typer.echo(str(bad_input_page(record, out)))
+
+
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -51,7 +51,7 @@ def load_dataset(
     if strict:
         report.raise_if_bad()
     if not report.clips:
-        raise InputError(f"no usable clip; {report.one_line()}")
+        raise InputError(f"{report.one_line()}; no clip can be used")
     sides = {clip.split for clip in report.clips}
     if {"dev", "eval"} <= sides:
         report = _without_sideless(report)

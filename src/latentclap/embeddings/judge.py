@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from latentclap.classes import CLASSES
 from latentclap.embeddings.base import Embedding
 from latentclap.embeddings.front_end import MELS, RATE, at_16k, log_mel_patches
 from latentclap.errors import InputError
+from latentclap.files import atomic_path, load_tensors, read_json, write_json
 
 
 class JudgeNet(nn.Module):
@@ -53,8 +53,6 @@ class JudgeNet(nn.Module):
         """Write ``model.safetensors`` and ``config.json`` to a folder."""
         from safetensors.torch import save_file
 
-        from latentclap.files import atomic_path, write_json
-
         folder = Path(folder)
         with atomic_path(folder / "model.safetensors") as temporary:
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, temporary)
@@ -67,16 +65,14 @@ class JudgeNet(nn.Module):
         Raises:
             InputError: the folder lacks a file, or the weights do not fit the config.
         """
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise InputError(f"{folder}: no {name}; not a judge (make one, or use mel-statistics)")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         net = cls(**{key: config[key] for key in ("dim", "classes", "width")})
         try:
-            net.load_state_dict(load_file(folder / "model.safetensors"))
+            net.load_state_dict(load_tensors(folder / "model.safetensors"))
         except RuntimeError as error:
             raise InputError(f"{folder}: weights do not fit ({str(error).splitlines()[0]})") from None
         return net

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,14 @@ class VGGish(Embedding):
         if not path.is_file():
             raise InputError(f"{path}: no such VGGish weights file (torchvggish's vggish-10086976.pth)")
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickle protocols
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise InputError(
+                f"{path}: not a file of tensors, or one with other objects, which are not loaded; VGGish's weights"
+                " are torchvggish's vggish-10086976.pth"
+            ) from None
         except Exception as error:  # torch raises half a dozen types for a file that is not its own
             raise InputError(f"{path}: not a state dict ({str(error).splitlines()[0][:120]})") from None
         if not isinstance(state, dict):

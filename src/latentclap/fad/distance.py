@@ -42,7 +42,10 @@ def frechet_distance(mu_a: np.ndarray, sigma_a: np.ndarray, mu_b: np.ndarray, si
 
 def checked(mu: np.ndarray, sigma: np.ndarray, which: str) -> tuple[np.ndarray, ...]:
     """Return (mu, symmetrised sigma, eigenvalues, eigenvectors) in float64, or raise InputError."""
-    mu, sigma = np.asarray(mu, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
+    try:
+        mu, sigma = np.asarray(mu, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{which} Gaussian: mean or covariance are no numbers") from None
     if mu.ndim != 1 or sigma.shape != (mu.size, mu.size) or mu.size == 0:
         raise InputError(
             f"{which} Gaussian: mean {mu.shape} and covariance {sigma.shape}; expected (d,) and (d, d)"

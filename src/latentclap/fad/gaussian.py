@@ -96,7 +96,10 @@ def load_stats(path: str | Path) -> dict[str, GaussianStats]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a statistics npz ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a statistics npz ({reason}); latentclap.fad.save_stats writes one"
+        ) from None
     names = sorted({key.rpartition("/")[0] for key in arrays if key.rpartition("/")[2] == "mu"})
     if not names:
         raise InputError(f"{path}: no mean in it; expected keys such as rain/mu, rain/sigma, rain/n")

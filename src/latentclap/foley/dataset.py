@@ -17,7 +17,7 @@ import soundfile as sf
 
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, write_text
-from latentclap.foley.registry import SPLITS, check_number, clip_seed, families, synthesize
+from latentclap.foley.registry import RATES, SECONDS, SPLITS, check_number, clip_seed, families, synthesize
 
 #: The columns of DCASE's tables (facts D1), then ours.
 COLUMNS = (
@@ -66,7 +66,12 @@ def write_clip(folder: Path, job: Job) -> dict[str, Any]:
     """Make one clip, write it whole or not at all, and return its row of the table."""
     clip = synthesize(job.cls, job.seed, seconds=job.seconds, sr=job.sr, split=job.split)
     with atomic_path(folder / job.path) as temporary:
-        sf.write(temporary, pcm16(clip.wave), job.sr, subtype="PCM_16")
+        try:
+            sf.write(temporary, pcm16(clip.wave), job.sr, subtype="PCM_16")
+        except sf.LibsndfileError as error:
+            raise InputError(
+                f"{folder / job.path}: cannot be written ({error.error_string}); is the disk full?"
+            ) from None
     digest = file_sha256(folder / job.path)
     params = json.dumps(clip.params, sort_keys=True)
     values = (job.cls, job.path, "procedural", job.origin, clip.caption, str(job.seed), params, digest)
@@ -184,6 +189,8 @@ def make_dataset(
         raise InputError(f"{folder} is a file; name a folder for the data set")
     check_number("seed", seed, 0, 2**64 - 1, whole=True)
     check_number("workers", workers, 1, 256, whole=True)
+    check_number("seconds", seconds, *SECONDS)
+    check_number("sr", sr, *RATES, whole=True)
     names = families(classes)
     wanted = {
         "dev": counts(per_class, names, "per_class"),
@@ -200,15 +207,13 @@ def make_dataset(
     old = finished(folder)
     rows = {job.path: old[job.path] for job in jobs if is_whole(folder, job, old.get(job.path))}
     todo = [job for job in jobs if job.path not in rows]
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(journal_path(folder), "a", encoding="utf-8") as journal:
-        for row in run_jobs(folder, todo, workers):
-            rows[row["current_file_path"]] = row
+    for row in run_jobs(folder, todo, workers):
+        rows[row["current_file_path"]] = row
+        with open(journal_path(folder), "a", encoding="utf-8") as journal:
             journal.write(json.dumps(row) + "\n")
-            journal.flush()
-            if progress:
-                progress(len(rows), len(jobs))
+        if progress:
+            progress(len(rows), len(jobs))
     for split, name in META.items():
         write_table(folder / name, [rows[job.path] for job in jobs if job.split == split])
-    journal_path(folder).unlink()
+    journal_path(folder).unlink(missing_ok=True)
     return folder

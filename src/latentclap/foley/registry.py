@@ -16,6 +16,8 @@ from latentclap.foley.place import Banded, record
 
 #: How the two splits enter the seeds; they also draw some parameters from different bands (``Banded``).
 SPLITS = ("dev", "eval")
+#: least and largest length in seconds, and sampling rate in Hz
+SECONDS, RATES = (0.25, 60.0), (8000, 96000)
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def synthesize(cls: str, seed: int, *, seconds: float = 4.0, sr: int = 22050, sp
     """
     spec = find_family(cls)
     check_number("seed", seed, 0, 2**64 - 1, whole=True)
-    check_number("seconds", seconds, 0.25, 60.0)
-    check_number("sr", sr, 8000, 96000, whole=True)
+    check_number("seconds", seconds, *SECONDS)
+    check_number("sr", sr, *RATES, whole=True)
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; use one of {', '.join(SPLITS)}")
     rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split)]))
@@ -149,7 +151,7 @@ def check_number(name: str, value: float, low: float, high: float, whole: bool =
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        raise InputError(f"{name} must be {kind} between {low:g} and {high:g}, got {value!r}")
+        raise InputError(f"{name} must be {kind} between {low} and {high}, got {value!r}")
 
 
 def families(names: Sequence[str] | None = None) -> list[str]:

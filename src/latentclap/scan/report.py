@@ -70,8 +70,9 @@ class DataReport:
         counts = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in self.problems).items())
         first = self.problems[0]
         where = relative(first.path, self.folder)
+        noun = "problem" if len(self.problems) == 1 else "problems"
         return (
-            f"{self.folder}: {len(self.problems)} problems ({counts}), {len(self.clips)} usable clips; "
+            f"{self.folder}: {len(self.problems)} {noun} ({counts}), {len(self.clips)} usable clips; "
             f"first: {where}: {first.kind}, {first.detail}"
         )
 
@@ -79,7 +80,7 @@ class DataReport:
         """Raise InputError with one line if there is any problem of a kind not in ``ignore``."""
         kept = tuple(p for p in self.problems if p.kind not in set(ignore))
         if kept:
-            raise InputError(replace(self, problems=kept).one_line())
+            raise InputError(f"{replace(self, problems=kept).one_line()}; mend or remove such files")
 
 
 def relative(path: Path, folder: Path) -> str:

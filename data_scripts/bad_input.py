@@ -1,0 +1,94 @@
+"""Give every public command bad input and write down what it says.
+
+    python data_scripts/bad_input.py run                    # all cases: the record that the book shows
+    python data_scripts/bad_input.py run --only generate    # those whose group or name has the word
+
+The cases are in src/latentclap/badinput/cases.toml. A case is as it should be when the command ends with a status
+that is not zero, says one line (of a notebook: its last line), shows no traceback and leaves nothing behind, except a
+notebook's log.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from latentclap.badinput import Case, Outcome, Shelf, read_cases, run_case
+from latentclap.book.badinput import tables
+from latentclap.errors import InputError, run_app
+from latentclap.files import write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "book" / "runs" / "bad_input.json"
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Only = Annotated[str, typer.Option(help="a word of the group or the name; empty: all")]
+
+
+@app.command("list")
+def list_cases(only: Only = "") -> None:
+    """Print the cases."""
+    for case in chosen(only):
+        typer.echo(f"{case.group}: {case.name}: {case.shown}")
+
+
+@app.command()
+def run(
+    only: Only = "",
+    out: Annotated[
+        Path | None, typer.Option(help="record to write [default, with all cases: the book's]")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write the record as tables")] = None,
+    jobs: Annotated[int, typer.Option(help="commands at a time", min=1)] = 1,
+) -> None:
+    """Run the cases, write the record, and print those that are not as they should be."""
+    cases = chosen(only)
+    outcomes = run_all(cases, jobs)
+    rows = [asdict(outcome) for outcome in outcomes]
+    target = out or (None if only else RECORD)
+    if target:
+        write_json(target, rows)
+    if markdown:
+        write_text(markdown, tables(rows))
+    failed = [outcome for outcome in outcomes if outcome.faults]
+    for outcome in failed:
+        typer.echo(
+            f"{outcome.group}: {outcome.name}: {', '.join(outcome.faults)}\n  {outcome.command}\n  {outcome.says}"
+        )
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(outcomes)} cases are not as they should be; they are listed above"
+        )
+    typer.echo(f"{len(outcomes)} cases, all as they should be")
+
+
+def run_all(cases: list[Case], jobs: int) -> list[Outcome]:
+    """Run cases, ``jobs`` at a time, in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch, ThreadPoolExecutor(jobs) as pool:
+        shelf = Shelf(Path(scratch) / "materials")
+        try:
+            for name in dict.fromkeys(name for case in cases for name in case.materials):
+                shelf.get(name)
+            tried = pool.map(lambda case: run_case(case, Path(scratch), shelf, ROOT), cases)
+            return list(tqdm(tried, total=len(cases), unit="case", disable=None))
+        finally:
+            shelf.unlock()
+
+
+def chosen(only: str) -> list[Case]:
+    """The cases with a word in their group or name."""
+    cases = [case for case in read_cases() if only.lower() in f"{case.group} {case.name}".lower()]
+    if not cases:
+        raise InputError(f"--only {only}: no such case; the command list prints them")
+    return cases
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

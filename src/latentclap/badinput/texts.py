@@ -1,0 +1,84 @@
+"""Profiles, tables and notebooks with one fault each."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from latentclap.badinput.material import add
+from latentclap.classes import CLASSES
+from latentclap.papers import MODELS
+
+
+def _file(key: str, name: str, text: str | bytes) -> None:
+    data = text if isinstance(text, bytes) else text.encode()
+    add(key, lambda path, _: path.write_bytes(data), name)
+
+
+# --- profiles -----------------------------------------------------------------------------------------------
+
+_JSON = json.dumps({"finetune": {"epochs": 3}})
+_file("json_profile", "profile.json", _JSON)
+for _key, _text in {
+    "json_in_toml": _JSON,
+    "cut_toml": "[finetune\nepochs = 3\n",
+    "unknown_section": "[finetunes]\nepochs = 3\n",
+    "unknown_key": "[finetune]\nepoch = 3\n",
+    "wrong_type": '[finetune]\nepochs = "three"\n',
+    "half_epoch": "[finetune]\nepochs = 2.5\n",
+    "one_number": "[sweep]\nlams = 1000\n",
+    "no_table": "finetune = 3\n",
+    "about_number": "about = 3\n",
+    "zero_steps": "[generate]\nsteps = 0\n",
+    "many_steps": "[generate]\nsteps = 5000\n",
+    "negative_guidance": "[generate]\nguidance_scale = -1.0\n",
+    "nan_lr": "[finetune]\nlr = nan\n",
+    "zero_batch": "[finetune]\nbatch_size = 0\n",
+    "whole_dev": "[data]\ndev_fraction = 1.5\n",
+    "no_clips": "[data]\ndev_per_class = 0\n",
+    "far_level": "[latent_clap]\nnoise_levels = [0, 2000]\n",
+    "unknown_sampler": '[generate]\nsampler = "euler"\n',
+    "unknown_reading": '[finetune]\nreading = "x1"\n',
+    "unknown_weighting": '[finetune]\nweighting = "papr"\n',
+    "unknown_embedding": '[evaluate]\nembedding = "openl4"\n',
+    "unknown_postfilter": '[evaluate]\npostfilter = "strict"\n',
+    "no_vggish": '[evaluate]\nembedding = "vggish-dcase"\n',
+    "empty_sweep": "[sweep]\nseeds = []\n",
+}.items():
+    _file(_key, "profile.toml", _text)
+_file("latin_toml", "profile.toml", 'about = "\u00e9"\n'.encode("latin-1"))
+
+# --- ratings ------------------------------------------------------------------------------------------------
+
+
+def _ratings(*, leave_out: str = "", quality: str = "5", cls: str = "") -> str:
+    """Two raters a class who rate every model once; ``leave_out`` is a model that the first rater skips."""
+    lines = ["rater,class,model,item,quality,relevance"]
+    for c, r, model in itertools.product(CLASSES, range(2), MODELS):
+        if model != leave_out or r or c != CLASSES[0]:
+            lines.append(f"{c}-{r},{cls or c},{model},0,{quality if len(lines) == 1 else r + 4},{r + 5}")
+    return "\n".join(lines) + "\n"
+
+
+for _key, _text in {
+    "ratings_columns": "rater,class,quality\na,rain,3\n",
+    "ratings_words": _ratings(quality="good"),
+    "ratings_gap": _ratings(quality=""),
+    "ratings_model": _ratings(leave_out=MODELS[1]),
+    "ratings_class": _ratings(cls="cats"),
+    "ratings_header": "rater,class,model,item,quality,relevance\n",
+    "ratings_empty": "",
+}.items():
+    _file(_key, "ratings.csv", _text)
+_file("ratings_binary", "ratings.csv", bytes(range(256)) * 4)
+
+# --- files of the book --------------------------------------------------------------------------------------
+
+_file("text_notebook", "notebook.ipynb", "no notebook\n")
+_file(
+    "fresh_notebook",
+    "notebook.ipynb",
+    json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}),
+)
+_file("text_json", "file.json", "no JSON\n")
+_file("number_json", "file.json", "3\n")

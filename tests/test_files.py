@@ -1,0 +1,67 @@
+import errno
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from latentclap import files
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, check_place, load_tensors, read_json, write_text
+
+
+def test_a_failure_leaves_no_folder_behind(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a/b/c/d.txt"):
+        raise RuntimeError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    # a folder in which something came to lie meanwhile stays
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a/b/c/d.txt"):
+        write_text(tmp_path / "a/b/other.txt", "kept")
+        raise RuntimeError
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a/b", tmp_path / "a/b/other.txt"]
+
+
+def test_places_where_no_file_can_be(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for path, says, number in [
+        (tmp_path, "is a folder", errno.EISDIR),
+        (tmp_path / "file/x/y.txt", "is a file, not a folder", errno.ENOTDIR),
+    ]:
+        with pytest.raises(OSError, match=says) as stop:
+            check_place(path)
+        assert stop.value.errno == number
+    assert check_place(tmp_path / "file") == []
+    assert check_place(tmp_path / "b/c/d.txt") == [tmp_path / "b/c", tmp_path / "b"]
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no permission to write there") as stop:
+        check_place(tmp_path / "b/c.txt")
+    assert stop.value.filename == str(tmp_path)
+
+
+def test_relative_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text("a/b.txt", "x")
+    assert (tmp_path / "a/b.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"words", b"\xff\xfe"])
+def test_what_is_no_json(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: not JSON \("):
+        read_json(tmp_path / "a.json")
+
+
+def test_damaged_tensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match="missing; the checkpoint is not complete"):
+        load_tensors(path)
+    save_file({"x": torch.zeros(100)}, path)
+    assert load_tensors(path)["x"].shape == (100,)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="damaged"):
+        load_tensors(path)
+
+
+def test_the_module_needs_no_torch():
+    assert not hasattr(files, "torch")
