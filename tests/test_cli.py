@@ -77,7 +77,7 @@ def test_generate_writes_clips_and_record(tmp_path, fake):
     assert "6 clips of 1.00 s" in result.output
     files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
     clips = [f"{cls}/{cls}_{i:03d}.wav" for cls in ("dog_bark", "rain") for i in range(3)]
-    assert files == sorted([*clips, "generation.json"])
+    assert files == sorted([*clips, "generation.json"])  # and no plan: it is finished
     wave, sr = read_wave(out / "rain/rain_002.wav")
     assert sr == RATE
     expected = np.random.default_rng([len("This is a sound of rain."), 7, 2]).uniform(-0.5, 0.5, RATE)
@@ -111,6 +111,60 @@ def test_generate_refuses_to_overwrite(tmp_path, fake):
     names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
     assert names == ["generation.json", "rain", "rain/mine.txt", "rain/rain_000.wav"]
     assert (tmp_path / "rain/rain_000.wav").read_bytes() != before
+
+
+def test_generate_goes_on_where_it_was_stopped(tmp_path, fake, monkeypatch):
+    """Clips of a broken-off run stay; the rest come out as they would have; then there is nothing to do."""
+    command = ("generate", "--classes", "rain,footstep", "-n", 3, "--batch-size", 1, "-o", tmp_path / "out")
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if len(self.calls) == 4:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run(*command).exit_code != 0
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.wav")}
+    assert len(made) == 4 and not (tmp_path / "out/generation.json").exists()
+    message = refused(*command, "--seed", 1)
+    assert "would be replaced, by clips of other settings" in message
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    result = run(*command)
+    assert "6 clips of 1.00 s" in result.output and "4 of them made before" in result.output
+    assert all(p.stat().st_mtime_ns == t for p, t in made.items())
+    assert run("generate", "--classes", "rain,footstep", "-n", 3, "-o", tmp_path / "new").exit_code == 0
+    for path in (tmp_path / "new").rglob("*.wav"):
+        assert path.read_bytes() == (tmp_path / "out" / path.relative_to(tmp_path / "new")).read_bytes()
+    assert not (tmp_path / "out/.generation-plan.json").exists()
+    calls = len(fake.calls)
+    assert "6 of them made before" in run(*command).output and len(fake.calls) == calls
+    more = (*command[:4], 4, *command[5:])
+    assert "8 clips" in run(*more).output and len(fake.calls) == calls + 2
+
+
+def test_a_stopped_overwrite_keeps_no_old_clip(tmp_path, fake, monkeypatch):
+    """Half old, half new would be the worst of all: only what the stopped run itself wrote is kept."""
+    assert run("generate", "--classes", "rain", "-n", 2, "--seed", 1, "-o", tmp_path).exit_code == 0
+    command = ("generate", "--classes", "rain", "-n", 2, "--batch-size", 1, "-o", tmp_path)
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"]:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run(*command, "--overwrite").exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert "would be replaced" in refused(*command)
+    assert run(*command, "--overwrite").exit_code == 0
+    fresh = tmp_path / "fresh"
+    assert run("generate", "--classes", "rain", "-n", 2, "-o", fresh).exit_code == 0
+    for i in range(2):
+        assert (tmp_path / f"rain/rain_00{i}.wav").read_bytes() == (
+            fresh / f"rain/rain_00{i}.wav"
+        ).read_bytes()
 
 
 def test_overwrite_removes_nothing_outside(tmp_path, fake):

@@ -16,7 +16,14 @@ from tqdm import tqdm
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
-from latentclap.generation import drop_stale, earlier_clips, write_clips, write_record
+from latentclap.generation import (
+    drop_stale,
+    earlier_clips,
+    kept_clips,
+    make_plan,
+    write_clips,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -78,15 +85,13 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Generate clips into a folder, with a record."""
+    """Generate clips into a folder, with a record; the same command goes on where it was stopped."""
     names = _names(classes, prompts or [])
     if n < 1 or batch_size < 1 or seed < 0:
         raise InputError(f"-n {n}, --batch-size {batch_size}, --seed {seed}: at least 1, 1 and 0 are needed")
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
-    old = earlier_clips(out, [path for paths in files.values() for path in paths], overwrite)
-    system = _load(model, device)
     settings = {
         "steps": steps,
         "guidance_scale": guidance_scale,
@@ -94,10 +99,16 @@ def generate(
         "eta": eta,
         "seed": seed,
     }
-    written = write_clips(system, names, files, settings, batch_size, quiet)
-    drop_stale(out, old - {path.relative_to(out).as_posix() for paths in files.values() for path in paths})
-    write_record(out, model, system, {**settings, "batch_size": batch_size}, names, written)
-    typer.echo(f"{sum(len(w) for w in written.values())} clips of {system.seconds:.2f} s in {out}")
+    plan = make_plan(model, settings, names, format)
+    every = [path for paths in files.values() for path in paths]
+    kept = set() if overwrite else kept_clips(out, every, plan)
+    old = earlier_clips(out, every, overwrite, kept)
+    system = _load(model, device)
+    written = write_clips(system, names, files, settings, batch_size, quiet, kept, plan)
+    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+    write_record(out, model, system, {**settings, "batch_size": batch_size}, names, written, plan)
+    before = f", {len(kept)} of them made before" if kept else ""
+    typer.echo(f"{len(every)} clips of {system.seconds:.2f} s in {out}{before}")
 
 
 def _names(classes: str, prompts: list[str]) -> dict[str, str]:

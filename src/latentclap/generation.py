@@ -1,6 +1,8 @@
 """A folder of generated clips: what lies there is kept, clips are written as they come, a record says how.
 
-``<folder>/<class>/<class>_000.wav``, ... and ``generation.json`` with model, settings and versions.
+``<folder>/<class>/<class>_000.wav``, ... and ``generation.json`` with model, settings and versions. While a run is
+unfinished, ``.generation-plan.json`` says what it is making: the same command goes on with the clips that are
+missing, which come out as they would have, since a clip depends on its prompt, number and seed alone.
 """
 
 from __future__ import annotations
@@ -20,20 +22,51 @@ from latentclap.files import check_place, read_json, write_json
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
-#: What a run writes beside its clips.
-RECORD = "generation.json"
+#: What a run writes beside its clips, and what it keeps there until it has them all.
+RECORD, PLAN = "generation.json", ".generation-plan.json"
 
 
-def earlier_clips(out: Path, files: list[Path], overwrite: bool) -> set[str]:
-    """Refuse to touch what is there; with --overwrite, return the clips an earlier record lists."""
+def make_plan(model: str, settings: dict[str, Any], names: dict[str, str], format: str) -> dict[str, Any]:
+    """What decides how a clip sounds. The number of clips does not: a longer run contains the shorter one."""
+    from latentclap.storage import resolve
+
+    folder = resolve(model) if not Path(model).is_file() else Path(model).parent
+    weights = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".ckpt"))
+    # size and time instead of content: a plan is read at every start, and weights may be gigabytes
+    stamp = [[p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in weights]
+    return {"model": model, "weights": stamp, "settings": settings, "prompts": names, "format": format}
+
+
+def kept_clips(out: Path, files: list[Path], plan: dict[str, Any]) -> set[Path]:
+    """Those of ``files`` that an earlier run of the same plan made, broken off or complete."""
+    kept: set[Path] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        record = read_json(out / RECORD)
+        if record["plan"] == plan:
+            kept |= {out / clip["file"] for clip in record["clips"]}
+    with contextlib.suppress(OSError, ValueError):
+        if read_json(out / PLAN) == plan:
+            # an older clip is of what --overwrite was replacing when it was stopped
+            since = (out / PLAN).stat().st_mtime_ns
+            kept |= {path for path in files if path.exists() and path.stat().st_mtime_ns >= since}
+    return {path for path in files if path in kept and path.exists()}
+
+
+def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: set[Path]) -> set[str]:
+    """Refuse to touch what another run made; with --overwrite, return the clips an earlier record lists."""
     try:
         check_place(out / RECORD)
     except OSError as error:
         raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
-    there = [path for path in [out / RECORD, *files] if path.exists()]
+    there = [path for path in [out / RECORD, *files] if path.exists() and path not in kept]
+    if kept and there == [out / RECORD]:
+        return set()
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise InputError(f"{there[0]}{more} would be replaced; choose another --out or say --overwrite")
+        raise InputError(
+            f"{there[0]}{more} would be replaced, by clips of other settings or weights; choose another --out or"
+            " say --overwrite"
+        )
     try:
         record = read_json(out / RECORD)
         listed = [clip["file"] for clip in record["clips"]]
@@ -59,17 +92,26 @@ def write_clips(
     settings: dict[str, Any],
     batch_size: int,
     quiet: bool,
+    kept: set[Path],
+    plan: dict[str, Any],
 ) -> dict[str, list[Path]]:
-    """Generate batch by batch and write each clip as soon as it is there."""
+    """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
+
+    The plan is written just before the first clip: a run that fails earlier leaves nothing.
+    """
     from latentclap.audio import write_wave
 
     total = sum(len(paths) for paths in files.values())
+    begun = False
     watched = not quiet and sys.stderr.isatty()
     with tqdm(total=total, unit="clip", disable=True if quiet else None) as bar:
         for name, text in names.items():
             bar.set_description(name)
             for first in range(0, len(files[name]), batch_size):
                 paths = files[name][first : first + batch_size]
+                if kept.issuperset(paths):
+                    bar.update(len(paths))
+                    continue
                 waves = system.generate(
                     prompts=[text],
                     n=len(paths),
@@ -82,6 +124,9 @@ def write_clips(
                     raise InputError(
                         f"{name}: the system generated NaN; its weights are damaged, or guidance is far too strong"
                     )
+                if not (kept or begun):
+                    write_json(paths[0].parents[1] / PLAN, plan)
+                    begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     write_wave(path, wave, system.sampling_rate)
                     bar.update()
@@ -95,6 +140,7 @@ def write_record(
     settings: dict[str, Any],
     names: dict[str, str],
     written: dict[str, list[Path]],
+    plan: dict[str, Any],
 ) -> None:
     """Write what made the clips: model, settings, device, versions, and the prompt of every file."""
     import diffusers
@@ -124,5 +170,7 @@ def write_record(
             "numpy": numpy.__version__,
         },
         "clips": clips,
+        "plan": plan,
     }
     write_json(out / RECORD, record)
+    (out / PLAN).unlink(missing_ok=True)
