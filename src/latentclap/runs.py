@@ -252,7 +252,6 @@ def start(notebook: str, namespace: dict[str, Any]) -> Run:
     plain = {k: v for k, v in parameters.items() if k not in ("force", "profile")}
     config = {"notebook": notebook, "parameters": plain, "profile": profile.as_dict()}
     folder = runs_root() / profile.name / notebook / config_hash([config, code_hash()])
-    folder.mkdir(parents=True, exist_ok=True)
     print(f"profile {profile.name}: {profile.about}")
     for name, value in plain.items():
         print(f"  {name} = {value!r}")

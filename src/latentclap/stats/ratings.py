@@ -24,12 +24,13 @@ def read_ratings(path: str | Path, questions: Sequence[str] = ("quality", "relev
         InputError: no such file, not a table, columns missing, an unknown class, or ratings that are not
         numbers.
     """
+    wanted = f"ratings are a csv file with columns {', '.join((*RATING_COLUMNS, *questions))}"
     try:
         table = pd.read_csv(path, dtype={"rater": str, "item": str, "model": str})
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
     except ValueError as error:
-        raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]}); {wanted}") from None
     missing = [c for c in (*RATING_COLUMNS, *questions) if c not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table))}")
