@@ -27,7 +27,7 @@ def shelf(tmp_path_factory):
         ("cut_tokenizer", "tokenizer/tokenizer.json: not JSON"),
         ("no_tokenizer_file", "tokens: its vocabulary is missing"),
         ("no_scheduler", "scheduler is missing"),
-        ("text_tuning", "tuning/model.safetensors: damaged"),
+        ("text_tuning", "tuning/model.safetensors: not a safetensors file"),
         ("cut_index", "latentclap.json: not JSON"),
         ("odd_frames", "frames=63 is no multiple of 8"),
         ("text_frames", "frames='many' is no number of mel frames"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
+from latentclap.checkpoints import check_system, resolve
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
@@ -91,6 +92,8 @@ def generate(
         raise InputError(f"-n {n}, --batch-size {batch_size}, --seed {seed}: at least 1, 1 and 0 are needed")
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+    if steps < 1 or not 0 <= guidance_scale < math.inf:
+        raise InputError(f"steps={steps}, guidance_scale={guidance_scale:g}: at least 1 and 0 are needed")
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     settings = {
         "steps": steps,
@@ -128,6 +131,8 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
 
 
 def _load(model: str, device: str) -> FoleySystem:
+    if Path(model).suffix not in ORIGINAL:
+        check_system(resolve(model))  # before imports that take seconds
     import diffusers.utils.logging
     import torch
     import transformers.utils.logging
@@ -183,14 +188,17 @@ def evaluate(
         check_place(json_path)
     if not 0 < seconds < math.inf:
         raise InputError(f"--seconds {seconds:g}: give a time above 0")
-    from latentclap import evaluate as room
+    from latentclap.fad import load_stats
 
+    stats = load_stats(reference) if reference.suffix == ".npz" else None
+    from latentclap import evaluate as room  # needs torch
+
+    clips = room.clips_in_folder(generated)
+    real = {} if stats else room.clips_in_folder(reference)
     embed = _embedding(name, vggish, model)
-    sides = [room.clips_in_folder(generated), _reference(reference)]
-    if isinstance(sides[1], dict):
-        sides[1] = {cls: clips for cls, clips in sides[1].items() if cls in sides[0]}
-    sides = [_embed(side, embed, seconds, quiet) if isinstance(side, dict) else side for side in sides]
-    result = room.evaluate(*sides, embed, n_boot=n_boot, seed=seed, seconds=seconds)
+    ours = _embed(clips, embed, seconds, quiet)
+    theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
+    result = room.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     typer.echo(result.text())
     if json_path is not None:
         result.save(json_path)
@@ -215,12 +223,6 @@ def _embedding(name: str, vggish: Path | None, model: str) -> Any:
     if name == "clap":
         return get_embedding(name, system=_load(model, "auto"))
     return get_embedding(name)
-
-
-def _reference(path: Path) -> Any:
-    from latentclap.evaluate import clips_in_folder
-
-    return path if path.suffix == ".npz" else clips_in_folder(path)
 
 
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:
@@ -257,8 +259,6 @@ def info(
         typer.echo(inspect(path, as_json=json_out))
         return
     if not path.exists():
-        from latentclap.storage import resolve
-
         path = resolve(model)
     told = describe(path)
     typer.echo(json.dumps(told, indent=2) if json_out else as_text(told))

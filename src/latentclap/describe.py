@@ -5,33 +5,14 @@ No weight is loaded and torch is not imported: it answers at once, for gigabytes
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from latentclap.checkpoints import BUFFERS, clip_frames, header, json_or_nothing, weight_files
 from latentclap.errors import InputError
-from latentclap.files import read_json
 
-#: our own file in a system's folder: what diffusers' model_index.json has no place for
-INDEX = "latentclap.json"
-
-#: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
-BUFFERS = frozenset(
-    {
-        "running_mean",
-        "running_var",
-        "num_batches_tracked",
-        "position_ids",
-        "token_type_ids",
-        "relative_position_index",
-        "mean",
-        "scale",
-    }
-)
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap", "latent_clap", "judge")
 #: Parts that no sound passes through when it is generated: they train or judge.
 _BESIDE = ("latent_clap", "judge")
@@ -62,7 +43,7 @@ def describe(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: only folders and .safetensors files can be described without running them"
             )
-        parts = {path.stem: {"class": None, **_count(_header(path)), "bytes": path.stat().st_size}}
+        parts = {path.stem: {"class": None, **_count(header(path)), "bytes": path.stat().st_size}}
         return {"path": str(path), "kind": "model", **_totals(parts), "model_card": None}
     parts = {part: _component(path / part) for part in _PARTS if (path / part).is_dir()}
     if {"unet", "vae"} <= parts.keys():
@@ -114,15 +95,15 @@ def _totals(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
     if "tuning" in parts:
         # its file also keeps the UNet's class embedding as it was before the two were folded
-        tensors = _header(folder / "tuning" / "model.safetensors")
+        tensors = header(folder / "tuning" / "model.safetensors")
         own = {name: tensor for name, tensor in tensors.items() if name.startswith("tuning.")}
         parts["tuning"] |= {"class": "Linear", **_count(own)}
-    vae, vocoder = _json(folder / "vae" / "config.json"), _json(folder / "vocoder" / "config.json")
+    vae, vocoder = (json_or_nothing(folder / part / "config.json") for part in ("vae", "vocoder"))
     frames = clip_frames(folder)
     hop = math.prod(vocoder.get("upsample_rates", [160]))
     rate, mels = vocoder.get("sampling_rate", 16_000), vocoder.get("model_in_dim", 64)
     ratio = 2 ** (len(vae.get("block_out_channels", [0])) - 1)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = json_or_nothing(folder / "scheduler" / "scheduler_config.json")
     return {
         "sampling_rate": rate,
         "frames": frames,
@@ -135,29 +116,10 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """One set of weights: safetensors where there are any, since checkpoints often hold them twice."""
-    files = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS]
-    return [p for p in files if p.suffix == ".safetensors"] or files
-
-
-def check_files(folder: Path) -> None:
-    """Look at every safetensors and JSON file of a folder.
-
-    Raises:
-        InputError: one is damaged; the message names it.
-    """
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".safetensors":
-            _header(path)
-        elif path.suffix == ".json":
-            read_json(path)
-
-
 def _component(folder: Path) -> dict[str, Any]:
-    config, files = _json(folder / "config.json"), weight_files(folder)
+    config, files = json_or_nothing(folder / "config.json"), weight_files(folder)
     kind = config.get("_class_name") or (config.get("architectures") or [config.get("model_type")])[0]
-    tensors = {k: v for path in files if path.suffix == ".safetensors" for k, v in _header(path).items()}
+    tensors = {k: v for path in files if path.suffix == ".safetensors" for k, v in header(path).items()}
     return {"class": kind, **_count(tensors), "bytes": sum(p.stat().st_size for p in files)}
 
 
@@ -171,48 +133,11 @@ def _count(tensors: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensors of a safetensors file: name -> dtype and shape, from its first bytes only."""
-    try:
-        with open(path, "rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; the checkpoint is not complete") from None
-    except (struct.error, ValueError) as error:
-        raise InputError(f"{path}: not a safetensors file, or a damaged one ({error})") from None
-    header.pop("__metadata__", None)
-    ends = [tensor["data_offsets"][1] for tensor in header.values()]
-    if path.stat().st_size < 8 + length + max(ends, default=0):
-        raise InputError(f"{path}: cut short; copy or download it again")
-    return header
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def clip_frames(folder: Path) -> int:
-    """Mel frames of a system's clips, as its own index says; AudioLDM's 1024 where there is none.
-
-    Raises:
-        InputError: the index is damaged.
-    """
-    index = folder / INDEX
-    told = _json(index)
-    frames = told.get("frames", 1024) if isinstance(told, dict) else None
-    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
-        raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
-    return frames
-
-
 def _card(folder: Path) -> str | None:
     """The first line of a model card that is neither front matter, heading nor picture."""
     card = folder / "README.md"
     if not card.is_file():
-        told = _json(folder / "model_card.json")
+        told = json_or_nothing(folder / "model_card.json")
         clips: Counter[str] = Counter()
         for entry in told.get("corpus", []):
             clips[entry.get("kind", "other")] += entry.get("clips", 0)

@@ -6,7 +6,6 @@ import copy
 import os
 import shutil
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,42 +13,21 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from latentclap.describe import BUFFERS, INDEX, check_files, clip_frames, weight_files
+from latentclap.checkpoints import (
+    BUFFERS,
+    INDEX,
+    check_files,
+    check_system,
+    clip_frames,
+    resolve,
+    shipped,  # noqa: F401  others ask storage for it
+    weight_files,
+)
 from latentclap.errors import InputError
 from latentclap.files import ORIGINAL, load_tensors, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
-
-
-def shipped(name: str) -> Path:
-    """The folder of weights that the package ships under a name ("mini")."""
-    return Path(str(files("latentclap"))) / "weights" / name
-
-
-def resolve(name_or_path: str | Path) -> Path:
-    """Turn "mini", a folder, or a hub repository's name into a local folder.
-
-    Raises:
-        InputError: there is no such folder and the hub cannot be reached or does not know the name.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return path
-    name = str(name_or_path)
-    if shipped(name).is_dir() and "/" not in name and "." not in name:
-        return shipped(name)
-    if name.count("/") != 1 or path.is_absolute() or name.startswith("."):
-        raise InputError(
-            f"no system at {name!r}: give a folder, 'mini', or a hub name such as cvssp/audioldm-m-full"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.msgpack", "*.h5", "*.ckpt"]))
-    except Exception as error:  # the hub's many errors all mean: it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"no folder {name!r} here, and the hub did not give it ({reason})") from None
 
 
 def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:
@@ -60,11 +38,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
     if is_original(name_or_path):
         return _load_original(Path(name_or_path), judge)
     folder = resolve(name_or_path)
-    missing = [
-        part for part in ("unet", "vae", "vocoder", "scheduler", "tokenizer") if not (folder / part).is_dir()
-    ]
-    if missing:
-        raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
+    check_system(folder)
     frames = clip_frames(folder)
     tokenizer = load_part(AutoTokenizer, folder / "tokenizer")
     if len(tokenizer) <= 100:

@@ -167,6 +167,23 @@ def vggish_other(path: Path, _: Shelf) -> None:
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3), "head.weight": torch.zeros(2, 2)}, path)
 
 
+# --- files of the original code -----------------------------------------------------------------------------
+
+add("ckpt_text", lambda path, _: path.write_text("no weights\n"), "model.ckpt")
+add("ckpt_hostile", lambda path, _: _pickle({"state_dict": Hostile()}, path), "model.ckpt")
+
+
+@material("model.ckpt")
+def ckpt_other(path: Path, _: Shelf) -> None:
+    """The weights of another network."""
+    import torch
+
+    torch.save({"state_dict": {"head.weight": torch.zeros(2, 2)}}, path)
+
+
+add("ckpt_cut", spoilt("ckpt_other", cut), "model.ckpt")
+
+
 @material()
 def cut_corpus(path: Path, shelf: Shelf) -> None:
     """A folder of pretraining whose corpus ends early."""

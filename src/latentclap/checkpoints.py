@@ -1,0 +1,141 @@
+"""Checkpoints on disk: where they lie, and whether their files are whole, told without torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from latentclap.errors import InputError
+from latentclap.files import read_json
+
+#: our own file in a system's folder: what diffusers' model_index.json has no place for
+INDEX = "latentclap.json"
+#: the parts without which no sound can be generated
+SYSTEM_PARTS = ("unet", "vae", "vocoder", "scheduler", "tokenizer")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+#: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
+BUFFERS = frozenset(
+    {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "position_ids",
+        "token_type_ids",
+        "relative_position_index",
+        "mean",
+        "scale",
+    }
+)
+
+
+def shipped(name: str) -> Path:
+    """The folder of weights that the package ships under a name ("mini")."""
+    return Path(str(files("latentclap"))) / "weights" / name
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """Turn "mini", a folder, or a hub repository's name into a local folder.
+
+    Raises:
+        InputError: there is no such folder and the hub cannot be reached or does not know the name.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    if shipped(name).is_dir() and "/" not in name and "." not in name:
+        return shipped(name)
+    if name.count("/") != 1 or path.is_absolute() or name.startswith("."):
+        raise InputError(
+            f"no system at {name!r}: give a folder, 'mini', or a hub name such as cvssp/audioldm-m-full"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.msgpack", "*.h5", "*.ckpt"]))
+    except Exception as error:  # the hub's many errors all mean: it is not to be had
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"no folder {name!r} here, and the hub did not give it ({reason})") from None
+
+
+def check_system(folder: Path) -> None:
+    """Look whether a folder is a whole system: its parts are there and none of their files is damaged.
+
+    Only headers are read, so that a damaged checkpoint is known before torch is imported.
+
+    Raises:
+        InputError: a part is missing, or a file of it is damaged.
+    """
+    missing = [part for part in SYSTEM_PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
+    clip_frames(folder)
+    for part in (*SYSTEM_PARTS, "clap", "text_encoder", "tuning"):
+        if (folder / part).is_dir():
+            check_files(folder / part)
+
+
+def check_files(folder: Path) -> None:
+    """Look at every safetensors and JSON file of a folder.
+
+    Raises:
+        InputError: one is damaged; the message names it.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            header(path)
+        elif path.suffix == ".json":
+            read_json(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """One set of weights: safetensors where there are any, since checkpoints often hold them twice."""
+    files = [p for p in sorted(folder.iterdir()) if p.suffix in _WEIGHTS]
+    return [p for p in files if p.suffix == ".safetensors"] or files
+
+
+def header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensors of a safetensors file: name -> dtype and shape, from its first bytes only.
+
+    Raises:
+        InputError: it is missing, no safetensors file, or cut short.
+    """
+    try:
+        with open(path, "rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            told = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; the checkpoint is not complete") from None
+    except (struct.error, ValueError) as error:
+        raise InputError(
+            f"{path}: not a safetensors file, or a damaged one ({error}); copy or download it again"
+        ) from None
+    told.pop("__metadata__", None)
+    ends = [tensor["data_offsets"][1] for tensor in told.values()]
+    if path.stat().st_size < 8 + length + max(ends, default=0):
+        raise InputError(f"{path}: cut short; copy or download it again")
+    return told
+
+
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """Content of a JSON file; nothing where there is no such file."""
+    return read_json(path) if path.is_file() else {}
+
+
+def clip_frames(folder: Path) -> int:
+    """Mel frames of a system's clips, as its own index says; AudioLDM's 1024 where there is none.
+
+    Raises:
+        InputError: the index is damaged.
+    """
+    index = folder / INDEX
+    told = json_or_nothing(index)
+    frames = told.get("frames", 1024) if isinstance(told, dict) else None
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
+    return frames
