@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
 
+def weight_files(name_or_path: str | Path) -> list[Path]:
+    """The files that hold a checkpoint's weights: an original file itself, or a folder's safetensors.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    if is_original(name_or_path):
+        if not Path(name_or_path).is_file():
+            raise InputError(f"{name_or_path}: no such checkpoint file")
+        return [Path(name_or_path)]
+    return sorted(resolve(name_or_path).rglob("*.safetensors"))
+
+
 def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:
     """See :meth:`FoleySystem.from_pretrained`."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -80,9 +93,10 @@ def is_original(name_or_path: str | Path) -> bool:
 def _load_original(path: Path, judge: str | Path | None) -> FoleySystem:
     from latentclap.convert import convert_audioldm
 
-    # the tokenizer, which no .ckpt holds, may lie beside it
-    beside = path.parent / "roberta-base"
-    system = convert_audioldm(path, tokenizer=beside if beside.is_dir() else "roberta-base").system
+    # the tokenizer, which no .ckpt holds, may lie beside it: by itself, or in the hub folder of the same model
+    beside = [path.parent / "roberta-base", path.with_suffix("") / "tokenizer"]
+    tokenizer = next((folder for folder in beside if folder.is_dir()), "roberta-base")
+    system = convert_audioldm(path, tokenizer=tokenizer).system
     if judge is not None:
         system.clap, system.feature_extractor = _load_judge(judge)
         system.eval()

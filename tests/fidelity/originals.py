@@ -100,14 +100,22 @@ def _laion_clap(amodel, text_sizes):
     config = RobertaConfig(num_attention_heads=12, **dict(text_sizes), **sizes)
     settings = json.loads((laion.configs / f"{amodel}.json").read_text())
     settings["text_cfg"]["model_type"] = "roberta"
-    with _patched(
-        laion.model, "RobertaModel", types.SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))
-    ):
+    roberta = types.SimpleNamespace(from_pretrained=lambda _: RobertaModel(config))
+    with _patched(laion.model, "RobertaModel", roberta), without_random_numbers():
         model = laion.model.CLAP(**settings).eval()
     state = model.state_dict()
     made = recipe.weights({name: t.shape for name, t in state.items()})
     model.load_state_dict({n: torch.from_numpy(made[n]) if n in made else t for n, t in state.items()})
     return model
+
+
+@contextlib.contextmanager
+def without_random_numbers():
+    """Build a module without its own start, which takes longer than its forward pass and is replaced at once."""
+    with contextlib.ExitStack() as stack:
+        for name in ("uniform_", "normal_", "erfinv_"):
+            stack.enter_context(_patched(torch.Tensor, name, lambda tensor, *_, **__: tensor))
+        yield
 
 
 @contextlib.contextmanager
