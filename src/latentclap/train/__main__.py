@@ -1,4 +1,4 @@
-"""``python -m latentclap.train CONFIG``, or ``accelerate launch -m latentclap.train CONFIG`` for several processes."""
+"""``python -m latentclap.train CONFIG``; for several processes ``accelerate launch -m latentclap.train CONFIG``."""
 
 import sys
 
