@@ -251,16 +251,12 @@ def train(
     CONFIG names a profile, a cache (data_scripts/cache_latents.py), a run folder and the part to train
     (finetune or latent_clap); a table of that name changes the profile's values.
     """
-    import torch
-    from accelerate import PartialState
-
-    from latentclap.train import TrainingError
+    from latentclap.train import TrainingError, processes
 
     if minutes < 0:
         raise InputError(f"--minutes {minutes:g}: it may not be negative")
     file = TrainFile.read(config)
-    state = PartialState()
-    torch.set_flush_denormal(True)
+    state = processes()
     launch = Launch(file, state, minutes=minutes, quiet=quiet)
     if dry_run:
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"

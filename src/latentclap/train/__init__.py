@@ -15,7 +15,7 @@ from latentclap.train.data import Batches, TensorBatches, item_generators, sampl
 from latentclap.train.ema import EMA
 from latentclap.train.loop import train
 from latentclap.train.records import CHECKPOINT, STATS
-from latentclap.train.task import Task, TrainResult
+from latentclap.train.task import Task, TrainResult, processes
 
 __all__ = [
     "CHECKPOINT",
@@ -30,6 +30,7 @@ __all__ = [
     "item_generators",
     "learning_rate",
     "override",
+    "processes",
     "sample_order",
     "share",
     "train",

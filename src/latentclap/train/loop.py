@@ -26,7 +26,7 @@ from latentclap.train.records import (
     rewrite_stats,
     save_checkpoint,
 )
-from latentclap.train.task import Task, TrainResult, for_processes
+from latentclap.train.task import Task, TrainResult, for_processes, processes
 
 
 def train(
@@ -75,6 +75,7 @@ class _Loop:
         from accelerate import Accelerator
 
         self.config, self.data, self.folder, self.description = config, data, folder, description
+        processes()
         self.accelerator = Accelerator(mixed_precision=_precision(config.precision))
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.share = share(config.batch_size, self.rank, self.world)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from latentclap.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 class Task(nn.Module):
@@ -38,6 +42,17 @@ class Task(nn.Module):
             rngs: one CPU generator per item, for noise, steps, crops and dropped conditions.
         """
         raise NotImplementedError
+
+
+def processes() -> PartialState:
+    """The processes that a launcher (accelerate launch, torchrun) started together; alone without one.
+
+    accelerate takes processes without a GPU for separate runs unless it is told: all of them would then write.
+    """
+    from accelerate import PartialState
+
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    return PartialState(cpu=launched > 1 and not torch.cuda.is_available())
 
 
 def for_processes(task: Task, device: torch.device) -> Task:
