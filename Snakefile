@@ -2,7 +2,7 @@
 
 The same file runs a sweep in parallel, here or on a cluster:
     snakemake sweep --cores 2 --config profile=mini
-    snakemake sweep --config profile=paper --executor slurm --jobs 16
+    snakemake sweep --config profile=paper --profile data_scripts/profiles/slurm
 Notebooks run alone too (papermill notebooks/03_finetune.ipynb out.ipynb -p lam 1000): nothing below is needed for that.
 """
 
@@ -41,6 +41,8 @@ Path(EXECUTED).mkdir(parents=True, exist_ok=True)
 Path(f"runs/{NAME}/executed/latest").write_text(EXECUTED + "\n")
 
 os.environ["LATENTCLAP_DATA"] = DATA
+if config.get("runs"):  # a pod's own disk goes with the pod: checkpoints belong on a volume
+    os.environ["LATENTCLAP_RUNS"] = config["runs"]
 # one core per notebook; two run at a time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from latentclap.cache import batches
+from latentclap.cache import ShardedCache, batches
 from latentclap.diffusion import append_dims
 from latentclap.errors import InputError
+from latentclap.files import atomic_path
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
@@ -118,7 +120,7 @@ class FinetuneTask(Task):
 def finetune(
     system: FoleySystem,
     phi: nn.Module | None,
-    cache: dict[str, Tensor],
+    cache: dict[str, Tensor] | ShardedCache,
     config: FinetuneConfig,
     folder: str | Path,
     *,
@@ -131,7 +133,7 @@ def finetune(
     Args:
         system: the pretrained system; it is not changed.
         phi: the Latent CLAP encoder; may be None for λ = 0.
-        cache: what ``cache.build_cache`` gives for the dev clips.
+        cache: what ``cache.build_cache`` gives for the dev clips, or a cache on disk.
         config: the run.
         folder: for checkpoints and logs.
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
@@ -159,10 +161,11 @@ def finetune(
             normalize=config.normalize,
             clamp=config.clamp or None,
         )
-    steps = max(1, config.epochs * len(cache["mean"]) // config.batch_size)
+    data = batches(cache, "mean", "logvar", "E_audio", "E_text")
+    steps = max(1, config.epochs * len(data) // config.batch_size)
     result = train(
         FinetuneTask(tuned, loss, config.lam, drop=config.drop),
-        batches(cache, "mean", "logvar", "E_audio", "E_text"),
+        data,
         TrainConfig(
             steps=steps,
             batch_size=config.batch_size,
@@ -182,8 +185,31 @@ def finetune(
     return tuned.eval(), result
 
 
+def save_weights(system: FoleySystem, path: str | Path) -> None:
+    """Write what fine-tuning changes, UNet and tuning layer, as float32 safetensors; see :func:`load_weights`."""
+    state = {f"unet.{k}": v for k, v in system.unet.state_dict().items()}
+    if system.tuning is not None:
+        state |= {f"tuning.{k}": v for k, v in system.tuning.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+
+
+def load_weights(system: FoleySystem, path: str | Path) -> FoleySystem:
+    """A copy of a system with the UNet and, where there is one, the tuning layer of :func:`save_weights`."""
+    state = load_file(path)
+    tuned = copy.copy(system)
+    tuned.unet = copy.deepcopy(system.unet)
+    tuned.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
+    tuning = {k[7:]: v for k, v in state.items() if k.startswith("tuning.")}
+    if tuning:
+        tuned.tuning = tuning_layer(system.embed_dim)
+        tuned.tuning.load_state_dict(tuning)
+        tuned.tuning.to(system.device)
+    return tuned.eval()
+
+
 def train_latent_clap(
-    cache: dict[str, Tensor],
+    cache: dict[str, Tensor] | ShardedCache,
     folder: str | Path,
     *,
     width: int = 64,
@@ -192,12 +218,13 @@ def train_latent_clap(
     lr: float = 1e-3,
     seed: int = 0,
     device: str = "cpu",
+    minutes: float = 0.0,
     progress: bool = True,
 ) -> tuple[LatentCLAP, TrainResult]:
     """Train a Latent CLAP encoder from nothing by eq. 2 on cached latents and E_audio (Fig. 2); resumable.
 
     Args:
-        cache: what ``cache.build_cache`` gives.
+        cache: what ``cache.build_cache`` gives, or a cache on disk.
         folder: for checkpoint and logs.
         width: channels of the first block (PANN-10: 64).
         epochs: passes over the clips.
@@ -205,15 +232,18 @@ def train_latent_clap(
         lr: Adam's learning rate, with cosine decay.
         seed: of weights, order, noise and dropout.
         device: where to train.
+        minutes: stop after this time, with a checkpoint; 0 runs to the end.
         progress: show a progress bar.
     """
     if epochs < 1:
         raise InputError(f"epochs={epochs}: must be at least 1")
-    _, channels, _, freq = cache["mean"].shape
+    data = batches(cache, "mean", "logvar", "E_audio")
+    first = data.batch([0])
+    _, channels, _, freq = first["mean"].shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        phi = LatentCLAP(channels=channels, freq=freq, width=width, embed_dim=cache["E_audio"].shape[1])
-    steps = max(1, epochs * len(cache["mean"]) // batch_size)
+        phi = LatentCLAP(channels=channels, freq=freq, width=width, embed_dim=first["E_audio"].shape[1])
+    steps = max(1, epochs * len(data) // batch_size)
     config = TrainConfig(
         steps=steps,
         batch_size=batch_size,
@@ -221,9 +251,9 @@ def train_latent_clap(
         warmup_steps=min(50, steps // 10),
         schedule="cosine",
         seed=seed,
+        minutes=minutes,
         log_every=max(1, steps // 100),
     )
-    data = batches(cache, "mean", "logvar", "E_audio")
     task = LatentCLAPTask(phi.to(device))
     result = train(task, data, config, folder, progress=progress, description="Latent CLAP encoder")
     return phi.eval().requires_grad_(False), result

@@ -29,7 +29,7 @@ from latentclap.data import Clip, FoleyDataset, open_dataset
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.evaluate import EvalResult, evaluate
 from latentclap.files import atomic_path, file_sha256, read_json, write_json
-from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
+from latentclap.finetune import FinetuneConfig, finetune, load_weights, save_weights, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import heldout_losses, summarise
 from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
@@ -157,31 +157,15 @@ class Lab:
             tensorboard=tensorboard,
             progress=self.progress,
         )
-        state = {f"unet.{k}": v for k, v in tuned.unet.state_dict().items()}
-        if tuned.tuning is not None:
-            state |= {f"tuning.{k}": v for k, v in tuned.tuning.state_dict().items()}
-        with atomic_path(folder / "weights.safetensors") as path:
-            save_arrays({k: v.detach().cpu().numpy() for k, v in state.items()}, path)
+        save_weights(tuned, folder / "weights.safetensors")
         write_json(folder / "summary.json", {"seconds": result.seconds, "step": result.step})
         (folder / "checkpoint.pt").unlink(missing_ok=True)  # four times the size of the weights, and spent
 
     def load(self, point: Point | None) -> FoleySystem:
         """The fine-tuned system of a point; None is the pretrained one."""
-        if point is None:
-            return self.system
-        import copy
-
-        from latentclap.system import tuning_layer
-
-        state = {k: torch.from_numpy(v) for k, v in load_arrays(point.folder / "weights.safetensors").items()}
-        system = copy.copy(self.system)
-        system.unet = copy.deepcopy(self.system.unet)
-        system.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
-        if point.config and point.config.tuning:
-            system.tuning = tuning_layer(system.embed_dim)
-            system.tuning.load_state_dict({k[7:]: v for k, v in state.items() if k.startswith("tuning.")})
-            system.tuning.to(self.device)
-        return system.eval()
+        return (
+            self.system if point is None else load_weights(self.system, point.folder / "weights.safetensors")
+        )
 
     # ---------------------------------------------------------------------------- generated clips
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from latentclap import storage
-from latentclap.audio import MelConfig, log_mel, repeat_to, resample
+from latentclap.audio import MelConfig, clap_features, log_mel, repeat_to
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample
 from latentclap.errors import InputError
@@ -150,24 +150,28 @@ class FoleySystem:
     # ---------------------------------------------------------------------------------- encoders
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], *, judge: bool = False) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str], *, judge: bool = False, padding: str = "max_length"
+    ) -> Tensor:
         """E_text, unit length: n texts -> (n, 512), before any tuning layer.
 
         Args:
             texts: any number of them.
             judge: by the judging CLAP instead of the conditioning one.
+            padding: "max_length" as in AudioLDM; "longest" spares the work on padding, which is most of it for
+                many short captions, and differs by rounding only.
 
         Raises:
             InputError: the judging CLAP is asked for and there is none.
         """
         if judge:
             self._need_clap("its text embeddings")
-        return self._texts(self.clap if judge else self.text_encoder, texts)
+        return self._texts(self.clap if judge else self.text_encoder, texts, padding)
 
-    def _texts(self, model: nn.Module, texts: Sequence[str]) -> Tensor:
+    def _texts(self, model: nn.Module, texts: Sequence[str], padding: str) -> Tensor:
         tokens = self.tokenizer(
             list(texts),
-            padding="max_length",
+            padding=padding,
             max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
@@ -195,23 +199,22 @@ class FoleySystem:
         """
         self._need_clap("audio embeddings")
         waves = _waves(waves)
-        rate = self.feature_extractor.sampling_rate
-        longest = self.feature_extractor.nb_max_samples
         out = []
         for start in tqdm(
             range(0, len(waves), batch_size), desc="CLAP audio", leave=False, disable=not progress
         ):
-            batch = resample(waves[start : start + batch_size], self.sampling_rate, rate)[..., :longest]
-            features = self.feature_extractor(
-                list(batch),
-                sampling_rate=rate,
-                truncation="rand_trunc",
-                padding="repeatpad",
-                return_tensors="pt",
-            )["input_features"]
-            embedding = self.clap.get_audio_features(input_features=features.to(self.device)).pooler_output
-            out.append(F.normalize(embedding.float(), dim=-1))
+            features = clap_features(
+                self.feature_extractor, waves[start : start + batch_size], self.sampling_rate
+            )
+            out.append(self.embed_features(features))
         return torch.cat(out)
+
+    @torch.no_grad()
+    def embed_features(self, features: Tensor) -> Tensor:
+        """E_audio of the judging CLAP, unit length, from ``audio.clap_features`` (n, 1, frames, mels): (n, 512)."""
+        self._need_clap("audio embeddings")
+        embedding = self.clap.get_audio_features(input_features=features.to(self.device)).pooler_output
+        return F.normalize(embedding.float(), dim=-1)
 
     @torch.no_grad()
     def similarity(self, waves: np.ndarray, texts: Sequence[str]) -> np.ndarray:

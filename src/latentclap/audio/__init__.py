@@ -6,6 +6,7 @@ The model's world is 16 kHz mono. A clip of 4 s is resampled, brought to zero me
 
 from __future__ import annotations
 
+from latentclap.audio.features import clap_features
 from latentclap.audio.files import FORMATS, decode, read_wave, write_wave
 from latentclap.audio.mel import MelConfig, Variant, griffin_lim, log_mel
 from latentclap.audio.waves import (
@@ -25,6 +26,7 @@ __all__ = [
     "MelConfig",
     "Variant",
     "Wave",
+    "clap_features",
     "decode",
     "griffin_lim",
     "log_mel",

@@ -43,6 +43,8 @@ class ClapTask(Task):
     so the target is spread over equal texts instead of the diagonal.
     """
 
+    divisible = False
+
     def __init__(self, clap: nn.Module, *, mask_time: float = 0.15, mask_mel: float = 0.15) -> None:
         super().__init__()
         self.clap = clap
@@ -293,6 +295,8 @@ class JudgeTask(Task):
     A window between two footsteps is silent and says nothing: the clip is judged, not the window. Augmented by
     level, noise and a masked band and span.
     """
+
+    divisible = False  # each batch is normalised by its own weights
 
     def __init__(self, judge: nn.Module, *, windows: int = 3, mask: float = 0.2) -> None:
         super().__init__()

@@ -1,27 +1,28 @@
-"""The latent cache: everything that frozen parts compute, once (design: frozen parts run once).
-
-For each clip: the VAE posterior (mean and log-variance, scaled), E_audio and E_text. Shards are safetensors files
-with a checksum in index.json; training reads nothing else.
-"""
+"""A data set's clips, encoded once and read back into memory: what the notebooks train on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
+from latentclap.cache.settings import settings
+from latentclap.cache.shards import entry_of, settle, write_manifest, write_shard
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip, read_clip
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, file_sha256, read_json, write_json
+from latentclap.files import file_sha256
 from latentclap.system import FoleySystem
-from latentclap.train import TensorBatches
+from latentclap.train import Batches, TensorBatches
+
+if TYPE_CHECKING:
+    from latentclap.cache.reading import ShardedCache
 
 SHARD = 512
 
@@ -47,33 +48,40 @@ def build_cache(
         mean, logvar (n, C, T, F), E_audio (n, 512), E_text (n, 512), label (n,), wave-free.
 
     Raises:
-        InputError: no clips, or a shard's content is not what index.json says.
+        InputError: no clips, or a shard's content is not what its entry in the journal says.
     """
     if not clips:
         raise InputError("there are no clips to encode")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{i // SHARD:05d}" for i in range(0, len(clips), SHARD)]
     # two notebooks may want the same cache at the same time: one makes it, the other waits
     with FileLock(folder / ".lock"):
+        settle(folder, settings(system, torch.float32))
         shards = [
-            _shard(system, clips[i : i + SHARD], folder, f"{i // SHARD:05d}", batch_size, progress)
-            for i in range(0, len(clips), SHARD)
+            _shard(system, clips[i * SHARD : (i + 1) * SHARD], folder, name, batch_size, progress)
+            for i, name in enumerate(names)
         ]
+        write_manifest(folder, names)
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
 
 
 def _shard(
     system: FoleySystem, clips: Sequence[Clip], folder: Path, name: str, batch_size: int, progress: bool
 ) -> dict[str, torch.Tensor]:
-    path, index = folder / f"{name}.safetensors", folder / f"{name}.json"
-    if path.is_file() and index.is_file():
-        if read_json(index)["sha256"] != file_sha256(path):
+    path, entry = folder / f"{name}.safetensors", entry_of(folder, name)
+    if entry is not None:
+        if entry["sha256"] != file_sha256(path):
             raise InputError(f"{path} is damaged (its checksum differs): delete it and run again")
         return load_file(path)
     tensors = encode_clips(system, clips, batch_size=batch_size, progress=progress)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
-    write_json(index, {"sha256": file_sha256(path), "clips": [str(c.path.name) for c in clips]})
+    write_shard(
+        folder,
+        name,
+        tensors,
+        keys=[clip.path.name for clip in clips],
+        captions=[prompt(clip.cls) for clip in clips],
+    )
     return tensors
 
 
@@ -98,9 +106,11 @@ def encode_clips(
     return {**out, "E_text": E_class[label].contiguous(), "label": label}
 
 
-def batches(cache: dict[str, torch.Tensor], *names: str) -> TensorBatches:
-    """Training data out of some of a cache's tensors."""
-    return TensorBatches({name: cache[name] for name in names})
+def batches(cache: Mapping[str, torch.Tensor] | ShardedCache, *names: str) -> Batches:
+    """Training data out of some of a cache's tensors, in memory or on disk."""
+    if isinstance(cache, Mapping):
+        return TensorBatches({name: cache[name] for name in names})
+    return cache.select(*names)
 
 
 def describe(cache: dict[str, torch.Tensor]) -> dict[str, Any]:

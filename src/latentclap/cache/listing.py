@@ -1,0 +1,167 @@
+"""Sound files with captions on a disk: DCASE layout, WavCaps' own layout, or captions beside the sounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentclap.audio import FORMATS
+from latentclap.classes import prompt
+from latentclap.data import load_dataset
+from latentclap.errors import InputError
+from latentclap.files import read_json
+from latentclap.scan.layout import find
+
+#: WavCaps' folder of captions (facts F)
+WAVCAPS = "json_files"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One clip to encode or to pack.
+
+    Attributes:
+        key: its name, unique in the set, without suffix.
+        caption: what its E_text is made of; empty where there is none.
+        path: the file, or None where the bytes are at hand.
+        data: the file's bytes, or None.
+        suffix: of the sound file, with the dot.
+        problem: why it cannot be used, where that is known before decoding.
+    """
+
+    key: str
+    caption: str = ""
+    path: Path | None = None
+    data: bytes | None = None
+    suffix: str = ""
+    problem: str = ""
+
+
+def list_clips(folder: str | Path, *, side: str = "dev") -> tuple[str, list[Item]]:
+    """List a folder's clips in a fixed order, with their captions.
+
+    Three layouts are known. ``wavcaps``: ``json_files/<source>/*.json`` with sounds named by their ids anywhere
+    else. ``classes``: DCASE Task 7 (see ``data.load_dataset``), of which one side is taken, captioned by the
+    paper's prompts. ``captions``: any sound files, each with its caption in a .txt or .json of the same name.
+
+    Args:
+        folder: the folder.
+        side: of a folder in DCASE layout: "dev", "eval" or "all".
+
+    Returns:
+        The layout's name and the clips; those without file or caption have ``problem`` set.
+
+    Raises:
+        InputError: no such folder, or no clip in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give a folder")
+    if (folder / WAVCAPS).is_dir():
+        name, items = "wavcaps", list(_wavcaps(folder))
+    elif find(folder)[2]:
+        name, items = "classes", _classes(folder, side)
+    else:
+        name, items = "captions", list(_captioned(folder))
+    if not items:
+        raise InputError(
+            f"{folder}: no sound file in it ({', '.join(FORMATS)}), and no WavCaps captions ({WAVCAPS}/)"
+        )
+    return name, items
+
+
+def _sounds(folder: Path) -> Iterator[Path]:
+    return (
+        p for p in sorted(folder.rglob("*")) if p.suffix.lower() in FORMATS and not p.name.startswith(".")
+    )
+
+
+def _classes(folder: Path, side: str) -> list[Item]:
+    sides = {"dev": ("dev",), "eval": ("eval",), "all": ("dev", "eval")}
+    if side not in sides:
+        raise InputError(f"side {side!r}: it is dev, eval or all")
+    dataset = load_dataset(folder)
+    clips = [clip for name in sides[side] for clip in dataset.split(name)]
+    return [
+        Item(_key(c.path, dataset.folder), prompt(c.cls), c.path, suffix=c.path.suffix.lower()) for c in clips
+    ]
+
+
+def _captioned(folder: Path) -> Iterator[Item]:
+    for path in _sounds(folder):
+        item = Item(_key(path, folder), path=path, suffix=path.suffix.lower())
+        texts = {s: path.with_suffix(s) for s in (".txt", ".json") if path.with_suffix(s).is_file()}
+        caption = caption_of({s[1:]: file.read_bytes() for s, file in texts.items()})
+        yield _with(item, caption)
+
+
+def _wavcaps(folder: Path) -> Iterator[Item]:
+    """Entries of the JSON files in order, each with its sound: <id>.flac, in AudioSet's part without .wav."""
+    # the archives hold folders of the machine they were packed on: any folder named like the source will do
+    files = {
+        (part.removesuffix("_flac"), path.stem): path
+        for path in _sounds(folder)
+        for part in path.relative_to(folder).parts[:-1]
+    }
+    for table in sorted((folder / WAVCAPS).rglob("*.json")):
+        source = table.parent.name
+        if source == "blacklist":
+            continue
+        for entry in _entries(table):
+            name = str(entry["id"])
+            name = name.removesuffix(".wav").removesuffix(".flac")
+            key = f"{source}/{name}".replace(".", "_")
+            path = files.get((source, name))
+            if path is None:
+                yield Item(key, problem="no sound file")
+            else:
+                yield _with(Item(key, path=path, suffix=path.suffix.lower()), caption_of(entry))
+
+
+def _entries(table: Path) -> list[dict[str, Any]]:
+    try:
+        data = read_json(table)
+        entries = data["data"] if isinstance(data, dict) else data
+        if all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            return entries
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f'{table}: not in WavCaps\' form, {{"data": [{{"id": ..., "caption": ...}}, ...]}}')
+
+
+def _with(item: Item, caption: str) -> Item:
+    return Item(item.key, caption, item.path, None, item.suffix, "" if caption else "no caption")
+
+
+def _key(path: Path, folder: Path) -> str:
+    """Path below the folder without suffix; no dot in the name, where webdataset's suffixes begin."""
+    relative = path.relative_to(folder).with_suffix("")
+    return (relative.parent / relative.name.replace(".", "_")).as_posix()
+
+
+def caption_of(sample: Mapping[str, Any]) -> str:
+    """The caption in an entry of WavCaps, or among the files of a webdataset sample (txt, json); "" for none.
+
+    Of several captions ("text" or "caption" may be a list) the first is taken.
+    """
+    for name in ("caption", "text", "txt", "json"):
+        value = sample.get(name)
+        if isinstance(value, bytes):
+            value = _parsed(name, value)
+        if isinstance(value, Mapping):
+            value = caption_of({k: v for k, v in value.items() if k in ("caption", "text")})
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, str) and value.strip():
+            return " ".join(value.split())
+    return ""
+
+
+def _parsed(name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data) if name == "json" else data.decode("utf-8")
+    except ValueError:  # JSONDecodeError and UnicodeDecodeError are
+        return ""

@@ -1,0 +1,131 @@
+"""Folders of clips into webdataset shards: tar files of sounds, each with its caption beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentclap.cache.listing import Item
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
+
+MISSING = "missing.csv"
+
+
+@dataclass
+class Packed:
+    """What a call of :func:`pack` left: shards and clips in all, shards written now, and clips left out."""
+
+    shards: int = 0
+    clips: int = 0
+    written: int = 0
+    left_out: int = 0
+
+
+def pack(
+    items: Sequence[Item],
+    out: str | Path,
+    *,
+    per_shard: int = 1000,
+    progress: Callable[[int], None] | None = None,
+) -> Packed:
+    """Write items into ``out/000000.tar``, ...: a sound as it is and a .json with its caption, per clip.
+
+    A shard is written whole or not at all, and its entry (number of clips, checksum) after it: a killed call is
+    gone on with by the same command. The same items give the same bytes. Items with a problem, or whose file cannot
+    be read, are left out and listed in missing.csv.
+
+    Args:
+        items: from ``listing.list_clips``.
+        out: folder of the shards.
+        per_shard: items per shard.
+        progress: called with the number of items dealt with since the last call.
+
+    Raises:
+        InputError: nothing to pack, two clips of one name, or ``out`` holds shards of another list of clips.
+    """
+    if not items:
+        raise InputError("there are no clips to pack")
+    if per_shard < 1:
+        raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
+    _check_keys(items)
+    out, packed, left_out = Path(out), Packed(), []
+    out.mkdir(parents=True, exist_ok=True)
+    for number, start in enumerate(range(0, len(items), per_shard)):
+        part = items[start : start + per_shard]
+        path = out / f"{number:06d}.tar"
+        entry = _entry(path, part)
+        if entry is None:
+            entry = _write(path, part)
+            packed.written += 1
+        packed.shards += 1
+        packed.clips += entry["clips"]
+        left_out += [(path.name, *row) for row in entry["left_out"]]
+        if progress:
+            progress(len(part))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("shard", "clip", "reason"), *left_out])
+    write_text(out / MISSING, text.getvalue())
+    packed.left_out = len(left_out)
+    return packed
+
+
+def _check_keys(items: Sequence[Item]) -> None:
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise InputError(f"two clips are named {item.key} (suffixes and dots apart): rename one")
+        seen.add(item.key)
+
+
+def _entry(path: Path, part: Sequence[Item]) -> dict | None:
+    """The entry of a shard that is there, or None."""
+    entry_path = path.with_suffix(".json")
+    if not (path.is_file() and entry_path.is_file()):
+        return None
+    entry = read_json(entry_path)
+    if [entry.get("first"), entry.get("last"), entry.get("items")] != [part[0].key, part[-1].key, len(part)]:
+        raise InputError(f"{path} holds other clips ({entry.get('first')} ...): pack into another folder")
+    return entry if entry["bytes"] == path.stat().st_size else None
+
+
+def _write(path: Path, part: Sequence[Item]) -> dict:
+    try:
+        from webdataset import TarWriter
+    except ImportError:
+        raise InputError("packing needs the package webdataset: pip install webdataset") from None
+    left_out: list[tuple[str, str]] = []
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        # a fixed time of writing: the same clips give the same file
+        writer = TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT")
+        for item in part:
+            reason = item.problem
+            if not reason:
+                try:
+                    writer.write(_sample(item))
+                except OSError as error:
+                    reason = f"cannot be read ({error.strerror})"
+            if reason:
+                left_out.append((item.key, reason))
+        writer.close()
+    entry = {
+        "clips": len(part) - len(left_out),
+        "items": len(part),
+        "first": part[0].key,
+        "last": part[-1].key,
+        "bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "left_out": [list(row) for row in left_out],
+    }
+    write_json(path.with_suffix(".json"), entry)
+    return entry
+
+
+def _sample(item: Item) -> dict:
+    sound = item.path.read_bytes() if item.data is None else item.data
+    told = json.dumps({"caption": item.caption, "key": item.key}, ensure_ascii=False)
+    return {"__key__": item.key, item.suffix.removeprefix("."): sound, "json": told.encode("utf-8")}

@@ -1,0 +1,37 @@
+"""The one training loop, for every part that trains: CLAP, VAE, vocoder, LDM, φ, judge and the paper's fine-tuning.
+
+A part is a :class:`Task`: modules to train and a forward pass from a batch to named losses. The loop owns what
+all parts share: order of samples, gradient accumulation and clipping, EMA, mixed precision, checkpoints, logs.
+
+Randomness is a function of (seed, position in the sample stream) and of nothing else. So a run that was killed
+and started again by the same command ends in the same weights (bit for bit on a CPU), and a batch split over
+several processes sees the same items and the same noise as in one.
+
+``accelerate launch -m latentclap.train CONFIG`` trains from a configuration file (``latentclap.launch``).
+"""
+
+from latentclap.train.config import TrainConfig, TrainingError, learning_rate, override
+from latentclap.train.data import Batches, TensorBatches, item_generators, sample_order, share
+from latentclap.train.ema import EMA
+from latentclap.train.loop import train
+from latentclap.train.records import CHECKPOINT, STATS
+from latentclap.train.task import Task, TrainResult, processes
+
+__all__ = [
+    "CHECKPOINT",
+    "EMA",
+    "STATS",
+    "Batches",
+    "Task",
+    "TensorBatches",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingError",
+    "item_generators",
+    "learning_rate",
+    "override",
+    "processes",
+    "sample_order",
+    "share",
+    "train",
+]

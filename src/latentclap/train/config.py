@@ -1,0 +1,92 @@
+"""What the training loop needs to know."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from latentclap.errors import InputError
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (a loss that is not finite); the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What the loop needs to know. How many processes share the work is not part of it.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: items per forward pass, over all processes together.
+        lr: learning rate of Adam (the paper: 3e-6; section IV-B).
+        warmup_steps: linear warm-up.
+        schedule: "constant" or "cosine" (to zero at the last step).
+        weight_decay: decoupled weight decay (0: plain Adam, as in the paper).
+        beta1: Adam's first beta.
+        beta2: Adam's second beta.
+        grad_clip: largest gradient norm; 0 switches clipping off.
+        grad_accum: forward passes per optimiser step.
+        ema_decay: decay of the averaged weights, warmed up as min(decay, (1 + k) / (10 + k)); 0 switches it off.
+        seed: of sample order, noise and dropout.
+        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere; or "no", "bf16", "fp16".
+        checkpoint_seconds: time between checkpoints.
+        log_every: steps between lines of stats.jsonl.
+        minutes: stop (with a checkpoint) after this time in this call; 0 runs to the end.
+        tensorboard: write TensorBoard events beside stats.jsonl.
+    """
+
+    steps: int
+    batch_size: int = 8
+    lr: float = 3e-6
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    grad_clip: float = 1.0
+    grad_accum: int = 1
+    ema_decay: float = 0.0
+    seed: int = 0
+    precision: str = "auto"
+    checkpoint_seconds: float = 60.0
+    log_every: int = 10
+    minutes: float = 0.0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps": self.steps >= 0,
+            "batch_size": self.batch_size >= 1,
+            "lr": self.lr > 0 and math.isfinite(self.lr),
+            "grad_accum": self.grad_accum >= 1,
+            "ema_decay": 0 <= self.ema_decay < 1,
+            "schedule": self.schedule in ("constant", "cosine"),
+            "precision": self.precision in ("auto", "no", "bf16", "fp16"),
+        }
+        for name, good in checks.items():
+            if not good:
+                raise InputError(f"training: {name}={getattr(self, name)!r} is out of range")
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a run may not change when it goes on from a checkpoint."""
+        return {k: v for k, v in asdict(self).items() if k not in _FREE}
+
+
+#: may differ between the run that wrote a checkpoint and the run that resumes it
+_FREE = {"minutes", "log_every", "checkpoint_seconds", "tensorboard", "precision"}
+
+
+def override(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """A copy of a configuration with some values changed, checked again."""
+    return replace(config, **changes)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of optimiser step ``step`` (0-based)."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay = 1.0
+    if config.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, config.steps))))
+    return config.lr * warm * decay

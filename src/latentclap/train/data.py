@@ -1,0 +1,77 @@
+"""Training data, and the endless stream of items that the loop walks along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from latentclap.errors import InputError
+
+
+class Batches(Protocol):
+    """Training data: a length, and a batch of named tensors for a list of item numbers."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+        """Return the items as tensors (len(indices), ...)."""
+        ...
+
+
+class TensorBatches:
+    """Batches out of tensors that fit in memory: name -> (n, ...)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        lengths = {name: len(value) for name, value in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise InputError(f"training data of unequal lengths: {lengths}")
+        self.tensors = dict(tensors)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def batch(self, indices: list[int]) -> dict[str, Tensor]:
+        """Return the items as tensors (len(indices), ...)."""
+        return {name: value[indices] for name, value in self.tensors.items()}
+
+
+def sample_order(position: int, count: int, length: int, seed: int) -> list[int]:
+    """Item numbers at positions position ... position + count - 1 of an endless stream of shuffled epochs.
+
+    Each item occurs once per epoch; an epoch's order depends on (seed, epoch) alone.
+    """
+    out: list[int] = []
+    while count > 0:
+        epoch, offset = divmod(position, length)
+        order = np.random.default_rng([seed, epoch]).permutation(length)
+        piece = order[offset : offset + count].tolist()
+        out += piece
+        position += len(piece)
+        count -= len(piece)
+    return out
+
+
+def item_generators(seed: int, position: int, count: int) -> list[torch.Generator]:
+    """One CPU generator per item of the stream, from (seed, position)."""
+    words = [
+        np.random.SeedSequence([seed, p]).generate_state(1)[0] for p in range(position, position + count)
+    ]
+    return [torch.Generator().manual_seed(int(word)) for word in words]
+
+
+def share(batch_size: int, rank: int, world: int) -> tuple[int, int]:
+    """Process ``rank``'s part of a batch: offset and number of items. Parts differ by one item at most.
+
+    Raises:
+        InputError: there are more processes than items.
+    """
+    if batch_size < world:
+        raise InputError(
+            f"a batch of {batch_size} cannot be shared by {world} processes: raise batch_size or start fewer"
+        )
+    first, last = (batch_size * r // world for r in (rank, rank + 1))
+    return first, last - first

@@ -1,0 +1,253 @@
+"""The loop itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from latentclap.errors import InputError
+from latentclap.train.config import TrainConfig, TrainingError, learning_rate
+from latentclap.train.data import Batches, item_generators, sample_order, share
+from latentclap.train.ema import EMA
+from latentclap.train.records import (
+    append_stats,
+    load_checkpoint,
+    read_stats,
+    rewrite_stats,
+    save_checkpoint,
+)
+from latentclap.train.task import Task, TrainResult, for_processes, processes
+
+
+def train(
+    task: Task,
+    data: Batches,
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    progress: bool = True,
+    description: str = "training",
+    use_ema: bool = True,
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> TrainResult:
+    """Train a task; go on where a checkpoint in ``folder`` ends.
+
+    Started by ``accelerate launch``, the processes share each batch: the result does not depend on their number
+    but for the order in which floats are added. (Dropout inside a network draws once per share of the batch: there
+    the number of processes changes the draw.) Only the main process writes. A run may go on with another number.
+
+    Args:
+        task: what to train; its modules hold the result afterwards (the averaged weights where EMA is on).
+        data: the training data, all of it in every process.
+        config: see :class:`TrainConfig`.
+        folder: run folder, for checkpoint.pt, stats.jsonl and TensorBoard events; all machines must see it.
+        progress: show a progress bar.
+        description: the bar's label.
+        use_ema: leave the averaged weights in the task's modules at the end.
+        on_checkpoint: called with the step after each checkpoint, in the main process.
+
+    Raises:
+        InputError: no data, the folder's checkpoint is of another configuration, or the task or batch cannot be
+            shared by this number of processes.
+        TrainingError: a loss or gradient that is not finite, in every process.
+    """
+    if not len(data):
+        raise InputError(f"{description}: there is no training data")
+    return _Loop(task, data, config, Path(folder), progress, description).run(use_ema, on_checkpoint)
+
+
+class _Loop:
+    """State of one call of :func:`train`."""
+
+    def __init__(
+        self, task: Task, data: Batches, config: TrainConfig, folder: Path, progress: bool, description: str
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.config, self.data, self.folder, self.description = config, data, folder, description
+        processes()
+        self.accelerator = Accelerator(mixed_precision=_precision(config.precision))
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.share = share(config.batch_size, self.rank, self.world)
+        if self.world > 1:
+            task = for_processes(task, self.accelerator.device)
+        self.modules = task.trained()
+        parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+        )
+        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        self.parameters = parameters
+        self.ema = EMA(self.modules, config.ema_decay) if config.ema_decay else None
+        self.main = self.accelerator.is_main_process
+        self.bar = tqdm(
+            total=config.steps, desc=description, disable=not (progress and self.main), leave=False
+        )
+        self.history: list[dict[str, float]] = []
+        self.step, self.seconds = 0, 0.0
+        self._resume()
+
+    # ------------------------------------------------------------------------------ the loop itself
+
+    def run(self, use_ema: bool, on_checkpoint: Callable[[int], None] | None) -> TrainResult:
+        config = self.config
+        started = saved = time.monotonic()
+        earlier = self.seconds
+        done_at_start = self.step
+        writer = self._tensorboard()
+        self.task.train()
+        while self.step < config.steps:
+            lr = learning_rate(config, self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            terms, norm = self._optimise()
+            self.step += 1
+            self.bar.update()
+            now = time.monotonic()
+            self.seconds = earlier + now - started
+            last = self.step == config.steps
+            if self.step % config.log_every == 0 or last or self.step == 1:
+                self._log({**terms, "lr": lr, "grad_norm": norm}, writer)
+            out_of_time = bool(config.minutes) and self._main_says(now - started > 60 * config.minutes)
+            # each process has its own clock: only the main one's decides, and only it saves
+            if self.main and (now - saved > config.checkpoint_seconds or last or out_of_time):
+                self._save()
+                saved = time.monotonic()
+                if on_checkpoint:
+                    on_checkpoint(self.step)
+            if out_of_time:
+                break
+        self.bar.close()
+        if writer:
+            writer.close()
+        if self.main and config.steps == 0 and done_at_start == 0:
+            self._save()
+        self.accelerator.wait_for_everyone()  # nobody goes on before the checkpoint is there
+        if self.ema and use_ema:
+            self.ema.copy_to(self.modules)
+        self.accelerator.unwrap_model(self.task).eval()
+        return TrainResult(self.step, self.step >= config.steps, self.seconds, self.history, self.folder)
+
+    def _optimise(self) -> tuple[dict[str, float], float]:
+        """One optimiser step: grad_accum forward and backward passes on this process's share of the batch."""
+        config, acc = self.config, self.accelerator
+        offset, count = self.share
+        first = self.step * config.batch_size * config.grad_accum + offset
+        # the mean over processes counts each alike: a share that is larger by an item has to weigh more
+        weight = count * self.world / config.batch_size
+        sums: dict[str, float] = {}
+        for k in range(config.grad_accum):
+            start = first + k * config.batch_size
+            indices = sample_order(start, count, len(self.data), config.seed)
+            batch = {name: value.to(acc.device) for name, value in self.data.batch(indices).items()}
+            # dropout draws from the global generator: make it a function of the position too
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
+            rngs = item_generators(config.seed, start, count)
+            sync = k == config.grad_accum - 1
+            with nullcontext() if sync else acc.no_sync(self.task), acc.autocast():
+                terms = self.task(batch, rngs)
+            values = self._over_processes(terms, weight)
+            self._check(values["loss"], "loss")
+            acc.backward(terms["loss"] * weight / config.grad_accum)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / config.grad_accum
+        norm = float(acc.clip_grad_norm_(self.parameters, config.grad_clip or math.inf))
+        self._check(norm, "gradient norm")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.modules)
+        return sums, norm
+
+    def _over_processes(self, terms: dict[str, Tensor], weight: float) -> dict[str, float]:
+        """Each term's mean over the whole batch, the same in every process: so all of them see a NaN."""
+        if self.world == 1:
+            return {name: float(value.detach()) for name, value in terms.items()}
+        values = torch.stack([value.detach().float() for value in terms.values()]) * weight
+        return dict(zip(terms, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+
+    def _main_says(self, flag: bool) -> bool:
+        """The main process's answer, in every process."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(float(self.main and flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum").item())
+
+    def _check(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.description}: the {what} is not finite at step {self.step} (lr {self.config.lr:g});"
+                f" the checkpoint in {self.folder} is from before that. Lower lr or lambda, or clip gradients."
+            )
+
+    # ------------------------------------------------------------------------------------- records
+
+    def _log(self, values: dict[str, float], writer: Any) -> None:
+        line = {"step": self.step, "seconds": round(self.seconds, 3), **values}
+        self.history.append(line)
+        self.bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+        if self.main:
+            append_stats(self.folder, line)
+        if writer:
+            for name, value in values.items():
+                writer.add_scalar(name, value, self.step)
+
+    def _tensorboard(self) -> Any:
+        if not (self.config.tensorboard and self.main):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step)
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state() if self.ema else None,
+        }
+        save_checkpoint(self.folder, state)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.folder, self.config)
+        if state is not None:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.ema:
+                self.ema.load(state["ema"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.history = read_stats(self.folder, self.step)
+            self.bar.update(self.step)
+        self._check_same_start()
+        if state is not None and self.main and self.history:
+            rewrite_stats(self.folder, self.history)
+
+    def _check_same_start(self) -> None:
+        """Every process must have read the same checkpoint, or none."""
+        if self.world == 1:
+            return
+        steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"the processes do not see the same checkpoint (steps {steps}): {self.folder} must be on a file"
+                " system that all machines share"
+            )
+
+
+def _precision(name: str) -> str:
+    if name != "auto":
+        return name
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -1,0 +1,92 @@
+"""What the loop trains, and what it gives back."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from latentclap.errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+class Task(nn.Module):
+    """A part to train: the modules in :attr:`trained`, and a forward pass to named losses.
+
+    Subclasses implement :meth:`forward`. Frozen modules belong into a list or closure, not into an attribute, so
+    that they are neither saved nor switched to training mode.
+
+    Attributes:
+        divisible: whether "loss" is a mean over the items of a batch, so that several processes may share one.
+            A contrastive loss is not: it compares the items with one another.
+    """
+
+    divisible: ClassVar[bool] = True
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Name -> module that is trained, saved and averaged. By default all children."""
+        return dict(self.named_children())
+
+    def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Return named scalars: "loss" is what is minimised, the others are reported.
+
+        Args:
+            batch: tensors (B, ...).
+            rngs: one CPU generator per item, for noise, steps, crops and dropped conditions.
+        """
+        raise NotImplementedError
+
+
+def processes() -> PartialState:
+    """The processes that a launcher (accelerate launch, torchrun) started together; alone without one.
+
+    accelerate takes processes without a GPU for separate runs unless it is told: all of them would then write.
+    """
+    from accelerate import PartialState
+
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    return PartialState(cpu=launched > 1 and not torch.cuda.is_available())
+
+
+def for_processes(task: Task, device: torch.device) -> Task:
+    """The task as several processes may share it: batch statistics are taken over all of them (on GPUs).
+
+    Raises:
+        InputError: the task's result would depend on the number of processes.
+    """
+    name = type(task).__name__
+    if not task.divisible:
+        raise InputError(f"{name} compares the items of a batch with one another: train it in one process")
+    if any(isinstance(module, _BatchNorm) for module in task.modules()):
+        if device.type != "cuda":
+            raise InputError(
+                f"{name} has batch normalisation, which several processes share on GPUs only: train it in one process"
+            )
+        return nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    return task
+
+
+@dataclass
+class TrainResult:
+    """What a run of the loop left.
+
+    Attributes:
+        step: optimiser steps done in all.
+        finished: whether the last step was reached (False where the time budget ended it).
+        seconds: training time in all calls.
+        history: the lines of stats.jsonl.
+        folder: the run's folder.
+    """
+
+    step: int
+    finished: bool
+    seconds: float
+    history: list[dict[str, float]]
+    folder: Path
