@@ -22,7 +22,7 @@ from latentclap.convert import Checkpoint, convert_audioldm, convert_clap, read_
 from latentclap.convert.vae import fold_weight_norm
 from latentclap.errors import InputError
 from latentclap.models import random_system, train_tokenizer
-from latentclap.storage import weight_files
+from latentclap.storage import checkpoint_files
 
 run = CliRunner().invoke
 
@@ -274,7 +274,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 def test_what_is_no_checkpoint(tmp_path):
-    for look in (read_checkpoint, weight_files, FoleySystem.from_pretrained):
+    for look in (read_checkpoint, checkpoint_files, FoleySystem.from_pretrained):
         with pytest.raises(InputError, match=r"absent.ckpt: no such checkpoint"):
             look(tmp_path / "absent.ckpt")
     path = tmp_path / "text.ckpt"
@@ -320,8 +320,8 @@ def test_info_and_convert(folder, ckpt, tmp_path):
     )
     assert result.exception is None, result.exception
     assert json.loads((out / "load_report.json").read_text())["unet_weights"] == "ema"
-    assert weight_files(ckpt) == [ckpt]
-    assert weight_files(out) == sorted(out.rglob("*.safetensors"))
+    assert checkpoint_files(ckpt) == [ckpt]
+    assert checkpoint_files(out) == sorted(out.rglob("*.safetensors"))
     system = FoleySystem.from_pretrained(out)
     direct = FoleySystem.from_pretrained(ckpt)  # with the tokenizer beside it
     assert (system.frames, direct.frames) == (64, 1024)

@@ -105,9 +105,9 @@ class Lab:
     def checkpoint_id(self) -> str:
         """A hash of the pretrained weights and of the code, so that results of others are never taken for theirs."""
         model = self.profile.model
-        weights = storage.weight_files(model.system)
+        weights = storage.checkpoint_files(model.system)
         # the judge's embeddings are in the cache too
-        weights += storage.weight_files(model.judge) if model.judge else []
+        weights += storage.checkpoint_files(model.judge) if model.judge else []
         weights = sorted([*weights, *latent_clap_folder(model.latent_clap).rglob("*.safetensors")])
         return config_hash([code_hash(), *[file_sha256(p) for p in weights]])
 

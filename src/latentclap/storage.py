@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
 
-def weight_files(name_or_path: str | Path) -> list[Path]:
+def checkpoint_files(name_or_path: str | Path) -> list[Path]:
     """The files that hold a checkpoint's weights: an original file itself, or a folder's safetensors.
 
     Raises:
