@@ -1,6 +1,6 @@
 """Give every public command bad input and write down what it says.
 
-    python data_scripts/bad_input.py run                    # all cases: the record that the book shows
+    python data_scripts/bad_input.py run                    # all cases, to the record that the book shows
     python data_scripts/bad_input.py run --only generate    # those whose group or name has the word
 
 The cases are in src/latentclap/badinput/cases.toml. A case is as it should be when the command ends with a status
@@ -15,7 +15,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from latentclap.badinput import Case, Outcome, Shelf, read_cases, run_case
 from latentclap.book.badinput import tables
 from latentclap.errors import InputError, run_app
-from latentclap.files import write_json, write_text
+from latentclap.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "runs" / "bad_input.json"
@@ -43,30 +43,33 @@ def list_cases(only: Only = "") -> None:
 def run(
     only: Only = "",
     out: Annotated[
-        Path | None, typer.Option(help="record to write [default, with all cases: the book's]")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="also write the record as tables")] = None,
+        Path, typer.Option(help="record to write; its rows of other cases stay", show_default="the book's")
+    ] = RECORD,
+    markdown: Annotated[Path | None, typer.Option(help="also write the whole record as tables")] = None,
     jobs: Annotated[int, typer.Option(help="commands at a time", min=1)] = 1,
 ) -> None:
-    """Run the cases, write the record, and print those that are not as they should be."""
-    cases = chosen(only)
-    outcomes = run_all(cases, jobs)
-    rows = [asdict(outcome) for outcome in outcomes]
-    target = out or (None if only else RECORD)
-    if target:
-        write_json(target, rows)
+    """Run the cases, put them into the record, and print those that are not as they should be."""
+    outcomes = run_all(chosen(only), jobs)
+    rows = merged(read_json(out) if out.is_file() else [], outcomes)
+    write_json(out, rows)
     if markdown:
         write_text(markdown, tables(rows))
     failed = [outcome for outcome in outcomes if outcome.faults]
     for outcome in failed:
-        typer.echo(
-            f"{outcome.group}: {outcome.name}: {', '.join(outcome.faults)}\n  {outcome.command}\n  {outcome.says}"
-        )
+        typer.echo(f"{outcome.group}: {outcome.name}: {', '.join(outcome.faults)}")
+        typer.echo(f"  {outcome.command}\n  {outcome.says}")
     if failed:
         raise InputError(
             f"{len(failed)} of {len(outcomes)} cases are not as they should be; they are listed above"
         )
-    typer.echo(f"{len(outcomes)} cases, all as they should be")
+    typer.echo(f"{len(outcomes)} cases, all as they should be; {out} has {len(rows)} of {len(read_cases())}")
+
+
+def merged(old: list[dict[str, Any]], new: list[Outcome]) -> list[dict[str, Any]]:
+    """Rows of a record with new ones in their place, in the order of the cases; rows of other cases are dropped."""
+    rows = {(row["group"], row["name"], row["command"]): row for row in [*old, *map(asdict, new)]}
+    keys = ((case.group, case.name, case.shown) for case in read_cases())
+    return [rows[key] for key in keys if key in rows]
 
 
 def run_all(cases: list[Case], jobs: int) -> list[Outcome]:

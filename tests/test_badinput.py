@@ -169,13 +169,29 @@ def test_the_page(tmp_path):
         bad_input_page(tmp_path / "absent.json")
 
 
-def test_the_script_chooses_by_word():
-    path = ROOT / "data_scripts" / "bad_input.py"
-    spec = importlib.util.spec_from_file_location("bad_input", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("bad_input", ROOT / "data_scripts" / "bad_input.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_chooses_by_word(script):
     assert {case.group for case in script.chosen("environment.py")} == {"data_scripts/environment.py"}
     assert script.chosen("") == read_cases()
     with pytest.raises(InputError, match="no such case"):
         script.chosen("xyzzy")
     assert script.RECORD == RECORD
+
+
+def test_a_record_is_made_in_pieces(script, cases):
+    first, second = cases[0], cases[1]
+
+    def row(case, status):
+        return outcome(group=case.group, name=case.name, command=case.shown, status=status)
+
+    old = [vars(row(second, 1)), vars(outcome(name="a case of the past"))]
+    rows = script.merged(old, [row(first, 2)])
+    assert [(r["name"], r["status"]) for r in rows] == [(first.name, 2), (second.name, 1)]
+    assert script.merged(rows, [row(second, 3)])[1]["status"] == 3
