@@ -104,7 +104,8 @@ def write_clips(
     total = sum(len(paths) for paths in files.values())
     begun = False
     watched = not quiet and sys.stderr.isatty()
-    with tqdm(total=total, unit="clip", disable=True if quiet else None) as bar:
+    bar = tqdm(total=total, unit="clip", disable=True if quiet else None)
+    with bar, contextlib.ExitStack() as undo:
         for name, text in names.items():
             bar.set_description(name)
             for first in range(0, len(files[name]), batch_size):
@@ -126,11 +127,20 @@ def write_clips(
                     )
                 if not (kept or begun):
                     write_json(paths[0].parents[1] / PLAN, plan)
+                    undo.callback(_forget, paths[0].parents[1])
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     write_wave(path, wave, system.sampling_rate)
+                    undo.pop_all()  # from here on there is something to go on from
                     bar.update()
     return files
+
+
+def _forget(out: Path) -> None:
+    """Take back the plan of a run that failed at its first clip, and the folder if it is empty."""
+    (out / PLAN).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        out.rmdir()
 
 
 def write_record(

@@ -17,13 +17,14 @@ NOT_WEIGHTS = re.compile(
 SCALE_FACTOR = 0.8371
 
 
-def _random(name, shape):
-    return np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+def _stream(name):
+    return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 def weight(name, shape):
     """The weight of this name and shape, float32."""
-    x = _random(name, shape)
+    # uniform with variance 1: several times faster than normal numbers, and there are 300 million in the tests
+    x = ((_stream(name).random_sample(shape) - 0.5) * np.sqrt(12)).astype(np.float32)
     leaf = name.rpartition(".")[2]
     # model_ema.* names have lost their dots
     if leaf == "running_mean" or leaf.endswith("bias"):
@@ -48,7 +49,7 @@ def weights(shapes):
 
 def signal(name, *shape):
     """A standard normal array for a named input."""
-    return _random(f"signal {name}", shape)
+    return _stream(f"signal {name}").standard_normal(shape).astype(np.float32)
 
 
 def unit(name, n, d=512):

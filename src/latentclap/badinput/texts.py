@@ -48,6 +48,24 @@ for _key, _text in {
     _file(_key, "profile.toml", _text)
 _file("latin_toml", "profile.toml", 'about = "\u00e9"\n'.encode("latin-1"))
 
+# --- configurations of a training -----------------------------------------------------------------------------
+
+
+def _train(profile: str = "quick", cache: str = "cache", more: str = "") -> str:
+    lines = [f'{key} = "{value}"' for key, value in (("profile", profile), ("cache", cache)) if value]
+    return "\n".join([*lines, 'folder = "run"', more]) + "\n"
+
+
+for _key, _text in {
+    "train_no_cache": _train(cache=""),
+    "train_unknown_key": _train(more="epochs = 3"),
+    "train_unknown_part": _train(more='part = "judge"'),
+    "train_wrong_type": _train(more='[finetune]\nlam = "much"'),
+    "train_unknown_profile": _train(profile="nope"),
+    "train_absent_cache": _train(),
+}.items():
+    _file(_key, "train.toml", _text)
+
 # --- ratings ------------------------------------------------------------------------------------------------
 
 
