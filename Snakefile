@@ -55,6 +55,8 @@ rule book:
         card="src/latentclap/weights/mini/model_card.json",
         fidelity="tests/fidelity/results.json",
         mistakes="book/runs/bad_input.json",
+        rates="book/runs/rates.json",
+        cache="book/runs/cache_rate.json",
         prose=PROSE,
     output:
         "book/_build/html/index.html",
@@ -74,6 +76,8 @@ rule book:
         "{BIN}/python -m latentclap.book modelcard {input.card} && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
+        "{BIN}/python -m latentclap.book cost {input.rates} && "
+        "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
 

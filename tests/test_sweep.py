@@ -71,20 +71,20 @@ def wait_for(what, process, seconds=300):
 @pytest.mark.slow
 def test_a_killed_job_of_two(workplace, tiny_profile):
     """Two points train side by side; one is killed (-9); the other finishes; the same command makes the rest."""
-    profile = workplace / "sweep.toml"
+    profile = workplace / "points.toml"
     text = Path(tiny_profile).read_text()
     text = text.replace("[finetune]\n", "[finetune]\ncheckpoint_seconds = 0.2\n")
-    text = text.replace("lams = [0, 1000]\nepochs = 1", "lams = [0]\nepochs = 60").replace(
+    text = text.replace("lams = [0, 1000]\nepochs = 1", "lams = [0]\nepochs = 40").replace(
         "seeds = [0, 1]", "seeds = [0]"
     )
     profile.write_text(text)
     command = ("--profile", PROFILES / "local", "--config", f"profile={profile}")
-    results = workplace / "runs" / "sweep" / "sweep"
+    results = workplace / "runs" / "points" / "sweep" / "points"
     process = snakemake(workplace, *command)
 
     def checkpoints():
         """tuning -> run folder, of the runs that have a checkpoint."""
-        folders = [p.parent for p in workplace.glob("runs/sweep/finetune/*/checkpoint.pt")]
+        folders = [p.parent for p in workplace.glob("runs/points/finetune/*/checkpoint.pt")]
         return {read_json(f / "config.json")["tuning"]: f for f in folders}
 
     folder = wait_for(lambda: checkpoints().get(True), process)

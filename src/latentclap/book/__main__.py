@@ -78,5 +78,27 @@ def badinput(
     typer.echo(str(bad_input_page(record, out)))
 
 
+@app.command()
+def cost(
+    rates: Annotated[Path, typer.Argument(help="Measured rates and published throughputs (JSON).")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/cost.md"),
+) -> None:
+    """Write the tables of the page on GPU-hours."""
+    from latentclap.book.scale import cost_tables
+
+    typer.echo(str(cost_tables(rates, out)))
+
+
+@app.command()
+def cache(
+    record: Annotated[Path, typer.Argument(help="JSON that data_scripts/benchmarks/cache_rate.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/cache_rate.md"),
+) -> None:
+    """Write the table of where the time of the latent cache goes."""
+    from latentclap.book.scale import cache_table
+
+    typer.echo(str(cache_table(record, out)))
+
+
 if __name__ == "__main__":
     sys.exit(run_app(app))

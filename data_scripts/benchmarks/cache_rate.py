@@ -1,0 +1,198 @@
+"""Measure the latent cache: clips per second, where the time goes, and what WavCaps would take.
+
+Run by hand, on the machine and with the system that one wants to know about:
+
+    python data_scripts/benchmarks/cache_rate.py --system mini --clips 64
+    python data_scripts/benchmarks/cache_rate.py --system checkpoints/audioldm-m-full --device cuda --batch-size 32
+
+Each stage is timed in one process, on a CPU by processor time, which other work on the machine does not change much;
+then the whole loop by the clock, with some numbers of decoding workers. Sounds are procedural, as FLAC at 32 kHz, like
+WavCaps'. The result is a JSON file that the book's page on data at scale shows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from safetensors.torch import save_file
+
+from latentclap.audio import clap_features, to_model_rate, write_wave
+from latentclap.cache import ShardedCache, cache_parts, find_parts, list_clips
+from latentclap.cache.front import decode_head
+from latentclap.cache.listing import Item
+from latentclap.cache.pack import pack
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError, run_app
+from latentclap.files import write_json
+from latentclap.foley import synthesize
+from latentclap.runs import commit, device_name, versions
+from latentclap.system import FoleySystem
+
+#: clips of WavCaps (Mei et al., arXiv:2303.17395): FreeSound, BBC, SoundBible and AudioSet SL together
+WAVCAPS = 403_050
+RATE = 32_000
+
+app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Clock:
+    """Seconds per stage: of the clock on a GPU, of the processor without one."""
+
+    def __init__(self, device: str) -> None:
+        self.seconds: dict[str, float] = {}
+        gpu = "cuda" in device
+        self.wait: Callable[[], None] = torch.cuda.synchronize if gpu else (lambda: None)
+        self.now: Callable[[], float] = time.perf_counter if gpu else time.process_time
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        self.wait()
+        started = self.now()
+        yield
+        self.wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
+
+
+def make_clips(folder: Path, clips: int, seconds: float) -> list[Item]:
+    """Procedural sounds with captions, as FLAC at 32 kHz."""
+    for i in range(clips):
+        clip = synthesize(CLASSES[i % len(CLASSES)], i, seconds=seconds, sr=RATE)
+        write_wave(folder / f"{i:05d}.flac", clip.wave, RATE)
+        (folder / f"{i:05d}.txt").write_text(clip.caption, encoding="utf-8")
+    return list_clips(folder)[1]
+
+
+@torch.no_grad()
+def time_stages(system: FoleySystem, items: list[Item], batch_size: int, folder: Path) -> dict[str, float]:
+    """Seconds per clip of every stage, one after the other in this process."""
+    clock = Clock(str(system.device))
+    for turn, chunk in enumerate([items[:batch_size], *_chunks(items, batch_size)]):
+        if turn == 1:
+            clock.seconds.clear()  # the first batch warmed up
+        with clock.stage("read and decode"):
+            sounds = [decode_head(item, system.seconds) for item in chunk]
+        with clock.stage("resample to 16 kHz"):
+            waves = np.stack([to_model_rate(wave, sr, system.seconds) for wave, sr in sounds])
+        with clock.stage("CLAP features"):
+            features = torch.cat([clap_features(system.feature_extractor, w[None], 16_000) for w in waves])
+        with clock.stage("log-mel"):
+            mel = system.log_mel(waves)
+        with clock.stage("VAE encoder"):
+            posterior = system.vae.encode(mel).latent_dist
+            tensors = {"mean": posterior.mean.half(), "logvar": posterior.logvar.half()}
+        with clock.stage("CLAP audio branch"):
+            tensors["E_audio"] = system.embed_features(features)
+        with clock.stage("CLAP text branch"):
+            tensors["E_text"] = system.encode_text([item.caption for item in chunk], padding="longest")
+        with clock.stage("write"):
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / f"{turn}.safetensors")
+    return {name: seconds / len(items) for name, seconds in clock.seconds.items()}
+
+
+def _chunks(items: list[Item], size: int) -> list[list[Item]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def time_loop(system: FoleySystem, tars: Path, batch_size: int, workers: int) -> float:
+    """Clips per second of the whole loop, its workers' start included."""
+    with tempfile.TemporaryDirectory() as out:
+        started = time.perf_counter()
+        made = cache_parts(
+            system, find_parts(tars), out, batch_size=batch_size, workers=workers, progress=False
+        )
+        return made.clips / (time.perf_counter() - started)
+
+
+def time_reading(folder: Path, batch: int, batches: int = 20) -> float:
+    """Clips per second that the training loop can draw at random from a cache."""
+    data, rng = ShardedCache(folder), np.random.default_rng(0)
+    started = time.perf_counter()
+    for _ in range(batches):
+        data.batch(rng.integers(len(data), size=batch).tolist())
+    return batch * batches / (time.perf_counter() - started)
+
+
+@app.command(help=__doc__)
+def main(
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("book/runs/cache_rate.json"),
+    system: Annotated[str, typer.Option(help="'mini', a folder, or a hub name.")] = "mini",
+    judge: Annotated[str, typer.Option(help="CLAP that gives E_audio, where the system has none.")] = "",
+    clips: Annotated[int, typer.Option(help="Clips to encode.")] = 64,
+    seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(help="Clips per forward pass.")] = 8,
+    workers: Annotated[str, typer.Option(help="Numbers of decoding workers to try.")] = "0,1,2",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda"
+    if torch.cuda.is_available()
+    else "cpu",
+) -> None:
+    """Measure and write."""
+    if device == "cpu":
+        torch.set_num_threads(1)  # a core is the device
+    if clips < batch_size or batch_size < 1:
+        raise InputError(f"--clips {clips}, --batch-size {batch_size}: at least one batch is needed")
+    counts = [int(n) for n in workers.split(",") if n.strip().isdigit()]
+    if not counts:
+        raise InputError(f"--workers {workers}: numbers with commas between them, for example 0,1,2")
+    loaded = FoleySystem.from_pretrained(system, judge=judge or None, device=device)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("clips", "tars", "stages", "cache"):
+            (folder / part).mkdir()
+        items = make_clips(folder / "clips", clips, seconds)
+        pack(items, folder / "tars", per_shard=max(1, clips // 4))
+        stages = time_stages(loaded, items, batch_size, folder / "stages")
+        loop = [
+            {"workers": n, "clips_per_second": time_loop(loaded, folder / "tars", batch_size, n)}
+            for n in counts
+        ]
+        cache_parts(
+            loaded, find_parts(folder / "tars"), folder / "cache", batch_size=batch_size, progress=False
+        )
+        reading = time_reading(folder / "cache", batch=64)
+    if device == "cpu":
+        basis, best = "one core, by processor time", 1 / sum(stages.values())
+    else:
+        basis, best = "the whole loop", max(r["clips_per_second"] for r in loop)
+    result: dict[str, Any] = {
+        "system": system,
+        "clips": clips,
+        "seconds": seconds,
+        "clip_seconds": loaded.seconds,
+        "rate": RATE,
+        "format": "FLAC",
+        "batch_size": batch_size,
+        "stages": stages,
+        "loop": loop,
+        "reading_clips_per_second": reading,
+        "projection_clips": WAVCAPS,
+        "projection_basis": basis,
+        "projection_rate": best,
+        "projection": [{"devices": n, "hours": WAVCAPS / best / n / 3600} for n in (1, 8)],
+        "machine": {"device": device_name(), "cores": os.cpu_count(), "load": load},
+        "versions": versions(),
+        "commit": commit(),
+    }
+    write_json(out, result)
+    for stage, each in stages.items():
+        print(f"{stage:<20}{1000 * each:>9.1f} ms a clip")
+    for row in loop:
+        print(f"{row['workers']} workers: {row['clips_per_second']:.2f} clips a second")
+    print(f"reading at random: {reading:.0f} clips a second")
+    for row in result["projection"]:
+        print(f"{WAVCAPS} clips on {row['devices']} such devices ({basis}): {row['hours']:.1f} hours")
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(app))

@@ -1,0 +1,158 @@
+"""Tables of the pages on cost and on data at scale, from the files that measurements left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentclap.cost import Hours, Work, figure_3, hours, table_1
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_text
+from latentclap.profiles import Profile, load_profile
+
+
+def cost_tables(
+    rates: str | Path, out: str | Path = "book/generated/cost.md", *, profile: str = "paper"
+) -> Path:
+    """Write the cost page's tables: the rates, what there is to do, and its GPU-hours.
+
+    Args:
+        rates: JSON with measured rates and published throughputs (book/runs/rates.json).
+        out: the Markdown file to write.
+        profile: whose numbers of epochs, clips, seeds and steps are counted.
+
+    Raises:
+        InputError: there is no such file, or it is not of that kind.
+    """
+    told, chosen = _read(rates, ("device", "rates", "published", "dev_clips", "steps")), load_profile(profile)
+    clips = told["dev_clips"]
+    work = {"Table I": table_1(chosen, clips), "Fig. 3": figure_3(chosen, clips)}
+    parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen), _published(told)]
+    write_text(out, "\n\n".join(parts) + "\n")
+    return Path(out)
+
+
+def _rates(told: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            name,
+            rate["how"],
+            f"{rate['train_clips_per_second']:g}",
+            f"{rate['generate_100_clips_seconds']:g}",
+        )
+        for name, rate in told["rates"].items()
+    ]
+    head = ("name", "how", "training, clips per second", f"100 clips, {told['steps']} steps, seconds")
+    return f"### Rates measured on one {told['device']}, torch {told['torch']}\n\n{table(head, rows)}"
+
+
+def _work(work: Mapping[str, Work], profile: Profile, clips: int) -> str:
+    rows = [(name, f"{w.trained:,}", f"{w.generated:,}", f"{w.filtered:,}") for name, w in work.items()]
+    sweep = profile.sweep
+    text = (
+        f"Profile `{profile.name}`, {clips:,} development clips. Table I: four systems, {profile.finetune.epochs}"
+        f" epochs, one seed. Fig. 3: {len({0.0, *sweep.lams})} values of λ, with and without tuning layer,"
+        f" {sweep.epochs} epochs, {len(sweep.seeds)} seeds. Sampling: {profile.generate.steps} steps."
+    )
+    head = ("experiment", "clips × epochs trained", "clips generated", "clips for the post-filter, at least")
+    return f"### What there is to do\n\n{text}\n\n{table(head, rows)}"
+
+
+def _hours(told: Mapping[str, Any], work: Mapping[str, Work], profile: Profile) -> str:
+    columns: dict[str, dict[str, Hours]] = {}
+    here = told["published"][told["device"]]["tflops"]
+    for name, rate in told["rates"].items():
+        known = {
+            experiment: hours(w, rate, measured_steps=told["steps"], steps=profile.generate.steps)
+            for experiment, w in work.items()
+        }
+        columns[f"{told['device']}, {name}"] = known
+        # without tensor cores in use, their published throughput says nothing
+        for device, card in told["published"].items() if rate["half_precision"] else ():
+            if device != told["device"]:
+                columns[f"{device}, {name}, estimate"] = {
+                    k: v.scaled(here / card["tflops"]) for k, v in known.items()
+                }
+    rows = [
+        (f"{experiment}: {label}", *(_number(getattr(c[experiment], part)) for c in columns.values()))
+        for experiment in work
+        for part, label in (
+            ("training", "fine-tuning"),
+            ("generation", "generation"),
+            ("post_filter", "post-filter, at least"),
+            ("total", "**all**"),
+        )
+        if part == "total" or getattr(next(iter(columns.values()))[experiment], part)
+    ]
+    return f"### GPU-hours\n\n{table(('part', *columns), rows)}"
+
+
+def _published(told: Mapping[str, Any]) -> str:
+    rows = [
+        (name, card["what"], f"{card['tflops']:g} {{cite}}`{card['cite']}`")
+        for name, card in told["published"].items()
+    ]
+    return f"### Published throughput\n\n{table(('device', 'which figure', 'TFLOP/s'), rows)}"
+
+
+def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate.md") -> Path:
+    """Write the table of where the time of the latent cache goes.
+
+    Args:
+        record: JSON of data_scripts/benchmarks/cache_rate.py.
+        out: the Markdown file to write.
+
+    Raises:
+        InputError: there is no such file, or it is not of that kind.
+    """
+    told = _read(record, ("stages", "loop", "projection", "reading_clips_per_second", "machine", "versions"))
+    each = sum(told["stages"].values())
+    stages = [(name, f"{1000 * s:.1f}", f"{s / each:.0%}") for name, s in told["stages"].items()]
+    loop = [(str(r["workers"]), f"{r['clips_per_second']:.2f}") for r in told["loop"]]
+    basis, rate = told["projection_basis"], told["projection_rate"]
+    projected = [(f"{p['devices']}", f"{p['hours']:,.1f}") for p in told["projection"]]
+    machine = told["machine"]
+    where = f"{machine['device']}, {machine['cores']} cores"
+    if machine["load"] > 1:
+        where += f", shared: load {machine['load']:.1f} when it began, which slows what is timed by the clock"
+    lines = [
+        f"Measured on {told['clips']} clips of {told['seconds']:g} s at {told['rate']} Hz ({told['format']}), system"
+        f" `{told['system']}` (clips of {told['clip_seconds']:.2f} s), batches of {told['batch_size']}; {where}; torch {told['versions']['torch']},"
+        f" commit {told['commit']}.",
+        table(
+            ("stage, in one process", "ms per clip", "share"), [*stages, ("sum", f"{1000 * each:.1f}", "")]
+        ),
+        table(("decoding workers beside the encoding process", "clips per second"), loop),
+        f"Training draws {told['reading_clips_per_second']:,.0f} clips a second at random from such a cache.",
+        f"For {told['projection_clips']:,} clips at {rate:.2f} clips a second and device ({basis}):",
+        table(("devices", "hours"), projected),
+    ]
+    write_text(out, "\n\n".join(lines) + "\n")
+    return Path(out)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right from the second column on where all of its cells are numbers."""
+    numeric = [all(_is_number(row[i]) for row in rows) if i else False for i in range(len(head))]
+    lines = [head, ["---:" if right else "---" for right in numeric], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").replace("%", "").strip().isdigit() or not text
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _read(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    told = read_json(path)
+    missing = [key for key in keys if not isinstance(told, dict) or key not in told]
+    if missing:
+        raise InputError(f"{path}: {', '.join(missing)} missing; it is another kind of file")
+    return told

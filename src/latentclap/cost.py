@@ -1,0 +1,100 @@
+"""GPU-hours of the paper's experiments at full scale, from measured rates.
+
+Training costs clips x epochs / rate, generation costs clips x steps in proportion to a measured time; each is
+multiplied by the number of systems or points and by the seeds. FAD, similarity scores and the latent cache are left
+out: the frozen parts run once per clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from latentclap.classes import CLASSES
+from latentclap.postfilter import load_preset
+from latentclap.profiles import Profile
+
+#: the fine-tuned systems of Table I, rows 2 to 5, each scored without and with the post-filter
+TABLE_1_SYSTEMS = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an experiment asks of a GPU.
+
+    Attributes:
+        trained: clips that pass through training, with repetition: clips x epochs x runs.
+        generated: clips generated.
+        filtered: clips generated for the post-filter, at the least: one try per clip kept.
+    """
+
+    trained: int
+    generated: int
+    filtered: int = 0
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Device-hours of :class:`Work`, part by part."""
+
+    training: float
+    generation: float
+    post_filter: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.training + self.generation + self.post_filter
+
+    def scaled(self, factor: float) -> Hours:
+        """The hours of a device that is ``1 / factor`` times as fast."""
+        return Hours(self.training * factor, self.generation * factor, self.post_filter * factor)
+
+
+def table_1(profile: Profile, clips: int, *, seeds: int = 1) -> Work:
+    """Table I: four systems fine-tuned, 100 clips per class of each, and as many again through the post-filter.
+
+    Args:
+        profile: gives epochs, clips per class, and the post-filter with its candidates per try.
+        clips: of the development set.
+        seeds: fine-tuning runs per system.
+    """
+    runs, section = TABLE_1_SYSTEMS * seeds, profile.evaluate
+    candidates = load_preset(section.postfilter, section.candidates).candidates
+    return Work(
+        trained=runs * profile.finetune.epochs * clips,
+        generated=runs * section.clips_per_class * len(CLASSES),
+        filtered=runs * section.clips_per_class * sum(candidates.values()),
+    )
+
+
+def figure_3(profile: Profile, clips: int) -> Work:
+    """Fig. 3: every λ (0 among them) with and without the tuning layer, for each of the profile's seeds.
+
+    Args:
+        profile: gives λ, epochs, seeds and clips per class.
+        clips: of the development set.
+    """
+    sweep = profile.sweep
+    points = 2 * len({0.0, *sweep.lams}) * len(sweep.seeds)
+    return Work(
+        trained=points * sweep.epochs * clips, generated=points * sweep.clips_per_class * len(CLASSES)
+    )
+
+
+def hours(work: Work, rate: Mapping[str, Any], *, measured_steps: int, steps: int) -> Hours:
+    """Hours of a device with measured rates.
+
+    Args:
+        work: see :func:`table_1` and :func:`figure_3`.
+        rate: train_clips_per_second, and generate_100_clips_seconds at ``measured_steps`` steps with guidance.
+        measured_steps: of that measurement.
+        steps: of the experiment; generation is in proportion.
+    """
+    each = rate["generate_100_clips_seconds"] / 100 * steps / measured_steps
+    return Hours(
+        work.trained / rate["train_clips_per_second"] / 3600,
+        work.generated * each / 3600,
+        work.filtered * each / 3600,
+    )

@@ -1,0 +1,86 @@
+"""GPU-hours from rates, and the tables that the book shows of them."""
+
+from pathlib import Path
+
+import pytest
+
+from latentclap.book.scale import cache_table, cost_tables, table
+from latentclap.cost import Work, figure_3, hours, table_1
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+from latentclap.profiles import load_profile
+
+ROOT = Path(__file__).parents[1]
+RATE = {"train_clips_per_second": 100.0, "generate_100_clips_seconds": 36.0}
+
+
+def test_what_table_1_and_fig_3_ask_for():
+    paper = load_profile("paper")
+    work = table_1(paper, 4850, seeds=2)
+    assert work.trained == 2 * 4 * 500 * 4850
+    assert work.generated == 2 * 4 * 700
+    # three candidates a try, ten for motor vehicles
+    assert work.filtered == 2 * 4 * 100 * (6 * 3 + 10)
+    sweep = paper.override(sweep__lams=(1000.0, 2000.0), sweep__seeds=(0, 1, 2))
+    assert figure_3(sweep, 4850) == Work(2 * 3 * 3 * 100 * 4850, 2 * 3 * 3 * 700)
+
+
+def test_hours():
+    spent = hours(Work(360_000, 1000, 500), RATE, measured_steps=200, steps=100)
+    assert spent.training == pytest.approx(1.0)
+    assert spent.generation == pytest.approx(1000 * 0.36 / 2 / 3600)
+    assert spent.post_filter == pytest.approx(spent.generation / 2)
+    assert spent.total == pytest.approx(1.0 + 1.5 * spent.generation)
+    assert spent.scaled(3).total == pytest.approx(3 * spent.total)
+
+
+def test_the_page_s_tables_follow_from_the_file(tmp_path):
+    told = read_json(ROOT / "book/runs/rates.json")
+    text = cost_tables(ROOT / "book/runs/rates.json", tmp_path / "cost.md").read_text()
+    fast = told["rates"]["bf16, compiled"]
+    trained = 4 * 500 * told["dev_clips"] / fast["train_clips_per_second"] / 3600
+    ratio = told["published"]["NVIDIA H100 80GB"]["tflops"] / told["published"]["GeForce RTX 3090"]["tflops"]
+    row = next(line for line in text.splitlines() if line.startswith("| Table I: fine-tuning"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[-2:] == [f"{trained:.1f}", f"{trained * ratio:.0f}"]
+    # single precision does not run on tensor cores: no estimate is made from their throughput
+    assert "GeForce RTX 3090, stock" not in text
+    told["rates"]["bf16, compiled"]["train_clips_per_second"] *= 2
+    write_json(tmp_path / "rates.json", told)
+    assert cost_tables(tmp_path / "rates.json", tmp_path / "again.md").read_text() != text
+
+
+def test_every_figure_s_source_is_in_the_bibliography():
+    entries = (ROOT / "book/references.bib").read_text()
+    for card in read_json(ROOT / "book/runs/rates.json")["published"].values():
+        assert f"{{{card['cite']}," in entries
+
+
+def test_the_cache_s_table(tmp_path):
+    record = ROOT / "book/runs/cache_rate.json"
+    told, text = read_json(record), cache_table(record, tmp_path / "cache.md").read_text()
+    for name, seconds in told["stages"].items():
+        assert f"| {name} | {1000 * seconds:.1f} |" in text
+    best = 1 / sum(told["stages"].values())  # a record of a CPU: one core, by processor time
+    assert told["projection_rate"] == pytest.approx(best)
+    one, eight = told["projection"]
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert one["hours"] == pytest.approx(403_050 / best / 3600)
+    assert eight["hours"] == pytest.approx(one["hours"] / 8)
+    assert f"{one['hours']:,.1f}" in text
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        cost_tables(tmp_path / "absent.json")
+    write_json(tmp_path / "other.json", {"rates": {}})
+    with pytest.raises(InputError, match="device, published, dev_clips, steps missing"):
+        cost_tables(tmp_path / "other.json", tmp_path / "x.md")
+    with pytest.raises(InputError, match="another kind of file"):
+        cache_table(tmp_path / "other.json", tmp_path / "x.md")
+    assert not (tmp_path / "x.md").exists()
+
+
+def test_columns_of_numbers_are_set_right():
+    assert table(("a", "b"), [("x", "1,000"), ("y", "")]).splitlines()[1] == "| --- | ---: |"
+    assert table(("a", "b"), [("x", "one")]).splitlines()[1] == "| --- | --- |"
