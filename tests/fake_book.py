@@ -33,6 +33,7 @@ from latentclap.book.badinput import bad_input_page
 from latentclap.book.collect import collect_notebook
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.pages import listening_page, model_card
+from latentclap.book.scale import cache_table, cost_tables
 from latentclap.classes import CLASSES
 from latentclap.files import write_json
 
@@ -182,6 +183,8 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     # these results are the real ones: no run of the notebooks makes them
     fidelity_tables(repo_root / "tests/fidelity/results.json", book / "generated/fidelity.md")
     bad_input_page(repo_root / "book/runs/bad_input.json", book / "generated/bad_input.md")
+    cost_tables(repo_root / "book/runs/rates.json", book / "generated/cost.md")
+    cache_table(repo_root / "book/runs/cache_rate.json", book / "generated/cache_rate.md")
 
 
 def build(book: Path) -> subprocess.CompletedProcess:
