@@ -118,8 +118,8 @@ def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate
         where += f", shared: load {machine['load']:.1f} when it began, which slows what is timed by the clock"
     lines = [
         f"Measured on {told['clips']} clips of {told['seconds']:g} s at {told['rate']} Hz ({told['format']}), system"
-        f" `{told['system']}` (clips of {told['clip_seconds']:.2f} s), batches of {told['batch_size']}; {where}; torch {told['versions']['torch']},"
-        f" commit {told['commit']}.",
+        f" `{told['system']}` (clips of {told['clip_seconds']:.2f} s), batches of {told['batch_size']}; {where};"
+        f" torch {told['versions']['torch']}, commit {told['commit']}.",
         table(
             ("stage, in one process", "ms per clip", "share"), [*stages, ("sum", f"{1000 * each:.1f}", "")]
         ),
