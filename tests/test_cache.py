@@ -1,12 +1,13 @@
 """The latent cache at scale: shards in, shards out, whatever is broken, killed, or split over processes."""
 
 import csv
+import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from latentclap.cache import ShardedCache, build_cache, cache_parts, find_parts, list_clips
 from latentclap.cache.front import Front, decode_head, stream
@@ -330,6 +332,13 @@ def test_random_access(tmp_path):
     assert len(data._open) == 2
     with pytest.raises(IndexError):
         data.batch([35])
+    data.prepare([3, 30])  # read ahead, whether it is what is asked for then or not
+    assert data.batch([30, 3])["label"].tolist() == [30, 3]
+    data.prepare([3, 30])
+    assert data.batch([3, 30])["label"].tolist() == [3, 30]
+    data.prepare([99])
+    with pytest.raises(IndexError):
+        data.batch([1])
 
 
 def test_what_cannot_be_read(tmp_path):
@@ -400,12 +409,12 @@ def test_memory_does_not_grow_with_the_number_of_clips(tiny, clips, tmp_path, mo
     assert max(rss) - max(rss[:10]) < 20e6, [round(r / 1e6) for r in rss]
 
 
-SCRIPT = os.path.join(os.path.dirname(__file__), "..", "data_scripts", "cache_latents.py")
+ROOT = Path(__file__).parents[1]
 
 
 def command(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, SCRIPT, *map(str, arguments)],
+        [sys.executable, str(ROOT / "data_scripts" / "cache_latents.py"), *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
@@ -444,3 +453,72 @@ def test_kill_9_and_the_same_command(tiny, clips, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert len(ShardedCache(tmp_path / "out")) == 160
     assert not list(tmp_path.glob("out/.*"))
+
+
+# ------------------------------------------------------------------------------------ the scripts
+
+
+def script(name):
+    """The typer application of a data script."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "data_scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+def said(name, *arguments):
+    """What a script prints, or the one line of its refusal."""
+    result = CliRunner().invoke(script(name), [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, InputError), result.exception
+    return result.output + str(result.exception or "")
+
+
+def test_pack_script(clips, tmp_path):
+    told = said("pack_shards", clips, tmp_path / "out", "--per-shard", 4, "--dry-run")
+    assert "(captions): 11 clips; 1 left out: no caption; 3 shards" in told
+    assert not (tmp_path / "out").exists()
+    told = said("pack_shards", clips, tmp_path / "out", "--per-shard", 4, "--quiet")
+    assert "10 clips in 3 shards" in told and "(3 written now); 1 left out" in told
+    assert "--per-shard 0" in said("pack_shards", clips, tmp_path / "out", "--per-shard", 0)
+
+
+def test_cache_script(tiny, tars, tmp_path):
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    out, system = (
+        tmp_path / "out",
+        ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet"),
+    )
+    told = said("cache_latents", tars, out, *system, "--dry-run", "--world", 2, "--rank", 1)
+    # 10 clips of 2 x 8 x 16 x 16 half floats and 2 x 512 floats
+    assert f"10 clips in 3 shards, {10 * (2 * 2 * 2048 + 4096) / 1e9:.3f} GB; 0 shards are there" in told
+    assert "process 1 of 2: 1 shards, 4 clips" in told
+    assert not out.exists()
+    assert "8 clips encoded" in said("cache_latents", tars, out, *system)
+    assert "3 shards are there; to write: 0.000 GB" in said("cache_latents", tars, out, *system)
+    assert "all checksums agree" in said("cache_latents", tars, out, "--verify")
+    shard = out / "000001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert "1 of 3 shards are damaged" in said("cache_latents", tars, out, "--verify")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--rank", "2", "--world", "2"], "--rank 2 of --world 2"),
+        (["--device", "cuda:99"], "--device cuda:99"),
+        (["--per-shard", "0"], "per_shard=0"),
+        (["--system", "nowhere/at/all"], "no system at"),
+    ],
+)
+def test_the_cache_script_refuses(options, message, clips, tmp_path):
+    assert message in said("cache_latents", clips, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_space_is_said_before_anything_is_made(tiny, tars, tmp_path, monkeypatch):
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    monkeypatch.setattr("latentclap.cache.build.free_bytes", lambda folder: 1000)
+    told = said("cache_latents", tars, tmp_path / "out", "--system", tmp_path / "system", "--device", "cpu")
+    assert "too little space" in told
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from latentclap.files import read_json
 INDEX = "latentclap.json"
 #: the parts without which no sound can be generated
 SYSTEM_PARTS = ("unet", "vae", "vocoder", "scheduler", "tokenizer")
+WEIGHTED = ("unet", "vae", "vocoder")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Entries of a state dict that are no parameters: statistics, index tables, a vocoder's normalisation.
 BUFFERS = frozenset(
@@ -76,6 +77,8 @@ def check_system(folder: Path) -> None:
     for part in (*SYSTEM_PARTS, "clap", "text_encoder", "tuning"):
         if (folder / part).is_dir():
             check_files(folder / part)
+        if part in WEIGHTED and not weight_files(folder / part):
+            raise InputError(f"{folder / part}: no weights file; the checkpoint is not complete")
 
 
 def check_files(folder: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from latentclap.badinput.cases import Case
 from latentclap.badinput.material import Shelf
 
-TIMEOUT = 300.0
+TIMEOUT = 1200.0
 #: what the installed script does; so it is this Python's latentclap that is tried, installed or not
 _ENTRY = "import sys; sys.argv[0] = 'latentclap'; from latentclap.cli import main; main()"
 #: root's rights to read and to write what may not be read or written (linux/capability.h)
@@ -77,31 +78,40 @@ def run_case(case: Case, scratch: Path, shelf: Shelf, root: Path) -> Outcome:
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy2(source, folder / name)
     arguments = _arguments(case, shelf, root)
     before, start = content(folder), time.monotonic()
-    done = subprocess.run(
-        arguments,
-        cwd=folder,
-        env=_environment(folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT,
-        preexec_fn=lambda: _restrict(case.room),
-    )
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    status, stderr = _run(arguments, folder, case.room)
+    lines = [line for line in stderr.splitlines() if line.strip()]
     outcome = Outcome(
         group=case.group,
         name=case.name,
         command=case.shown,
-        status=done.returncode,
+        status=status,
         says=_portable(lines[-1] if lines else "", folder, shelf, root),
         lines=len(lines),
-        traceback="Traceback (most recent call last)" in done.stderr,
+        traceback="Traceback (most recent call last)" in stderr,
         left=sorted(content(folder) - before),
         seconds=round(time.monotonic() - start, 1),
     )
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+def _run(arguments: list[str], folder: Path, room: int) -> tuple[int, str]:
+    """Exit status and stderr; a command that never ends is stopped, which is a fault of its own."""
+    try:
+        done = subprocess.run(
+            arguments,
+            cwd=folder,
+            env=_environment(folder),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            preexec_fn=lambda: _restrict(room),
+        )
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL, f"no end after {TIMEOUT:g} s"
+    return done.returncode, done.stderr
 
 
 def _arguments(case: Case, shelf: Shelf, root: Path) -> list[str]:

@@ -6,6 +6,7 @@ import bisect
 import itertools
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class ShardedCache:
             if not file.is_file() or file.stat().st_size != shard["bytes"]:
                 raise InputError(f"{file} is missing or cut: cache_latents.py makes it again")
         self._open: OrderedDict[int, Any] = OrderedDict()
+        self._reader: ThreadPoolExecutor | None = None
+        self._ahead: tuple[tuple[int, ...], Future | None] = ((), None)
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -76,6 +79,15 @@ class ShardedCache:
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return the clips as tensors (len(indices), ...); floats come as float32 whatever is on disk."""
+        asked, future = self._ahead
+        if future is not None:
+            self._ahead = ((), None)
+            ready = future.result()  # one thread at a time has the files open
+            if asked == tuple(indices):
+                return ready
+        return self._read(indices)
+
+    def _read(self, indices: Sequence[int]) -> dict[str, Tensor]:
         places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for place, index in enumerate(indices):
             if not 0 <= index < len(self):
@@ -90,6 +102,12 @@ class ShardedCache:
                 for place, row in wanted:
                     rows[name][place] = tensor[row : row + 1]
         return {name: _joined(pieces) for name, pieces in rows.items()}
+
+    def prepare(self, indices: Sequence[int]) -> None:
+        """Read a batch in the background, for the next call of :meth:`batch` that asks for it."""
+        if self._reader is None:
+            self._reader = ThreadPoolExecutor(1, thread_name_prefix="cache")
+        self._ahead = (tuple(indices), self._reader.submit(self._read, tuple(indices)))
 
     def load(self) -> dict[str, Tensor]:
         """All clips in memory, name -> (n, ...)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,11 @@ from latentclap.errors import InputError
 
 
 class Batches(Protocol):
-    """Training data: a length, and a batch of named tensors for a list of item numbers."""
+    """Training data: a length, and a batch of named tensors for a list of item numbers.
+
+    Data that takes time to read may have a method ``prepare(indices)`` too: the loop calls it with the items of the
+    next batch, so that they are read while it computes.
+    """
 
     def __len__(self) -> int: ...
 
@@ -47,12 +52,17 @@ def sample_order(position: int, count: int, length: int, seed: int) -> list[int]
     out: list[int] = []
     while count > 0:
         epoch, offset = divmod(position, length)
-        order = np.random.default_rng([seed, epoch]).permutation(length)
-        piece = order[offset : offset + count].tolist()
+        piece = _order(length, seed, epoch)[offset : offset + count].tolist()
         out += piece
         position += len(piece)
         count -= len(piece)
     return out
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """An epoch's order: kept, since every batch asks for it."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
 
 
 def item_generators(seed: int, position: int, count: int) -> list[torch.Generator]:

@@ -150,6 +150,9 @@ class _Loop:
             start = first + k * config.batch_size
             indices = sample_order(start, count, len(self.data), config.seed)
             batch = {name: value.to(acc.device) for name, value in self.data.batch(indices).items()}
+            if hasattr(self.data, "prepare"):
+                following = sample_order(start + config.batch_size, count, len(self.data), config.seed)
+                self.data.prepare(following)
             # dropout draws from the global generator: make it a function of the position too
             torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
             rngs = item_generators(config.seed, start, count)
