@@ -24,7 +24,7 @@ from latentclap.checkpoints import (
     weight_files,
 )
 from latentclap.errors import InputError
-from latentclap.files import ORIGINAL, load_tensors, write_json
+from latentclap.files import ORIGINAL, load_tensors, read_json, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -251,6 +251,7 @@ def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, p
         # a copy, so that neither the dtype nor the device of the live system changes
         module = copy.deepcopy(module).cpu()
         (module.to(dtype) if dtype else module).save_pretrained(folder / name)
+        _forget_origin(folder / name / "config.json")
     system.tokenizer.save_pretrained(folder / "tokenizer")
     system.scheduler.save_pretrained(folder / "scheduler")
     if system.feature_extractor is not None:
@@ -258,6 +259,13 @@ def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, p
     if pipeline:
         write_json(folder / "model_index.json", _model_index(system))
     write_json(folder / INDEX, {"frames": system.frames, "tuning": system.tuning is not None})
+
+
+def _forget_origin(config: Path) -> None:
+    """Take out the folder that diffusers loaded a part from: it means nothing on another machine."""
+    values = read_json(config)
+    if values.pop("_name_or_path", None) is not None:
+        write_json(config, values)
 
 
 def _model_index(system: FoleySystem) -> dict[str, Any]:
