@@ -4,12 +4,14 @@ SOURCE is a folder of webdataset shards (*.tar with a sound and a .json or .txt 
 or a folder of clips as pack_shards.py takes it. Each tar becomes one safetensors shard in OUT; clips that cannot be
 used are skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at.
 
-    python data_scripts/cache_latents.py data/wavcaps-shards data/latents/wavcaps --system checkpoints/audioldm-m-full
+\b
+python data_scripts/cache_latents.py data/wavcaps-shards data/latents/wavcaps
 
-Several processes share the shards among them and need not know of one another:
+Several processes share the shards among them, a GPU each, and need not know of one another:
 
-    torchrun --nproc-per-node 8 data_scripts/cache_latents.py SOURCE OUT      # a GPU each
-    srun --ntasks 64 --gpus-per-task 1 python data_scripts/cache_latents.py SOURCE OUT
+\b
+torchrun --nproc-per-node 8 data_scripts/cache_latents.py SOURCE OUT
+srun --ntasks 64 --gpus-per-task 1 python data_scripts/cache_latents.py SOURCE OUT
 """
 
 from __future__ import annotations

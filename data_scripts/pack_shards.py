@@ -4,7 +4,8 @@ SOURCE is WavCaps as get.py unpacks it (json_files/ with captions, sounds named 
 layout (captions are the paper's prompts), or any sounds with a .txt or .json caption beside each. Sounds are copied
 as they are.
 
-    python data_scripts/pack_shards.py data/wavcaps data/wavcaps-shards
+\b
+python data_scripts/pack_shards.py data/wavcaps data/wavcaps-shards
 """
 
 from __future__ import annotations

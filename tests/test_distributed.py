@@ -46,7 +46,7 @@ def run(command, **options):
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
     }
     return subprocess.run(
-        [str(c) for c in command], env=environment, capture_output=True, text=True, timeout=400, **options
+        [str(c) for c in command], env=environment, capture_output=True, text=True, timeout=900, **options
     )
 
 

@@ -60,7 +60,7 @@ def test_no_profile_names_a_user_or_a_site():
     assert {p.name for p in (ROOT / PROFILES).iterdir()} == {"local", "slurm", "kubernetes"}
 
 
-def wait_for(what, process, seconds=300):
+def wait_for(what, process, seconds=600):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert process.poll() is None, process.communicate()[0][-4000:]
@@ -112,14 +112,14 @@ def test_a_killed_job_of_two(workplace, tiny_profile):
     for member in {member for job in jobs for member in (job, *job.children(recursive=True))}:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    said, _ = process.communicate(timeout=400)
+    said, _ = process.communicate(timeout=900)
     assert process.returncode != 0
     assert not (folder / "summary.json").exists(), "it was done before it was killed"
     done = {p: p.stat().st_mtime_ns for p in results.glob("*/metrics.json")}
     assert [p.parent.name.split("_")[1] for p in done] == ["tuning~False"], said[-3000:]
 
     again = snakemake(workplace, *command)
-    said, _ = again.communicate(timeout=400)
+    said, _ = again.communicate(timeout=900)
     assert again.returncode == 0, said[-4000:]
     assert re.search(r"^point +1$", said, re.M)  # the killed one alone
     assert {p: p.stat().st_mtime_ns for p in done} == done

@@ -140,8 +140,8 @@ def test_kill_9_and_the_same_command(data, tmp_path):
     process.wait()
     assert not (folder / "final.pt").is_file()
     killed, whole = start(folder), start(tmp_path / "whole")
-    assert killed.wait(120) == 0, killed.stderr.read()
-    assert whole.wait(120) == 0, whole.stderr.read()
+    assert killed.wait(600) == 0, killed.stderr.read()
+    assert whole.wait(600) == 0, whole.stderr.read()
     assert torch.equal(torch.load(folder / "final.pt"), torch.load(tmp_path / "whole" / "final.pt"))
 
 

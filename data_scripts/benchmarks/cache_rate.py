@@ -2,8 +2,9 @@
 
 Run by hand, on the machine and with the system that one wants to know about:
 
-    python data_scripts/benchmarks/cache_rate.py --system mini --clips 64
-    python data_scripts/benchmarks/cache_rate.py --system checkpoints/audioldm-m-full --device cuda --batch-size 32
+\b
+python data_scripts/benchmarks/cache_rate.py --system mini --clips 64
+python data_scripts/benchmarks/cache_rate.py --system checkpoints/audioldm-m-full --device cuda
 
 Each stage is timed in one process (on a CPU by processor time, which other work on the machine hardly changes), then
 the whole loop by the clock, with some numbers of decoding workers. Sounds are procedural, as FLAC at 32 kHz, like

@@ -27,12 +27,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-EXAMPLE = """
+HELP = """Train by eq. 4 (or φ by eq. 2) on a latent cache; the same command goes on where it stopped.
+
+One process: python -m latentclap.train CONFIG. Several, on one machine or many: accelerate launch --num_processes 8
+-m latentclap.train CONFIG. Their number may change from call to call: it is not part of the result, since batch_size
+counts over all of them. CONFIG is a TOML file:
+
+\b
 profile = "paper"                # models, and the values that are not given below
 cache = "data/latents/dcase"     # made by data_scripts/cache_latents.py
 folder = "runs/paper/lam2000"    # checkpoint, stats.jsonl, weights; on several machines: seen by all
 part = "finetune"                # eq. 4; or "latent_clap": the encoder φ by eq. 2
 
+\b
 [finetune]                       # or [latent_clap]
 lam = 2000.0
 batch_size = 64                  # over all processes together
@@ -65,9 +72,7 @@ class TrainFile:
             InputError: no such file, not TOML, or a key that is missing, unknown or of another type.
         """
         if not path.is_file():
-            raise InputError(
-                f"{path}: no such configuration; it looks like this:{EXAMPLE.replace(chr(10), ' | ')}"
-            )
+            raise InputError(f"{path}: no such configuration; python -m latentclap.train --help shows one")
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -231,9 +236,9 @@ class Launch:
         return system
 
 
-@app.command()
+@app.command(help=HELP)
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file; see below.")],
+    config: Annotated[Path, typer.Argument(help="TOML file, as above.")],
     minutes: Annotated[
         float, typer.Option(help="Stop after this time, with a checkpoint; 0: to the end.")
     ] = 0,
@@ -242,15 +247,7 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything and say what would run.")
     ] = False,
 ) -> None:
-    """Train by eq. 4 (or φ by eq. 2) on a latent cache; the same command goes on where it stopped.
-
-    One process: python -m latentclap.train CONFIG. Several, on one machine or many:
-    accelerate launch --num_processes 8 -m latentclap.train CONFIG. Their number may change from call to call: it
-    is not part of the result, since batch_size counts over all of them.
-
-    CONFIG names a profile, a cache (data_scripts/cache_latents.py), a run folder and the part to train
-    (finetune or latent_clap); a table of that name changes the profile's values.
-    """
+    """Train from a configuration file."""
     from latentclap.train import TrainingError, processes
 
     if minutes < 0:
