@@ -6,6 +6,7 @@ from latentclap import FoleySystem
 from latentclap.badinput import Shelf
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
+from latentclap.models import random_system
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,22 @@ def shelf(tmp_path_factory):
         ("cut_index", "latentclap.json: not JSON"),
         ("odd_frames", "frames=63 is no multiple of 8"),
         ("text_frames", "frames='many' is no number of mel frames"),
+        ("text_polish", "polish='much' is no number of iterations"),
     ],
 )
 def test_damaged_system(shelf, material, says):
     with pytest.raises(InputError) as stop:
         FoleySystem.from_pretrained(shelf.get(material))
     assert says in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_polish_survives(tmp_path):
+    system = random_system("tiny")
+    assert system.polish is None
+    system.polish = 3
+    again = FoleySystem.from_pretrained(system.save_pretrained(tmp_path / "polished"))
+    assert again.polish == 3
+    assert FoleySystem.from_pretrained("mini").polish is not None
 
 
 def test_a_whole_one_still_loads(shelf):

@@ -74,6 +74,7 @@ def check_system(folder: Path) -> None:
     if missing:
         raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
     clip_frames(folder)
+    polish_iterations(folder)
     for part in (*SYSTEM_PARTS, "clap", "text_encoder", "tuning"):
         if (folder / part).is_dir():
             check_files(folder / part)
@@ -142,3 +143,18 @@ def clip_frames(folder: Path) -> int:
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
         raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
     return frames
+
+
+def polish_iterations(folder: Path) -> int | None:
+    """How a system's vocoder is polished, as its own index says; None, as AudioLDM's, where there is none.
+
+    Raises:
+        InputError: the index says something that is no number of iterations.
+    """
+    iterations = json_or_nothing(folder / INDEX).get("polish")
+    if iterations is not None and (type(iterations) is not int or iterations < 0):
+        raise InputError(
+            f"{folder / INDEX}: polish={iterations!r} is no number of iterations;"
+            " take it out or save the system again"
+        )
+    return iterations

@@ -10,7 +10,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from latentclap.checkpoints import BUFFERS, clip_frames, header, json_or_nothing, weight_files
+from latentclap.checkpoints import (
+    BUFFERS,
+    clip_frames,
+    header,
+    json_or_nothing,
+    polish_iterations,
+    weight_files,
+)
 from latentclap.errors import InputError
 
 _PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap", "latent_clap", "judge")
@@ -32,8 +39,8 @@ def describe(path: Path) -> dict[str, Any]:
     Returns:
         JSON-ready: path, kind ("system" or "model"), components {name: {class, parameters, dtype, bytes}},
         parameters and bytes in all, model_card (its first line of text, or None). For a system also
-        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, scheduler; its parameters
-        in all are those that generate: not the Latent CLAP, the judge, or a CLAP beside a text encoder.
+        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, polish, scheduler; its
+        parameters in all are those that generate: not the Latent CLAP, the judge, or a CLAP beside a text encoder.
 
     Raises:
         InputError: there is nothing of the kind, or a file of it is damaged.
@@ -77,9 +84,18 @@ def as_text(told: dict[str, Any]) -> str:
             f"sampling rate  {told['sampling_rate']} Hz, clips of {told['seconds']:.2f} s ({told['frames']} frames)",
             f"latent shape   {tuple(told['latent_shape'])} (C, T, F), scaling factor {told['scaling_factor']}",
             f"tuning layer   {'yes' if told['tuning'] else 'no'}",
+            f"vocoder        {_polish(told['polish'])}",
             f"scheduler      {scheduler or 'not told'}",
         ]
     return "\n".join(lines)
+
+
+def _polish(iterations: int | None) -> str:
+    return (
+        "trusted"
+        if iterations is None
+        else f"its wave is made to agree with its log-mel, {iterations} iterations"
+    )
 
 
 def _totals(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -111,6 +127,7 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
         "latent_shape": [vae.get("latent_channels"), frames // ratio, mels // ratio],
         "scaling_factor": vae.get("scaling_factor"),
         "tuning": "tuning" in parts,
+        "polish": polish_iterations(folder),
         "scheduler": {key.removeprefix("_"): scheduler[key] for key in _SCHEDULER if key in scheduler},
         "model_card": _card(folder),
     }

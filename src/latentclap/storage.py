@@ -19,6 +19,7 @@ from latentclap.checkpoints import (
     check_files,
     check_system,
     clip_frames,
+    polish_iterations,
     resolve,
     shipped,  # noqa: F401  others ask storage for it
     weight_files,
@@ -81,6 +82,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         clap=clap,
         feature_extractor=extractor,
         frames=frames,
+        polish=polish_iterations(folder),
         name=str(name_or_path),
     )
 
@@ -258,7 +260,10 @@ def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, p
         system.feature_extractor.save_pretrained(folder / "clap")
     if pipeline:
         write_json(folder / "model_index.json", _model_index(system))
-    write_json(folder / INDEX, {"frames": system.frames, "tuning": system.tuning is not None})
+    write_json(
+        folder / INDEX,
+        {"frames": system.frames, "tuning": system.tuning is not None, "polish": system.polish},
+    )
 
 
 def _forget_origin(config: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from latentclap import storage
-from latentclap.audio import MelConfig, clap_features, log_mel, repeat_to
+from latentclap.audio import MelConfig, clap_features, log_mel, polish, repeat_to
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample
 from latentclap.errors import InputError
@@ -66,6 +66,8 @@ class FoleySystem:
             the one that conditions (design: two CLAPs). None where a checkpoint has no audio branch.
         feature_extractor: the audio front end of ``clap``.
         frames: mel frames of a clip, a multiple of 4 x the UNet's stride (AudioLDM 1024, mini 416).
+        polish: iterations by which the vocoder's wave is made to agree with its log-mel
+            (:func:`latentclap.audio.polish`); None, as in AudioLDM's checkpoints, trusts the vocoder.
         name: what the system was loaded from.
     """
 
@@ -79,6 +81,7 @@ class FoleySystem:
     clap: nn.Module | None = None
     feature_extractor: Any = None
     frames: int = 1024
+    polish: int | None = None
     name: str = "unnamed"
     mel: MelConfig = field(default_factory=MelConfig)
 
@@ -266,10 +269,12 @@ class FoleySystem:
 
     @torch.no_grad()
     def vocode(self, mel: Tensor) -> np.ndarray:
-        """Log-mel (n, 1, frames, 64) -> waves (n, frames x hop), float32 at 16 kHz."""
-        wave = self.vocoder(mel.squeeze(1))
+        """Log-mel (n, 1, frames, 64) -> waves (n, frames x hop), float32 at 16 kHz, polished if the system is."""
         # SpeechT5HifiGan's odd upsampling factors add a few samples at the end
-        return wave.reshape(len(mel), -1)[:, : mel.shape[2] * self.mel.hop].float().cpu().numpy()
+        wave = self.vocoder(mel.squeeze(1)).reshape(len(mel), -1)[:, : mel.shape[2] * self.mel.hop]
+        if self.polish is not None:
+            wave = polish(wave, mel, self.polish, self.mel)
+        return wave.float().cpu().numpy()
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, batch_size: int = 4, progress: bool = False) -> np.ndarray:

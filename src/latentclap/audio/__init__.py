@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from latentclap.audio.features import clap_features
 from latentclap.audio.files import FORMATS, decode, read_wave, write_wave
-from latentclap.audio.mel import MelConfig, Variant, griffin_lim, log_mel
+from latentclap.audio.mel import MelConfig, Variant, griffin_lim, log_mel, mel_to_magnitude
+from latentclap.audio.polish import polish
 from latentclap.audio.waves import (
     MODEL_RATE,
     PAPER_SAMPLES,
@@ -30,7 +31,9 @@ __all__ = [
     "decode",
     "griffin_lim",
     "log_mel",
+    "mel_to_magnitude",
     "normalise_loudness",
+    "polish",
     "read_wave",
     "repeat_to",
     "resample",

@@ -73,6 +73,7 @@ _model("nan_unet", lambda path: _tensors(path / UNET, _poison))
 _model("cut_index", lambda path: cut(path / "latentclap.json"))
 _model("odd_frames", lambda path: _edit(path / "latentclap.json", frames=63))
 _model("text_frames", lambda path: _edit(path / "latentclap.json", frames="many"))
+_model("text_polish", lambda path: _edit(path / "latentclap.json", polish="much"))
 _model("locked_model", lambda path: path.chmod(0))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,10 @@ def ways(system: FoleySystem, waves: np.ndarray, batch: int = 8) -> dict[str, np
 
     Returns:
         name -> (n, samples): identity; mel -> Griffin-Lim (32 iterations); mel -> vocoder; VAE -> Griffin-Lim;
-        VAE -> vocoder, which is all that a generated clip goes through too.
+        VAE -> vocoder, which is all that a generated clip goes through too. Where the system polishes its
+        vocoder's waves, the two vocoder ways are also there without that ("unpolished").
     """
+    bare = replace(system, polish=None)
     out: dict[str, list[np.ndarray]] = {}
     for i in tqdm(range(0, len(waves), batch), desc="reconstructions", leave=False):
         part = waves[i : i + batch]
@@ -117,11 +119,14 @@ def ways(system: FoleySystem, waves: np.ndarray, batch: int = 8) -> dict[str, np
         for name, wave in (
             ("identity", part),
             ("mel, Griffin-Lim", griffin_lim(mel.cpu(), n_iter=32)),
+            ("mel, vocoder unpolished", bare.vocode(mel)),
             ("mel, vocoder", system.vocode(mel)),
             ("VAE, Griffin-Lim", griffin_lim(decoded.cpu(), n_iter=32)),
+            ("VAE, vocoder unpolished", bare.vocode(decoded)),
             ("VAE, vocoder", system.vocode(decoded)),
         ):
-            out.setdefault(name, []).append(wave)
+            if system.polish is not None or "unpolished" not in name:
+                out.setdefault(name, []).append(wave)
     return {name: np.concatenate(pieces) for name, pieces in out.items()}
 
 
@@ -343,8 +348,8 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
         return f"{x['accuracy']:.3f} [{x['ci'][0]:.2f}, {x['ci'][1]:.2f}] n={x['n']}  {per}"
 
     for name, row in report["reconstructions"].items():
-        yield f"{name:<18} MR-STFT {row['mr_stft']:.3f}, mel L1 {row['mel_l1']:.3f}, yardstick {share(row)}"
-    yield f"{'generated':<18} yardstick {share(report['generated'])}"
+        yield f"{name:<24} MR-STFT {row['mr_stft']:.3f}, mel L1 {row['mel_l1']:.3f}, yardstick {share(row)}"
+    yield f"{'generated':<24} yardstick {share(report['generated'])}"
     for name, row in report["clap"].items():
         recall = f", R@1 {row['recall@1']:.2f}, R@5 {row['recall@5']:.2f}" if "recall@1" in row else ""
         yield f"CLAP, {name:<12} zero-shot {share(row['zero_shot'])}{recall}"

@@ -387,6 +387,9 @@ def run_stage(
         save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(product).items()}, path)
     if name == "vae":
         whiten_vae(work)
+    if name == "judge":
+        # so that the folder can be named where a judge is wanted: measure --judge, JudgeEmbedding
+        product.save(folder)
     write_json(
         folder / "summary.json",
         {
