@@ -3,7 +3,7 @@
     python data_scripts/bad_input.py run                    # all cases, to the record that the book shows
     python data_scripts/bad_input.py run --only generate    # those whose group or name has the word
 
-The cases are in src/latentclap/badinput/cases.toml. A case is as it should be when the command ends with a status
+The cases are in data_scripts/badinput/cases.toml. A case is as it should be when the command ends with a status
 that is not zero, says one line (of a notebook: its last line), shows no traceback and leaves nothing behind, except a
 notebook's log.
 """
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from latentclap.badinput import Case, Outcome, Shelf, read_cases, run_case
+from badinput import Case, Outcome, Shelf, read_cases, run_case
 from latentclap.book.badinput import tables
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json, write_text

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from badinput import MATERIALS, Outcome, Shelf, read_cases, run_case
+from badinput.trial import content
 from latentclap import cli
-from latentclap.badinput import MATERIALS, Outcome, Shelf, read_cases, run_case
-from latentclap.badinput.trial import content
 from latentclap.book.badinput import bad_input_page, tables
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json

@@ -251,7 +251,7 @@ class TestRegistry:
 
 
 def test_a_pickle_is_not_executed(tmp_path):
-    from latentclap.badinput import Shelf
+    from badinput import Shelf
 
     for name in ("vggish_hostile", "vggish_text"):
         with pytest.raises(InputError, match="not a file of tensors"):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from badinput import Shelf
 from latentclap import FoleySystem
-from latentclap.badinput import Shelf
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system

@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from latentclap.badinput import Shelf
+from badinput import Shelf
 from latentclap.errors import InputError
 from latentclap.workflow import app
 

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from latentclap.badinput import checkpoints, sounds, texts  # noqa: F401  they register their materials
-from latentclap.badinput.cases import Case, read_cases
-from latentclap.badinput.material import MATERIALS, Shelf
-from latentclap.badinput.trial import Outcome, run_case
+from badinput import checkpoints, sounds, texts  # noqa: F401  they register their materials
+from badinput.cases import Case, read_cases
+from badinput.material import MATERIALS, Shelf
+from badinput.trial import Outcome, run_case
 
 __all__ = ["MATERIALS", "Case", "Outcome", "Shelf", "read_cases", "run_case"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from latentclap.badinput.material import add
+from badinput.material import add
 from latentclap.classes import CLASSES
 from latentclap.papers import MODELS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentclap.badinput.material import Shelf, add, material, spoilt
+from badinput.material import Shelf, add, material, spoilt
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -7,7 +7,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentclap.badinput.material import MATERIALS
+from badinput.material import MATERIALS
 from latentclap.errors import InputError
 
 CASES = Path(__file__).with_name("cases.toml")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from latentclap.badinput.material import Shelf, add, material
+from badinput.material import Shelf, add, material
 from latentclap.classes import CLASSES
 
 RATE = 16_000

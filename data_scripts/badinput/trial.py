@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentclap.badinput.cases import Case
-from latentclap.badinput.material import Shelf
+from badinput.cases import Case
+from badinput.material import Shelf
 
 TIMEOUT = 1200.0
 #: what the installed script does; so it is this Python's latentclap that is tried, installed or not
