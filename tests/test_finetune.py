@@ -44,6 +44,39 @@ def test_lambda_zero_is_plain_fine_tuning_bit_for_bit(tiny, phi, tiny_cache, tmp
     assert "lclap" not in result.history[0]
 
 
+def test_recomputing_activations_changes_nothing(tiny, phi, tiny_cache, tmp_path):
+    plain, _ = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0)
+    saved, _ = finetune(
+        tiny, phi, tiny_cache, config(lam=100.0), tmp_path / "b", progress=False, checkpointing=True
+    )
+    assert torch.allclose(unet(plain), unet(saved), atol=1e-6)
+    assert not saved.unet.is_gradient_checkpointing
+
+
+def test_compiled_training_is_the_same_mathematics(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """The captured graphs give the same losses, and the system is an ordinary one afterwards.
+
+    Code is not generated from the graphs: inductor takes minutes on a CPU (data_scripts/benchmarks/speed.py agree).
+    """
+    compiled = []
+
+    def capture(module):
+        compiled.append(type(module).__name__)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", capture)
+    changes = {"lam": 100.0, "epochs": 1}
+    _, plain = run(tiny, phi, tiny_cache, tmp_path / "a", **changes)
+    fast, result = finetune(
+        tiny, phi, tiny_cache, config(**changes), tmp_path / "b", progress=False, compile=True
+    )
+    assert compiled == ["UNet2DConditionModel", "LatentCLAP"]
+    losses = [[line["loss"] for line in r.history] for r in (plain, result)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert fast.unet._compiled_call_impl is None and phi._compiled_call_impl is None
+    assert fast.generate(["rain"], 1, steps=2).shape == (1, fast.samples)
+
+
 def test_the_loss_changes_training(tiny, phi, tiny_cache, tmp_path):
     base, _ = run(tiny, phi, tiny_cache, tmp_path / "0", lam=0.0)
     seen = [unet(base)]

@@ -186,6 +186,41 @@ def test_time_budget_leaves_a_checkpoint(data, tmp_path):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == result.step
 
 
+def test_precision_may_change_in_one_process(data, tmp_path):
+    """accelerate keeps one precision for a process; a notebook trains in several."""
+    losses = {}
+    for precision in ("no", "bf16", "tf32", "no"):
+        task = Regression()
+        result = train(
+            task, data, config(precision=precision), tmp_path / f"{len(losses)}{precision}", progress=False
+        )
+        losses.setdefault(precision, []).append(result.history[-1]["loss"])
+    assert losses["no"][0] == losses["no"][1] != losses["bf16"][0]
+    assert losses["tf32"] == losses["no"][:1]  # a CPU has none
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_checkpointing_needs_something_that_can(data, tmp_path):
+    with pytest.raises(InputError, match="nothing that Regression trains can do it"):
+        train(Regression(), data, config(checkpointing=True), tmp_path, progress=False)
+
+
+class TooLarge(Regression):
+    def forward(self, batch, rngs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_too_large_a_batch_says_what_to_do(data, tmp_path, monkeypatch):
+    class Card:
+        total_memory = 24 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
+    with pytest.raises(
+        TrainingError, match=r"batch_size=4 does not fit into 24 GiB; batch_size=2 with grad_accum=2"
+    ):
+        train(TooLarge(), data, config(), tmp_path, progress=False)
+
+
 def test_ema_formula():
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)

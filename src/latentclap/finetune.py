@@ -98,6 +98,11 @@ class FinetuneTask(Task):
         self.constants = [loss, system.schedule, system.encode_text([""])[0]]
         self.lam, self.drop = lam, drop
 
+    def hot(self) -> list[nn.Module]:
+        """UNet, tuning layer, and φ where eq. 3 is in the loss."""
+        loss = self.constants[0]
+        return [*super().hot(), *([loss.phi] if self.lam else [])]
+
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Return loss (eq. 4), ddpm (eq. 1) and, with λ > 0, lclap (eq. 3)."""
         loss, schedule, E_empty = self.constants
@@ -125,6 +130,8 @@ def finetune(
     folder: str | Path,
     *,
     minutes: float = 0.0,
+    compile: bool = False,
+    checkpointing: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> tuple[FoleySystem, TrainResult]:
@@ -137,6 +144,8 @@ def finetune(
         config: the run.
         folder: for checkpoints and logs.
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
+        compile: torch.compile UNet and φ (see ``TrainConfig``): the way to train on a GPU.
+        checkpointing: trade time for memory (see ``TrainConfig``).
         tensorboard: write TensorBoard events.
         progress: show a progress bar.
 
@@ -174,6 +183,8 @@ def finetune(
             ema_decay=config.ema_decay,
             seed=config.seed,
             minutes=minutes,
+            compile=compile,
+            checkpointing=checkpointing,
             tensorboard=tensorboard,
             log_every=max(1, steps // 50),
             checkpoint_seconds=config.checkpoint_seconds,
@@ -182,6 +193,8 @@ def finetune(
         progress=progress,
         description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
     )
+    if checkpointing:
+        tuned.unet.disable_gradient_checkpointing()
     return tuned.eval(), result
 
 

@@ -107,10 +107,14 @@ def finetune_config(profile: Profile, changes: dict[str, Any]) -> FinetuneConfig
 class Launch:
     """One call: the same in every process, but that only the main one writes."""
 
-    def __init__(self, file: TrainFile, state: PartialState, *, minutes: float, quiet: bool) -> None:
+    def __init__(
+        self, file: TrainFile, state: PartialState, *, minutes: float, quiet: bool, **ways: bool
+    ) -> None:
         from latentclap.cache import ShardedCache
 
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
+        #: compile, checkpointing: how it is trained, which is not part of the result
+        self.ways = ways
         self.profile = load_profile(file.profile)
         self.data = ShardedCache(file.cache)
         self.folder = file.folder
@@ -189,6 +193,7 @@ class Launch:
             config,
             self.folder,
             minutes=self.minutes,
+            **self.ways,
             tensorboard=True,
             progress=not self.quiet,
         )
@@ -242,6 +247,10 @@ def train(
     minutes: Annotated[
         float, typer.Option(help="Stop after this time, with a checkpoint; 0: to the end.")
     ] = 0,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile UNet and φ: for GPUs.")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would run.")
@@ -254,7 +263,9 @@ def train(
         raise InputError(f"--minutes {minutes:g}: it may not be negative")
     file = TrainFile.read(config)
     state = processes()
-    launch = Launch(file, state, minutes=minutes, quiet=quiet)
+    if file.part != "finetune" and (compile or checkpointing):
+        raise InputError(f"--compile and --checkpointing are for part finetune, not {file.part}")
+    launch = Launch(file, state, minutes=minutes, quiet=quiet, compile=compile, checkpointing=checkpointing)
     if dry_run:
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
     else:

@@ -125,6 +125,33 @@ def build_unet(config: dict[str, Any]) -> torch.nn.Module:
     )
 
 
+def audioldm_unet(width: int = 192) -> torch.nn.Module:
+    """AudioLDM's own UNet with random weights: width 128 (S), 192 (M, the paper's: 415.95 M parameters) or 256 (L).
+
+    Levels of 1, 2, 3 and 5 times the width, two residual blocks each, self-attention from the second level on with
+    32 channels a head (L: 64); conditioned on 512 numbers through FiLM (facts A5).
+    """
+    from diffusers import UNet2DConditionModel
+
+    channels = [width * k for k in (1, 2, 3, 5)]
+    head = 64 if width >= 256 else 32
+    return UNet2DConditionModel(
+        sample_size=256,
+        in_channels=8,
+        out_channels=8,
+        layers_per_block=2,
+        block_out_channels=channels,
+        down_block_types=["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
+        up_block_types=["CrossAttnUpBlock2D"] * 3 + ["UpBlock2D"],
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        attention_head_dim=[c // head for c in channels],
+        cross_attention_dim=channels,
+        class_embed_type="simple_projection",
+        class_embeddings_concat=True,
+        projection_class_embeddings_input_dim=512,
+    )
+
+
 def build_vae(config: dict[str, Any]) -> torch.nn.Module:
     """The VAE over log-mels (B, 1, T, 64): ratio 4, 8 latent channels, no attention (facts A3)."""
     from diffusers import AutoencoderKL

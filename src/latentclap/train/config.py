@@ -30,7 +30,11 @@ class TrainConfig:
         grad_accum: forward passes per optimiser step.
         ema_decay: decay of the averaged weights, warmed up as min(decay, (1 + k) / (10 + k)); 0 switches it off.
         seed: of sample order, noise and dropout.
-        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere; or "no", "bf16", "fp16".
+        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere; or "no" (fp32), "tf32", "bf16", "fp16".
+        compile: torch.compile what runs in every step. A minute or so at the start, less from torch's own cache
+            in later runs; worth it on a GPU.
+        checkpointing: keep no activations of the UNet but compute them again in the backward pass: a third more
+            time, a fraction of the memory.
         checkpoint_seconds: time between checkpoints.
         log_every: steps between lines of stats.jsonl.
         minutes: stop (with a checkpoint) after this time in this call; 0 runs to the end.
@@ -50,6 +54,8 @@ class TrainConfig:
     ema_decay: float = 0.0
     seed: int = 0
     precision: str = "auto"
+    compile: bool = False
+    checkpointing: bool = False
     checkpoint_seconds: float = 60.0
     log_every: int = 10
     minutes: float = 0.0
@@ -63,7 +69,7 @@ class TrainConfig:
             "grad_accum": self.grad_accum >= 1,
             "ema_decay": 0 <= self.ema_decay < 1,
             "schedule": self.schedule in ("constant", "cosine"),
-            "precision": self.precision in ("auto", "no", "bf16", "fp16"),
+            "precision": self.precision in ("auto", "no", "tf32", "bf16", "fp16"),
         }
         for name, good in checks.items():
             if not good:
@@ -75,7 +81,15 @@ class TrainConfig:
 
 
 #: may differ between the run that wrote a checkpoint and the run that resumes it
-_FREE = {"minutes", "log_every", "checkpoint_seconds", "tensorboard", "precision"}
+_FREE = {
+    "minutes",
+    "log_every",
+    "checkpoint_seconds",
+    "tensorboard",
+    "precision",
+    "compile",
+    "checkpointing",
+}
 
 
 def override(config: TrainConfig, **changes: Any) -> TrainConfig:

@@ -73,18 +73,28 @@ class _Loop:
         self, task: Task, data: Batches, config: TrainConfig, folder: Path, progress: bool, description: str
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         self.config, self.data, self.folder, self.description = config, data, folder, description
         processes()
-        self.accelerator = Accelerator(mixed_precision=_precision(config.precision))
+        precision = _precision(config.precision)
+        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+            # accelerate keeps one precision for a process; runs in a notebook may differ in it
+            AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.share = share(config.batch_size, self.rank, self.world)
         if self.world > 1:
             task = for_processes(task, self.accelerator.device)
         self.modules = task.trained()
+        _prepare_modules(task, config)
         parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+            parameters,
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
         )
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.parameters = parameters
@@ -110,7 +120,10 @@ class _Loop:
             lr = learning_rate(config, self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            terms, norm = self._optimise()
+            try:
+                terms, norm = self._optimise()
+            except torch.OutOfMemoryError:
+                raise TrainingError(self._too_large()) from None
             self.step += 1
             self.bar.update()
             now = time.monotonic()
@@ -135,7 +148,10 @@ class _Loop:
         self.accelerator.wait_for_everyone()  # nobody goes on before the checkpoint is there
         if self.ema and use_ema:
             self.ema.copy_to(self.modules)
-        self.accelerator.unwrap_model(self.task).eval()
+        task = self.accelerator.unwrap_model(self.task).eval()
+        if config.compile:
+            for module in task.hot():
+                module._compiled_call_impl = None  # what comes after training runs in other shapes
         return TrainResult(self.step, self.step >= config.steps, self.seconds, self.history, self.folder)
 
     def _optimise(self) -> tuple[dict[str, float], float]:
@@ -171,6 +187,19 @@ class _Loop:
         if self.ema:
             self.ema.update(self.modules)
         return sums, norm
+
+    def _too_large(self) -> str:
+        """What to do where a GPU's memory is too small, from how much of it there is."""
+        config = self.config
+        held = torch.cuda.get_device_properties(self.accelerator.device).total_memory / 2**30
+        smaller = max(1, config.batch_size // 2)
+        mend = f"batch_size={smaller} with grad_accum={config.grad_accum * config.batch_size // smaller}"
+        if not config.checkpointing:
+            mend += ", or checkpointing"
+        return (
+            f"{self.description}: batch_size={config.batch_size} does not fit into {held:.0f} GiB;"
+            f" {mend} (data_scripts/benchmarks/speed.py memory tells what fits)"
+        )
 
     def _over_processes(self, terms: dict[str, Tensor], weight: float) -> dict[str, float]:
         """Each term's mean over the whole batch, the same in every process: so all of them see a NaN."""
@@ -250,7 +279,23 @@ class _Loop:
             )
 
 
+def _prepare_modules(task: Task, config: TrainConfig) -> None:
+    """Set up precision of matrix products, recomputation and compilation, in place: names of weights stay."""
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    if config.checkpointing:
+        able = [m for m in task.trained().values() if hasattr(m, "enable_gradient_checkpointing")]
+        if not able:
+            raise InputError(f"checkpointing: nothing that {type(task).__name__} trains can do it")
+        for module in able:
+            module.enable_gradient_checkpointing()
+    if config.compile:
+        for module in task.hot():
+            module.compile()
+
+
 def _precision(name: str) -> str:
+    if name == "tf32":
+        return "no"
     if name != "auto":
         return name
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

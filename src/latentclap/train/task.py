@@ -34,6 +34,10 @@ class Task(nn.Module):
         """Name -> module that is trained, saved and averaged. By default all children."""
         return dict(self.named_children())
 
+    def hot(self) -> list[nn.Module]:
+        """The modules that run in every step, trained or frozen: those that are worth compiling."""
+        return list(self.trained().values())
+
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Return named scalars: "loss" is what is minimised, the others are reported.
 
