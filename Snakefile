@@ -23,8 +23,12 @@ KEY = NAME + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "
 EXECUTED = f"runs/{NAME}/executed/{KEY}"
 BIN = os.path.dirname(sys.executable)
 NOTEBOOKS = sorted(p.stem for p in Path("notebooks").glob("*.ipynb"))
+# what was measured of the weights is shown in the book, and changes nothing else
+FIGURES = sorted(map(str, Path("src/latentclap/weights/mini").glob("[qs]*.json")))
 SOURCE = sorted(
-    str(p) for p in Path("src").rglob("*") if p.suffix in (".py", ".toml", ".safetensors", ".json") and p.is_file()
+    str(p)
+    for p in Path("src").rglob("*")
+    if p.suffix in (".py", ".toml", ".safetensors", ".json") and p.is_file() and str(p) not in FIGURES
 )
 PROSE = sorted(
     str(p)
@@ -52,6 +56,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1" if PROFILE != "paper" else "0")
 rule book:
     input:
         notebooks=expand(f"{EXECUTED}/{{name}}.done", name=NOTEBOOKS),
+        figures=FIGURES,
         card="src/latentclap/weights/mini/model_card.json",
         fidelity="tests/fidelity/results.json",
         mistakes="book/runs/bad_input.json",
@@ -73,7 +78,8 @@ rule book:
         "echo 'building the book' >&2; rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
-        "{BIN}/python -m latentclap.book modelcard {input.card} && "
+        "{BIN}/python -m latentclap.book modelcard {input.card} $(test -f {params.executed}/03_finetune.listening "
+        "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
         "{BIN}/python -m latentclap.book cost {input.rates} && "

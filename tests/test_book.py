@@ -37,7 +37,7 @@ from latentclap.book import (
 )
 from latentclap.book.collect import collect_notebook
 from latentclap.book.figures import canonical_system
-from latentclap.book.pages import listening_page, model_card
+from latentclap.book.pages import CARD_SYSTEMS, listening_page, model_card
 from latentclap.book.players import PICTURE_SIZE, spectrogram_levels
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
@@ -471,6 +471,21 @@ def test_the_model_card_becomes_a_page(tmp_path):
         assert part in text
     with pytest.raises(InputError, match="no such model card"):
         model_card(tmp_path / "none.json")
+
+
+def test_the_model_card_can_be_heard(tmp_path, clip):
+    """A row per class of real, reconstructed and generated sound, with the rule; no file, no such section."""
+    write_json(tmp_path / "model_card.json", {"name": "mini"})
+    items = [listening_item(clip, c, s, 0) for c in CLASSES for s in CARD_SYSTEMS]
+    listen = write_listening_items(tmp_path / "listening.json", items, rule="The first clip.")
+    where = {"static": tmp_path / "book" / "_static"}
+    text = model_card(tmp_path / "model_card.json", tmp_path / "card.md", listen=listen, **where).read_text()
+    assert text.count("<audio") == 21 and "The first clip." in text
+    assert (tmp_path / "book" / "_static" / "audio" / "model_card").is_dir()
+    without = model_card(
+        tmp_path / "model_card.json", tmp_path / "card.md", listen=tmp_path / "absent.json", **where
+    )
+    assert "<audio" not in without.read_text()
 
 
 def test_the_command_line_reports_bad_input_in_one_line(tmp_path):

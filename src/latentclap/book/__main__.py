@@ -49,11 +49,15 @@ def listening(
 def modelcard(
     card: Annotated[Path, typer.Argument(help="model_card.json beside the weights.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/model_card.md"),
+    listen: Annotated[
+        Path | None, typer.Option(help="listening.json of notebook 03, for its players.")
+    ] = None,
+    static: STATIC = Path("book/_static"),
 ) -> None:
     """Write the model card's page from the card that ships with the weights."""
     from latentclap.book.pages import model_card
 
-    typer.echo(str(model_card(card, out)))
+    typer.echo(str(model_card(card, out, listen=listen, static=static)))
 
 
 @app.command()

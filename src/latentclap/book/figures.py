@@ -32,6 +32,7 @@ CLASS_COLOURS: dict[str, str] = dict(
 SYSTEM_COLOURS: dict[str, str] = {
     "Real Audio": "#555555",
     "Reconstruction": "#aaaaaa",
+    "Pretrained": "#882255",
     "LDM": "#0077bb",
     "LDM+Tuning": "#33bbee",
     "LDM+Latent": "#cc3311",

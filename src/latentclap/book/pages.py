@@ -187,13 +187,25 @@ def _shelved(audio: AudioFile, shelf: Shelf) -> AudioFile:
 # --------------------------------------------------------------------------------------- model card
 
 
-def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md") -> Path:
+#: what the model card lets one hear
+CARD_SYSTEMS = ("Real Audio", "Reconstruction", "Pretrained")
+
+
+def model_card(
+    card: str | Path,
+    out: str | Path = "book/generated/model_card.md",
+    *,
+    listen: str | Path | None = None,
+    static: str | Path = "book/_static",
+) -> Path:
     """Write the model card's page from the card that ships with the weights.
 
     Args:
         card: ``model_card.json``; a ``README.md`` beside it comes first, as text, then the figures of
             ``quality.json`` and ``samplers.json``.
         out: the Markdown file to write.
+        listen: a ``listening.json`` with the clips of :data:`CARD_SYSTEMS`, as notebook 03 writes it; may be absent.
+        static: the book's ``_static``; players go to ``static/audio/model_card/``.
 
     Raises:
         InputError: the card is not there or not a JSON object.
@@ -211,12 +223,31 @@ def model_card(card: str | Path, out: str | Path = "book/generated/model_card.md
     readme = card.with_name("README.md")
     measured = quality_sections(card.with_name("quality.json"))
     measured += sampler_sections(card.with_name("samplers.json"), Path(out).with_name("samplers.png"))
+    heard = _card_grid(listen, static) if listen and Path(listen).is_file() else []
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
     write_text(
         out,
-        "\n\n".join(part for part in (text, *measured, *_sections(content)) if part) + "\n",
+        "\n\n".join(part for part in (text, *heard, *measured, *_sections(content)) if part) + "\n",
     )
     return Path(out)
+
+
+def _card_grid(source: str | Path, static: str | Path) -> list[str]:
+    """One clip per class: real, reconstructed, generated, with the line that says how they were chosen."""
+    cells, rules = _read_items([source])
+    shelf = Shelf(static, "model_card")
+    clips = {
+        (LABELS[c], s): _shelved(item.audio, shelf) for (c, s, _), item in cells.items() if s in CARD_SYSTEMS
+    }
+    rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]
+    grid = listening_grid(rows, CARD_SYSTEMS, clips, title="what the family sounds like", footnote=True)
+    shelf.sweep()
+    return [
+        "## What it sounds like",
+        f"Held-out clips of the data that this book was built with, the same through VAE and vocoder, and what the"
+        f" family generates from the paper's prompts without fine-tuning. {' '.join(rules)}",
+        grid.html(Path(static).parent),
+    ]
 
 
 def _as_section(markdown: str) -> str:
