@@ -71,6 +71,7 @@ rule book:
         notebooks=expand(f"{EXECUTED}/{{name}}.ipynb", name=NOTEBOOKS),
         executed=EXECUTED,
         key=KEY,
+        times="book/runs/family.json",
     log:
         f"{EXECUTED}/book.log",
     shell:
@@ -78,7 +79,7 @@ rule book:
         "echo 'building the book' >&2; rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
-        "{BIN}/python -m latentclap.book modelcard {input.card} $(test -f {params.executed}/03_finetune.listening "
+        "{BIN}/python -m latentclap.book modelcard {input.card} --times {params.times} $(test -f {params.executed}/03_finetune.listening "
         "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "

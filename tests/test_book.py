@@ -473,6 +473,24 @@ def test_the_model_card_becomes_a_page(tmp_path):
         model_card(tmp_path / "none.json")
 
 
+def test_the_model_card_says_how_long_it_takes(tmp_path):
+    write_json(tmp_path / "model_card.json", {"name": "mini"})
+    part = {"seconds": 101.6, "gb": 1.234}
+    write_json(
+        tmp_path / "family.json",
+        {
+            "generate": part | {"clips": 100, "steps": 25, "sampler": "ddim"},
+            "finetune": part | {"steps": 300, "batch": 8, "lam": 1000.0},
+            "commit": "abc",
+            "device": "a CPU",
+        },
+    )
+    page = tmp_path / "card.md"
+    text = model_card(tmp_path / "model_card.json", page, times=tmp_path / "family.json").read_text()
+    assert "| 100 clips, 25 steps of ddim, guidance 2, with loading | 102 | 1.23 |" in text
+    assert "How long" not in model_card(tmp_path / "model_card.json", page, times=tmp_path / "no").read_text()
+
+
 def test_the_model_card_can_be_heard(tmp_path, clip):
     """A row per class of real, reconstructed and generated sound, with the rule; no file, no such section."""
     write_json(tmp_path / "model_card.json", {"name": "mini"})

@@ -49,6 +49,7 @@ def listening(
 def modelcard(
     card: Annotated[Path, typer.Argument(help="model_card.json beside the weights.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/model_card.md"),
+    times: Annotated[Path | None, typer.Option(help="Record of data_scripts/benchmarks/family.py.")] = None,
     listen: Annotated[
         Path | None, typer.Option(help="listening.json of notebook 03, for its players.")
     ] = None,
@@ -57,7 +58,7 @@ def modelcard(
     """Write the model card's page from the card that ships with the weights."""
     from latentclap.book.pages import model_card
 
-    typer.echo(str(model_card(card, out, listen=listen, static=static)))
+    typer.echo(str(model_card(card, out, times=times, listen=listen, static=static)))
 
 
 @app.command()

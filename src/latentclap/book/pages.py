@@ -195,6 +195,7 @@ def model_card(
     card: str | Path,
     out: str | Path = "book/generated/model_card.md",
     *,
+    times: str | Path | None = None,
     listen: str | Path | None = None,
     static: str | Path = "book/_static",
 ) -> Path:
@@ -204,6 +205,7 @@ def model_card(
         card: ``model_card.json``; a ``README.md`` beside it comes first, as text, then the figures of
             ``quality.json`` and ``samplers.json``.
         out: the Markdown file to write.
+        times: what ``data_scripts/benchmarks/family.py`` wrote; may be absent.
         listen: a ``listening.json`` with the clips of :data:`CARD_SYSTEMS`, as notebook 03 writes it; may be absent.
         static: the book's ``_static``; players go to ``static/audio/model_card/``.
 
@@ -218,11 +220,12 @@ def model_card(
     content = read_json(card)
     if not isinstance(content, Mapping):
         raise InputError(f"{card}: a model card is a JSON object, not a {type(content).__name__}")
-    from latentclap.book.quality import quality_sections, sampler_sections
+    from latentclap.book.quality import quality_sections, sampler_sections, speed_sections
 
     readme = card.with_name("README.md")
     measured = quality_sections(card.with_name("quality.json"))
     measured += sampler_sections(card.with_name("samplers.json"), Path(out).with_name("samplers.png"))
+    measured += speed_sections(times) if times else []
     heard = _card_grid(listen, static) if listen and Path(listen).is_file() else []
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
     write_text(

@@ -48,6 +48,31 @@ def quality_sections(path: str | Path) -> list[str]:
     ]
 
 
+def speed_sections(path: str | Path) -> list[str]:
+    """Markdown for a report of ``data_scripts/benchmarks/family.py``; none where the file is absent."""
+    if not Path(path).is_file():
+        return []
+    report = read_json(path)
+    made, trained = report["generate"], report["finetune"]
+    rows = [
+        (
+            f"{made['clips']} clips, {made['steps']} steps of {made['sampler']}, guidance 2, with loading",
+            f"{made['seconds']:.0f}",
+            f"{made['gb']:.2f}",
+        ),
+        (
+            f"{trained['steps']} steps of fine-tuning, batch {trained['batch']}, with the Latent CLAP loss",
+            f"{trained['seconds']:.0f}",
+            f"{trained['gb']:.2f}",
+        ),
+    ]
+    return [
+        "## How long it takes",
+        table(("work", "seconds", "peak memory, GB"), rows),
+        f"Commit {report['commit']}, {report['device']}; `python data_scripts/benchmarks/family.py`.",
+    ]
+
+
 def sampler_sections(path: str | Path, picture: str | Path) -> list[str]:
     """Markdown and a picture for a report of ``pretrain_mini.py samplers``; none where the file is absent.
 
