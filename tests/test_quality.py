@@ -58,6 +58,11 @@ def test_all_figures_of_a_family(tiny_family, shared_data, tmp_path):
         < report["reconstructions"]["mel, vocoder"]["mr_stft"]
     )
     assert report["generated"]["n"] == 7
+    assert {side: row["n"] for side, row in report["judge"].items()} == {
+        "real": report["held_out"]["clips"],
+        "procedural": 7,
+    }
+    assert "shipped judge, real" in "\n".join(quality.lines(report))
     text = "\n".join(quality.lines(report))
     assert "generated" in text and "nearest training clip of held out" in text
 

@@ -40,6 +40,7 @@ def quality_sections(path: str | Path) -> list[str]:
         _shares({"generated": report["generated"], "recordings": report["reconstructions"]["identity"]}),
         "The text side of CLAP: class by the seven prompts, and finding a clip's own caption among others.",
         _clap(report["clap"]),
+        *_judge(report.get("judge", {})),
         "### Memorised?",
         "Distance to the nearest training clip, as percentiles over clips. Generated clips that repeat training"
         " clips would lie far nearer to them than held-out recordings do.",
@@ -140,6 +141,16 @@ def share(value: Mapping[str, Any]) -> str:
     """ "0.93 (0.87 to 0.97), n = 116"."""
     low, high = value["ci"]
     return f"{value['accuracy']:.2f} ({low:.2f} to {high:.2f}), n = {value['n']}"
+
+
+def _judge(rows: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        'The judge that comes with the family (`get_embedding("judge")`) was trained on its corpus, procedural and'
+        " real, and took part in no training of a generator. On clips that it never heard:",
+        _shares(rows),
+    ]
 
 
 def _polished(rows: Mapping[str, Any]) -> str:

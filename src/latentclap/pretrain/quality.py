@@ -323,7 +323,10 @@ def measure_family(
     near = {
         name: nearest(system, x, training) for name, x in (("generated", waves), ("held out", held_out.waves))
     }
+    own = resolve(family) / "judge"
+    sides = {"real": held_out, "procedural": made} if own.is_dir() else {}
     return {
+        "judge": {name: judged(JudgeEmbedding(own), side.waves, side.labels) for name, side in sides.items()},
         "held_out": {"clips": len(held_out.labels), "recordings": len({r.recording for r in recordings})},
         "sampling": sampling,
         "reconstructions": reconstructions(system, yardstick, held_out),
@@ -353,5 +356,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     for name, row in report["clap"].items():
         recall = f", R@1 {row['recall@1']:.2f}, R@5 {row['recall@5']:.2f}" if "recall@1" in row else ""
         yield f"CLAP, {name:<12} zero-shot {share(row['zero_shot'])}{recall}"
+    for name, row in report["judge"].items():
+        yield f"shipped judge, {name:<10} {share(row)}"
     for name, row in report["nearest"].items():
         yield f"nearest training clip of {name}: mel L1 {row['mel']}, CLAP {row['clap']} (5, 25, 50%)"
