@@ -95,7 +95,7 @@ def _groups(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
         raise InputError(f"one level of {wide.columns.name or 'the within factor'}: nothing to compare")
     small = np.flatnonzero(np.bincount(codes) < 2)
     if small.size:
-        raise InputError(f"class {names[small[0]]!r} has one rater; every class needs at least two")
+        raise InputError(f"class {str(names[small[0]])!r} has one rater; every class needs at least two")
     return values, codes, len(names)
 
 
