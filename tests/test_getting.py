@@ -945,7 +945,12 @@ def test_ctrl_c_while_the_server_is_silent(web, tmp_path, command):
     arguments = ["vggish", "--mirror", f"{web.url}/m", "--out", str(tmp_path), "--quiet"]
     env = {**os.environ, "NO_PROXY": "127.0.0.1"}
     process = subprocess.Popen(
-        [*command, *arguments], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, *arguments],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # tests that were started in a shell's background inherit a SIGINT that is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     part = part_of(tmp_path / "vggish-10086976.pth")
     deadline = time.monotonic() + 90

@@ -128,7 +128,7 @@ def test_a_killed_notebook_goes_on(tiny_profile, tmp_path):
     text = (
         Path(tiny_profile)
         .read_text()
-        .replace("[finetune]\nepochs = 1", "[finetune]\ncheckpoint_seconds = 0.3\nepochs = 60")
+        .replace("[finetune]\nepochs = 1", "[finetune]\ncheckpoint_seconds = 0.2\nepochs = 30")
     )
     profile.write_text(text)
     command = [
