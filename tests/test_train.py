@@ -18,6 +18,7 @@ from latentclap.train import (
     TrainingError,
     item_generators,
     learning_rate,
+    loop,
     sample_order,
     train,
 )
@@ -178,6 +179,74 @@ def test_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 3
     assert all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
+
+
+@pytest.fixture
+def lagging(monkeypatch):
+    """The loop as on a GPU: values are read where they are logged."""
+    monkeypatch.setattr(
+        loop._Loop, "lags", property(lambda self: True, lambda self, value: None), raising=False
+    )
+
+
+def test_reading_late_changes_nothing(data, tmp_path, lagging):
+    late = Regression()
+    result = train(late, data, config(), tmp_path / "late", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Loop, "lags", property(lambda self: False, lambda self, value: None))
+        now = Regression()
+        expected = train(now, data, config(), tmp_path / "now", progress=False)
+    assert torch.equal(weights(late), weights(now))
+    assert [{**line, "seconds": 0} for line in result.history] == [
+        {**line, "seconds": 0} for line in expected.history
+    ]
+
+
+def test_a_late_nan_names_its_step_and_is_not_saved(data, tmp_path, lagging):
+    class Explodes(Regression):
+        def forward(self, batch, rngs):
+            terms = super().forward(batch, rngs)
+            self.calls = getattr(self, "calls", 0) + 1
+            return terms if self.calls < 8 else {**terms, "loss": terms["loss"] * float("nan")}
+
+    # logged at steps 1, 5, 10: the NaN of step 7 is met at the tenth, after three chances to save it
+    with pytest.raises(TrainingError, match="loss is not finite at step 7"):
+        train(Explodes(), data, config(checkpoint_seconds=0), tmp_path, progress=False)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 7
+    assert all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
+
+
+def test_losses_are_read_now_and_then_though_nothing_is_logged(data, tmp_path, lagging, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_UNREAD", 4)
+    read = []
+    numbers = loop._Loop._numbers
+    monkeypatch.setattr(
+        loop._Loop, "_numbers", lambda self: read.append(len(self.unread)) or numbers(self), raising=True
+    )
+    train(Regression(), data, config(steps=12, log_every=100, ema_decay=0.0), tmp_path, progress=False)
+    assert read[:4] == [1, 4, 4, 3]
+
+
+def test_channels_last_is_only_an_order(data, tmp_path):
+    """The same losses, and weights in torch's own order afterwards."""
+
+    class Picture(Regression):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(2, 4, (1, 2)), nn.Flatten(), nn.Linear(4, 2))
+
+        def forward(self, batch, rngs):
+            square = (self.net(batch["x"].view(-1, 2, 1, 2)) - batch["y"]).square().mean()
+            self.strides = self.net[0].weight.is_contiguous(memory_format=torch.channels_last)
+            return {"loss": square}
+
+    one, other = Picture(), Picture()
+    other.load_state_dict(one.state_dict())
+    a = train(one, data, config(ema_decay=0.0), tmp_path / "a", progress=False)
+    b = train(other, data, config(ema_decay=0.0, channels_last=True), tmp_path / "b", progress=False)
+    assert other.strides and not one.strides and other.net[0].weight.is_contiguous()
+    assert a.history[-1]["loss"] == pytest.approx(b.history[-1]["loss"], rel=1e-4)
 
 
 def test_time_budget_leaves_a_checkpoint(data, tmp_path):

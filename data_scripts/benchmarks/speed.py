@@ -211,6 +211,7 @@ def label(row: Training | Generation) -> str:
         words.append(f"{row.sampler}, {row.steps} steps")
     else:
         words += ["with eq. 3"] * row.loss + ["checkpointing"] * row.checkpointing
+    words += ["channels last"] * row.channels_last
     return ", ".join(words)
 
 

@@ -37,6 +37,7 @@ class Training:
     batch: int
     loss: bool
     checkpointing: bool = False
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Generation:
     batch: int
     sampler: str = "ddim"
     steps: int = 200
+    channels_last: bool = False
 
 
 TRAINING = (
@@ -58,12 +60,14 @@ TRAINING = (
     Training("bf16", True, 16, True),
     Training("bf16", True, 64, False),
     Training("bf16", True, 64, True),
+    Training("bf16", True, 64, True, channels_last=True),
     Training("bf16", True, 64, True, checkpointing=True),
 )
 GENERATION = (
     Generation("no", False, 1),
     Generation("bf16", False, 20),
     Generation("bf16", True, 100),
+    Generation("bf16", True, 100, channels_last=True),
     Generation("bf16", True, 100, "dpmsolver++", 25),
     Generation("bf16", True, 100, "unipc", 25),
 )
@@ -141,6 +145,7 @@ def run_training(
         precision=row.precision,
         compile=row.compile,
         checkpointing=row.checkpointing,
+        channels_last=row.channels_last,
         log_every=log_every,
         checkpoint_seconds=1e9,
     )
@@ -195,6 +200,8 @@ def generate_row(name: str, device: str, row: Generation, clips: int, peak: floa
     """Seconds for ``clips`` clips, after a warm-up of two steps in the same shapes."""
     system, _ = bench_system(name, device)
     flops = 2 * forward_flops(system) * row.steps * clips  # twice: guidance
+    if row.channels_last:
+        system.unet.to(memory_format=torch.channels_last)
     if row.compile:
         system.unet.compile()
     begin = time.perf_counter()
@@ -222,6 +229,7 @@ def agreement(name: str, device: str, steps: int, batch: int) -> dict[str, Any]:
         "bf16": Training("bf16", False, batch, True),
         "bf16, compiled": Training("bf16", True, batch, True),
         "fp32, checkpointing": Training("no", False, batch, True, checkpointing=True),
+        "fp32, channels last": Training("no", False, batch, True, channels_last=True),
     }
     losses, made = {}, {}
     for label, row in rows.items():
@@ -230,6 +238,8 @@ def agreement(name: str, device: str, steps: int, batch: int) -> dict[str, Any]:
             losses[label] = np.array([h["loss"] for h in run_training(system, phi, row, steps, Path(folder))])
         if not row.checkpointing:
             system, _ = bench_system(name, device)
+            if row.channels_last:
+                system.unet.to(memory_format=torch.channels_last)
             if row.compile:
                 system.unet.compile()
             made[label] = latents(system, Generation(row.precision, row.compile, 2, steps=25), 2, device)

@@ -23,7 +23,7 @@ from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
 from latentclap.profiles import FinetuneSection
 from latentclap.system import FoleySystem, tuning_layer
-from latentclap.train import Task, TrainConfig, TrainResult, train
+from latentclap.train import Task, TrainConfig, TrainResult, onto, train
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,11 @@ class FinetuneTask(Task):
         """Return loss (eq. 4), ddpm (eq. 1) and, with λ > 0, lclap (eq. 3)."""
         loss, schedule, E_empty = self.constants
         device = batch["mean"].device
-        u, n = uniform(rngs, 1)[:, 0], randint(rngs, schedule.steps).to(device)
+        u, n = uniform(rngs, 1)[:, 0], onto(randint(rngs, schedule.steps), device)
         s_0 = batch["mean"] + (batch["logvar"] / 2).exp() * normal(rngs, batch["mean"])
         eps = normal(rngs, s_0)
         s_n = schedule.to(device).q_sample(s_0, n, eps)
-        dropped = append_dims((u < self.drop).to(device), batch["E_text"])
+        dropped = append_dims(onto(u < self.drop, device), batch["E_text"])
         E = torch.where(dropped, E_empty.to(device).expand_as(batch["E_text"]), batch["E_text"])
         if hasattr(self, "tuning"):
             E = self.tuning(E)
@@ -132,6 +132,7 @@ def finetune(
     minutes: float = 0.0,
     compile: bool = False,
     checkpointing: bool = False,
+    channels_last: bool = False,
     tensorboard: bool = False,
     progress: bool = True,
 ) -> tuple[FoleySystem, TrainResult]:
@@ -146,6 +147,7 @@ def finetune(
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
         compile: torch.compile UNet and φ (see ``TrainConfig``): the way to train on a GPU.
         checkpointing: trade time for memory (see ``TrainConfig``).
+        channels_last: order of the weights in memory (see ``TrainConfig``).
         tensorboard: write TensorBoard events.
         progress: show a progress bar.
 
@@ -185,6 +187,7 @@ def finetune(
             minutes=minutes,
             compile=compile,
             checkpointing=checkpointing,
+            channels_last=channels_last,
             tensorboard=tensorboard,
             log_every=max(1, steps // 50),
             checkpoint_seconds=config.checkpoint_seconds,

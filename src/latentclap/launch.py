@@ -113,7 +113,7 @@ class Launch:
         from latentclap.cache import ShardedCache
 
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
-        #: compile, checkpointing: how it is trained, which is not part of the result
+        #: compile, checkpointing, channels_last: how it is trained, which is not part of the result
         self.ways = ways
         self.profile = load_profile(file.profile)
         self.data = ShardedCache(file.cache)
@@ -251,6 +251,9 @@ def train(
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
     ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Weights in the order of a GPU's tensor cores.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and say what would run.")
@@ -263,9 +266,11 @@ def train(
         raise InputError(f"--minutes {minutes:g}: it may not be negative")
     file = TrainFile.read(config)
     state = processes()
-    if file.part != "finetune" and (compile or checkpointing):
-        raise InputError(f"--compile and --checkpointing are for part finetune, not {file.part}")
-    launch = Launch(file, state, minutes=minutes, quiet=quiet, compile=compile, checkpointing=checkpointing)
+    ways = {"compile": compile, "checkpointing": checkpointing, "channels_last": channels_last}
+    if file.part != "finetune" and any(ways.values()):
+        asked = next("--" + name.replace("_", "-") for name, on in ways.items() if on)
+        raise InputError(f"{asked} is for part finetune, not {file.part}")
+    launch = Launch(file, state, minutes=minutes, quiet=quiet, **ways)
     if dry_run:
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
     else:

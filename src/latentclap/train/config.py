@@ -35,6 +35,8 @@ class TrainConfig:
             in later runs; worth it on a GPU.
         checkpointing: keep no activations of the UNet but compute them again in the backward pass: a third more
             time, a fraction of the memory.
+        channels_last: keep the weights of convolutions, and with them all that they compute, in the order in which
+            a GPU's tensor cores read them.
         checkpoint_seconds: time between checkpoints.
         log_every: steps between lines of stats.jsonl.
         minutes: stop (with a checkpoint) after this time in this call; 0 runs to the end.
@@ -56,6 +58,7 @@ class TrainConfig:
     precision: str = "auto"
     compile: bool = False
     checkpointing: bool = False
+    channels_last: bool = False
     checkpoint_seconds: float = 60.0
     log_every: int = 10
     minutes: float = 0.0
@@ -89,6 +92,7 @@ _FREE = {
     "precision",
     "compile",
     "checkpointing",
+    "channels_last",
 }
 
 

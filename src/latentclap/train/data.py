@@ -44,6 +44,16 @@ class TensorBatches:
         return {name: value[indices] for name, value in self.tensors.items()}
 
 
+def onto(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, without waiting for the device to finish what it was told before.
+
+    A plain copy from pageable memory makes the CPU wait for the whole queue of a GPU: it could not run ahead.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def sample_order(position: int, count: int, length: int, seed: int) -> list[int]:
     """Item numbers at positions position ... position + count - 1 of an endless stream of shuffled epochs.
 

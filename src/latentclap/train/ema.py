@@ -21,11 +21,12 @@ class EMA:
         """Take one step towards the current weights."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         self.count += 1
-        for m, k, v in _named_state(modules):
-            shadow = self.shadow[f"{m}.{k}"]
-            if v.is_floating_point():
-                shadow.lerp_(v.float(), 1 - decay)
-            else:
+        pairs = [(self.shadow[f"{m}.{k}"], v) for m, k, v in _named_state(modules)]
+        moving = [(shadow, v.float()) for shadow, v in pairs if v.is_floating_point()]
+        # all at once: on a GPU a launch per weight would take longer than the arithmetic
+        torch._foreach_lerp_([shadow for shadow, _ in moving], [v for _, v in moving], 1 - decay)
+        for shadow, v in pairs:
+            if not v.is_floating_point():
                 shadow.copy_(v)
 
     @torch.no_grad()

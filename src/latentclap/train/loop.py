@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.train.config import TrainConfig, TrainingError, learning_rate
-from latentclap.train.data import Batches, item_generators, sample_order, share
+from latentclap.train.data import Batches, item_generators, onto, sample_order, share
 from latentclap.train.ema import EMA
 from latentclap.train.records import (
     append_stats,
@@ -27,6 +27,9 @@ from latentclap.train.records import (
     save_checkpoint,
 )
 from latentclap.train.task import Task, TrainResult, for_processes, processes
+
+#: a GPU's losses are read at least so often: a NaN is noticed after so many steps
+MOST_UNREAD = 100
 
 
 def train(
@@ -104,6 +107,9 @@ class _Loop:
             total=config.steps, desc=description, disable=not (progress and self.main), leave=False
         )
         self.history: list[dict[str, float]] = []
+        #: a GPU runs behind: its losses are read where they are logged, since reading one waits for all before it
+        self.lags = self.accelerator.device.type == "cuda"
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []
         self.step, self.seconds = 0, 0.0
         self._resume()
 
@@ -120,20 +126,26 @@ class _Loop:
             lr = learning_rate(config, self.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            last = self.step + 1 == config.steps
+            log = (self.step + 1) % config.log_every == 0 or last or self.step == 0
             try:
-                terms, norm = self._optimise()
+                self.unread.append((self.step, self._optimise()))
+                values = self._read() if log or len(self.unread) >= MOST_UNREAD else {}
             except torch.OutOfMemoryError:
                 raise TrainingError(self._too_large()) from None
             self.step += 1
             self.bar.update()
             now = time.monotonic()
             self.seconds = earlier + now - started
-            last = self.step == config.steps
-            if self.step % config.log_every == 0 or last or self.step == 1:
-                self._log({**terms, "lr": lr, "grad_norm": norm}, writer)
+            if log:
+                self._log({**values, "lr": lr}, writer)
             out_of_time = bool(config.minutes) and self._main_says(now - started > 60 * config.minutes)
             # each process has its own clock: only the main one's decides, and only it saves
-            if self.main and (now - saved > config.checkpoint_seconds or last or out_of_time):
+            if out_of_time:
+                self._read()
+            due = now - saved > config.checkpoint_seconds or last or out_of_time
+            # one that holds a NaN is not written; all processes learn of it together, where they read
+            if self.main and due and self._sound():
                 self._save()
                 saved = time.monotonic()
                 if on_checkpoint:
@@ -152,20 +164,27 @@ class _Loop:
         if config.compile:
             for module in task.hot():
                 module._compiled_call_impl = None  # what comes after training runs in other shapes
+        if config.channels_last:
+            for module in self.modules.values():
+                module.to(memory_format=torch.contiguous_format)
         return TrainResult(self.step, self.step >= config.steps, self.seconds, self.history, self.folder)
 
-    def _optimise(self) -> tuple[dict[str, float], float]:
-        """One optimiser step: grad_accum forward and backward passes on this process's share of the batch."""
+    def _optimise(self) -> dict[str, Tensor]:
+        """One optimiser step: grad_accum forward and backward passes on this process's share of the batch.
+
+        Returns:
+            The task's terms and the gradient's norm, scalars on the device.
+        """
         config, acc = self.config, self.accelerator
         offset, count = self.share
         first = self.step * config.batch_size * config.grad_accum + offset
         # the mean over processes counts each alike: a share that is larger by an item has to weigh more
         weight = count * self.world / config.batch_size
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for k in range(config.grad_accum):
             start = first + k * config.batch_size
             indices = sample_order(start, count, len(self.data), config.seed)
-            batch = {name: value.to(acc.device) for name, value in self.data.batch(indices).items()}
+            batch = {name: onto(value, acc.device) for name, value in self.data.batch(indices).items()}
             if hasattr(self.data, "prepare"):
                 following = sample_order(start + config.batch_size, count, len(self.data), config.seed)
                 self.data.prepare(following)
@@ -176,17 +195,40 @@ class _Loop:
             with nullcontext() if sync else acc.no_sync(self.task), acc.autocast():
                 terms = self.task(batch, rngs)
             values = self._over_processes(terms, weight)
-            self._check(values["loss"], "loss")
+            if not self.lags:
+                self._check(values["loss"].item(), "loss", self.step)
             acc.backward(terms["loss"] * weight / config.grad_accum)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / config.grad_accum
-        norm = float(acc.clip_grad_norm_(self.parameters, config.grad_clip or math.inf))
-        self._check(norm, "gradient norm")
+        norm = acc.clip_grad_norm_(self.parameters, config.grad_clip or math.inf).detach()
+        if not self.lags:
+            self._check_norm(norm.item(), self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.modules)
-        return sums, norm
+        return {**sums, "grad_norm": norm}
+
+    def _read(self) -> dict[str, float]:
+        """Wait for the steps since the last reading, check them in their order, and return the last one's values."""
+        values: dict[str, float] = {}
+        for (step, _), values in zip(self.unread, self._numbers(), strict=True):
+            self._check(values["loss"], "loss", step)
+            self._check_norm(values["grad_norm"], step)
+        self.unread.clear()
+        return values
+
+    def _numbers(self) -> list[dict[str, float]]:
+        """The unread values of each step, in one transfer."""
+        if not self.unread:
+            return []
+        rows = torch.stack([torch.stack([v.float() for v in terms.values()]) for _, terms in self.unread])
+        return [dict(zip(self.unread[0][1], row, strict=True)) for row in rows.tolist()]
+
+    def _sound(self) -> bool:
+        """Whether all unread losses and gradients are finite."""
+        names = ("loss", "grad_norm") if self.accelerator.scaler is None else ("loss",)
+        return all(math.isfinite(row[name]) for row in self._numbers() for name in names)
 
     def _too_large(self) -> str:
         """What to do where a GPU's memory is too small, from how much of it there is."""
@@ -201,12 +243,12 @@ class _Loop:
             f" {mend} (data_scripts/benchmarks/speed.py memory tells what fits)"
         )
 
-    def _over_processes(self, terms: dict[str, Tensor], weight: float) -> dict[str, float]:
+    def _over_processes(self, terms: dict[str, Tensor], weight: float) -> dict[str, Tensor]:
         """Each term's mean over the whole batch, the same in every process: so all of them see a NaN."""
         if self.world == 1:
-            return {name: float(value.detach()) for name, value in terms.items()}
+            return {name: value.detach() for name, value in terms.items()}
         values = torch.stack([value.detach().float() for value in terms.values()]) * weight
-        return dict(zip(terms, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        return dict(zip(terms, self.accelerator.reduce(values, "mean").unbind(), strict=True))
 
     def _main_says(self, flag: bool) -> bool:
         """The main process's answer, in every process."""
@@ -215,12 +257,16 @@ class _Loop:
         said = torch.tensor(float(self.main and flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(said, "sum").item())
 
-    def _check(self, value: float, what: str) -> None:
+    def _check(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"{self.description}: the {what} is not finite at step {self.step} (lr {self.config.lr:g});"
+                f"{self.description}: the {what} is not finite at step {step} (lr {self.config.lr:g});"
                 f" the checkpoint in {self.folder} is from before that. Lower lr or lambda, or clip gradients."
             )
+
+    def _check_norm(self, value: float, step: int) -> None:
+        if self.accelerator.scaler is None:  # fp16's scaler looks for too large a scale by such gradients
+            self._check(value, "gradient norm", step)
 
     # ------------------------------------------------------------------------------------- records
 
@@ -288,6 +334,9 @@ def _prepare_modules(task: Task, config: TrainConfig) -> None:
             raise InputError(f"checkpointing: nothing that {type(task).__name__} trains can do it")
         for module in able:
             module.enable_gradient_checkpointing()
+    if config.channels_last:
+        for module in task.trained().values():
+            module.to(memory_format=torch.channels_last)
     if config.compile:
         for module in task.hot():
             module.compile()
