@@ -163,6 +163,9 @@ def measure(
     clips: Annotated[int, typer.Option(help="generated clips per class", min=1)] = 50,
     profile: Annotated[str, typer.Option(help="whose sampling settings are used")] = "quick",
     seed: Annotated[int, typer.Option(help="of generation, and of the split by recording", min=0)] = 0,
+    before: Annotated[
+        str, typer.Option(help="an earlier family, to compare errors at the noise levels with")
+    ] = "",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice", min=0)] = 0,
 ) -> None:
     """Measure a family on recordings held out by recording: yardstick, reconstructions, CLAP, memorisation."""
@@ -176,6 +179,7 @@ def measure(
         clips=clips,
         profile=profile,
         seed=seed,
+        before=before,
     )
     write_json(out, report)
     typer.echo("\n".join([*lines(report), f"written: {out}"]))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from latentclap.classes import CLASSES
 from latentclap.embeddings import JudgeEmbedding
@@ -47,7 +48,14 @@ def test_all_figures_of_a_family(tiny_family, shared_data, tmp_path):
     corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
     few = make_few(shared_data / "foley_real" / "permissive", tmp_path / "few")
     report = quality.measure_family(
-        tiny_family, tiny_family / "judge", [few], corpus, clips=1, procedural=1, profile=fast(tmp_path)
+        tiny_family,
+        tiny_family / "judge",
+        [few],
+        corpus,
+        clips=1,
+        procedural=1,
+        profile=fast(tmp_path),
+        before=tiny_family,
     )
     assert set(report["reconstructions"]) == {
         "identity", "mel, Griffin-Lim", "mel, vocoder", "VAE, Griffin-Lim", "VAE, vocoder"
@@ -58,6 +66,10 @@ def test_all_figures_of_a_family(tiny_family, shared_data, tmp_path):
         < report["reconstructions"]["mel, vocoder"]["mr_stft"]
     )
     assert report["generated"]["n"] == 7
+    levels = report["levels"]
+    assert levels["family"] == levels["before"] and [row["n"] for row in levels["family"]] == [
+        *quality.LEVELS
+    ]
     assert {side: row["n"] for side, row in report["judge"].items()} == {
         "real": report["held_out"]["clips"],
         "procedural": 7,
@@ -81,6 +93,28 @@ def make_few(folder, out):
         for clip in sorted((folder / cls).iterdir())[:2]:
             shutil.copy(clip, out / cls)
     return out
+
+
+def test_a_perfect_model_has_no_error_and_a_blind_one_at_least_that_of_the_mean(tiny, monkeypatch):
+    """In units of the mean's error: 0 for the true noise, 1 + var / spread ... for one that says s_0 = 0."""
+    clips = quality.procedural_clips(1, tiny.samples)
+    s_0 = tiny.encode(clips.waves, seed=0)
+    spread = (s_0 - s_0.mean(0)).square().mean()
+
+    def told(guess):
+        def eps_theta(s_n, n, E):
+            rows = [int((s_n[i] - x_n).square().sum(dim=(1, 2, 3)).argmin()) for i in range(len(s_n))]
+            return tiny.schedule.predict_eps(s_n, n, guess[rows])
+
+        n = torch.full((7,), 500)
+        eps = torch.randn(s_0.shape, generator=torch.Generator().manual_seed(0))
+        x_n = tiny.schedule.q_sample(s_0, n, eps)
+        monkeypatch.setattr(tiny, "eps_theta", eps_theta)
+        return quality.denoising_errors(tiny, clips, levels=(500,), batch=7)[0]["error"]
+
+    assert told(s_0) == pytest.approx(0, abs=1e-4)
+    assert told(s_0.mean(0).expand_as(s_0)) == pytest.approx(1, rel=1e-3)
+    assert told(torch.zeros_like(s_0)) == pytest.approx((s_0.square().mean() / spread).item(), rel=1e-3)
 
 
 def test_measure_without_recordings(tiny_family):
@@ -113,6 +147,8 @@ def test_the_card_shows_what_was_measured(tmp_path):
         "clap": {"real": {"zero_shot": share},
                  "procedural": {"zero_shot": share, "recall@1": 0.4, "recall@5": 0.8, "pool": 50}},
         "nearest": {"generated": near, "held out": near},
+        "levels": {"family": [{"n": 900, "snr": 0.00087, "error": 0.456}],
+                   "before": [{"n": 900, "snr": 0.00087, "error": 3.66}]},
         "seed": 0, "device": "CPU", "commit": "abc", "versions": {},
     }  # fmt: skip
     write_json(tmp_path / "model_card.json", {"name": "mini"})
@@ -121,7 +157,7 @@ def test_the_card_shows_what_was_measured(tmp_path):
     write_json(tmp_path / "quality.json", report)
     text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
     for figure in ("17 real recordings", "1.23", "0.75 (0.53 to 0.89), n = 20", "rain 0.12", "0.40 / 0.80 of 50",
-                   "0.111 / 0.222 / 0.333", "steps 8", "Commit abc"):  # fmt: skip
+                   "0.111 / 0.222 / 0.333", "steps 8", "Commit abc", "| 900 | 0.00087 | 0.46 | 3.7 |"):  # fmt: skip
         assert figure in text, figure
 
 

@@ -38,6 +38,7 @@ def quality_sections(path: str | Path) -> list[str]:
         _ways(report["reconstructions"]),
         f"Generated from the paper's prompts ({words}), by the same judge:",
         _shares({"generated": report["generated"], "recordings": report["reconstructions"]["identity"]}),
+        *_levels(report.get("levels", {})),
         "The text side of CLAP: class by the seven prompts, and finding a clip's own caption among others.",
         _clap(report["clap"]),
         *_judge(report.get("judge", {})),
@@ -150,6 +151,33 @@ def _judge(rows: Mapping[str, Any]) -> list[str]:
         'The judge that comes with the family (`get_embedding("judge")`) was trained on its corpus, procedural and'
         " real, and took part in no training of a generator. On clips that it never heard:",
         _shares(rows),
+    ]
+
+
+def _levels(families: Mapping[str, Any]) -> list[str]:
+    if not families:
+        return []
+    rows = families["family"]
+    before = {row["n"]: row["error"] for row in families.get("before", [])}
+    head = ["step n", "SNR", "error of the predicted latent", *["the weights before"] * bool(before)]
+    body = [
+        (
+            str(row["n"]),
+            f"{row['snr']:.2g}",
+            f"{row['error']:.2g}",
+            *([f"{before[row['n']]:.2g}"] if before else []),
+        )
+        for row in rows
+    ]
+    return [
+        "### Noise levels",
+        "Mean square error of the clean latent that is told from a noisy one, given the class's prompt, in units"
+        " of what the mean over all clips would give: above 1 the network would do better by ignoring what it is"
+        " shown. Eq. 1 weighs this error by the SNR, so that a network which sees few clips hardly learns the"
+        " noisiest steps, where a sampler begins. The base model is therefore trained with more weight on them"
+        " (`latentclap.pretrain.tasks.level_weight`); fine-tuning is eq. 1 as the paper has it."
+        + (" *The weights before* are an earlier family of the same shapes." if before else ""),
+        table(tuple(head), body),
     ]
 
 

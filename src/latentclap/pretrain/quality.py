@@ -169,6 +169,41 @@ def generated(
     return judged(judge, waves, np.repeat(np.arange(len(CLASSES)), n)), waves
 
 
+#: steps at which :func:`denoising_errors` looks
+LEVELS = (20, 100, 200, 350, 500, 650, 800, 900, 999)
+
+
+@torch.no_grad()
+def denoising_errors(
+    system: FoleySystem, held_out: HeldOut, *, levels: Sequence[int] = LEVELS, batch: int = 8, seed: int = 0
+) -> list[dict[str, float]]:
+    """How well s_0 is told from s_n at each noise level, given the class' prompt: what eq. 1 hardly weighs.
+
+    Returns:
+        Rows of n, its snr, and error: the mean square error of the predicted s_0 in units of what the mean over all
+        clips would give. Above one, the network would do better by ignoring what it is shown.
+    """
+    device = system.device
+    s_0 = torch.cat(
+        [
+            system.encode(held_out.waves[i : i + batch], seed=seed)
+            for i in range(0, len(held_out.waves), batch)
+        ]
+    )
+    E = system.encode_text([prompt(c) for c in CLASSES])[torch.from_numpy(held_out.labels)]
+    eps = torch.randn(s_0.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    spread = (s_0 - s_0.mean(0)).square().mean().item()
+    rows = []
+    for level in levels:
+        n = torch.full((len(s_0),), level, device=device)
+        s_n = system.schedule.q_sample(s_0, n, eps)
+        parts = zip(s_n.split(batch), n.split(batch), E.split(batch), strict=True)
+        found = system.schedule.predict_x0(s_n, n, torch.cat([system.eps_theta(*part) for part in parts]))
+        error = (found - s_0).square().mean().item() / spread
+        rows.append({"n": level, "snr": system.schedule.snr(n[:1]).item(), "error": error})
+    return rows
+
+
 def nearest(system: FoleySystem, waves: np.ndarray, training: np.ndarray) -> dict[str, list[float]]:
     """Distance of each wave to its nearest training clip: log-mel L1, and 1 - cosine of CLAP's embedding.
 
@@ -294,6 +329,7 @@ def measure_family(
     profile: str = "quick",
     procedural: int = 20,
     seed: int = 0,
+    before: str | Path = "",
 ) -> dict[str, Any]:
     """All of this module's figures for a family, with what they were measured on.
 
@@ -306,6 +342,7 @@ def measure_family(
         profile: whose sampling settings are used.
         procedural: held-out procedural clips per class.
         seed: of generation and of the split.
+        before: an earlier family of the same kind, whose errors at the noise levels are set beside.
 
     Raises:
         InputError: no folder of recordings.
@@ -331,6 +368,11 @@ def measure_family(
         "sampling": sampling,
         "reconstructions": reconstructions(system, yardstick, held_out),
         "generated": verdict,
+        "levels": {
+            name: denoising_errors(s, held_out)
+            for name, s in (("family", system), ("before", before and FoleySystem.from_pretrained(before)))
+            if s
+        },
         "clap": {"real": text_clap(system, held_out), "procedural": text_clap(system, made)},
         "nearest": {
             name: {k: np.percentile(v, [5, 25, 50]).round(4).tolist() for k, v in distances.items()}
@@ -353,6 +395,9 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     for name, row in report["reconstructions"].items():
         yield f"{name:<24} MR-STFT {row['mr_stft']:.3f}, mel L1 {row['mel_l1']:.3f}, yardstick {share(row)}"
     yield f"{'generated':<24} yardstick {share(report['generated'])}"
+    for name, rows in report["levels"].items():
+        told = " ".join(f"{row['n']}: {row['error']:.3g}" for row in rows)
+        yield f"error of s_0 by noise level, {name}, in units of the mean's: {told}"
     for name, row in report["clap"].items():
         recall = f", R@1 {row['recall@1']:.2f}, R@5 {row['recall@5']:.2f}" if "recall@1" in row else ""
         yield f"CLAP, {name:<12} zero-shot {share(row['zero_shot'])}{recall}"
