@@ -62,6 +62,8 @@ rule book:
         mistakes="book/runs/bad_input.json",
         rates="book/runs/rates.json",
         cache="book/runs/cache_rate.json",
+        speed=sorted(map(str, Path("book/runs").glob("speed*.json"))),
+        family=sorted(map(str, Path("book/runs").glob("family.json"))),
         prose=PROSE,
     output:
         "book/_build/html/index.html",
@@ -85,6 +87,7 @@ rule book:
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
         "{BIN}/python -m latentclap.book cost {input.rates} && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
+        "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
 

@@ -34,6 +34,7 @@ from latentclap.book.collect import collect_notebook
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.scale import cache_table, cost_tables
+from latentclap.book.speed import speed_page
 from latentclap.classes import CLASSES
 from latentclap.files import write_json
 
@@ -185,6 +186,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     bad_input_page(repo_root / "book/runs/bad_input.json", book / "generated/bad_input.md")
     cost_tables(repo_root / "book/runs/rates.json", book / "generated/cost.md")
     cache_table(repo_root / "book/runs/cache_rate.json", book / "generated/cache_rate.md")
+    speed_page(sorted((repo_root / "book/runs").glob("speed*.json")), book / "generated/speed.md")
 
 
 def build(book: Path) -> subprocess.CompletedProcess:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from latentclap.book.speed import speed_page
 from latentclap.errors import InputError
+from latentclap.files import write_json
 from latentclap.models import audioldm_unet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts" / "benchmarks"))
@@ -40,6 +42,59 @@ def test_the_full_size_is_audioldm_m_full():
 def test_flops_of_a_matrix_product():
     """The peak is what the clock says of 2 n^3 operations: positive, and below a petaflop on a CPU."""
     assert 1e8 < parts.peak_flops("cpu", 64) < 1e15
+
+
+def test_counts_of_the_full_size(tmp_path, capsys):
+    """By its operations eq. 3 is nearly free: φ is small beside the UNet."""
+    speed.count(out=tmp_path / "counts.json")
+    told = json.loads((tmp_path / "counts.json").read_text())["count"]
+    assert told["forward_gflop"] == pytest.approx(223.6, abs=0.1)
+    assert told["eq1_gflop"] == pytest.approx(3 * 223.6, rel=1e-3)
+    assert told["eq3_share"] < 0.03
+    assert told["state_gib"] == pytest.approx(16 * 415.95e6 / 2**30, rel=1e-4)
+    shown = speed_page([tmp_path / "counts.json"], tmp_path / "speed.md").read_text()
+    assert "training step by eq. 1 | 670.7" in shown and "Any, by counting" in shown
+
+
+def test_every_part_reaches_the_page(tmp_path):
+    row = {"precision": "bf16", "compile": True, "batch": 64, "loss": True, "checkpointing": False}
+    made = {
+        "precision": "bf16",
+        "compile": False,
+        "batch": 20,
+        "sampler": "ddim",
+        "steps": 200,
+        "channels_last": True,
+    }
+    write_json(
+        tmp_path / "speed_card.json",
+        {
+            "size": "paper", "device": "some card", "commit": "abc", "versions": {"torch": "9.9"},
+            "train": {"peak_flops": 7.98e14, "rows": [
+                row | {"clips_per_second": 364.2, "share": 0.306, "gib": 22.04, "first_step_seconds": 60.0},
+                row | {"batch": 512, "error": "batch_size=512 does not fit"},
+            ]},
+            "generate": {"peak_flops": 7.98e14, "rows": [made | {"clips": 100, "seconds": 50.9, "share": 0.22}]},
+            "agree": {"steps": 100, "batch": 4, "loss": {"bf16": {"largest": 1e-2, "mean": 2e-3}},
+                      "latents_rms": {"bf16": 3e-2}},
+            "memory": {"rows": [{"batch": 2, "checkpointing": True, "gib": 9.5}], "fits": {"16": [0, 2]}},
+            "profile": [row | {"by_kind": {"convolution": 61.5}, "idle_ms": 3.2, "ms_per_step": 133, "kernels": []}],
+            "compile": {"first": 71.0, "cached": 22.0},
+        },
+    )  # fmt: skip
+    text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
+    for figure in ("Some card", "364.2 | 30.6% | 22.0", "does not fit", "50.9 | 22.0%", "channels last", "798 TFLOP",
+                   "1.0e-02 | 2.0e-03 | 3.0e-02", "recomputed activations | 9.5", "16 GiB | 0 | 2",
+                   "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
+        assert figure in text, figure
+
+
+def test_another_file_is_no_record_of_speed(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        speed_page([tmp_path / "speed.json"], tmp_path / "x.md")
+    write_json(tmp_path / "speed.json", {"rates": 1})
+    with pytest.raises(InputError, match="another kind of file"):
+        speed_page([tmp_path / "speed.json"], tmp_path / "x.md")
 
 
 def test_a_row_of_training():

@@ -10,6 +10,7 @@ python data_scripts/benchmarks/speed.py agree                    # is it the sam
 python data_scripts/benchmarks/speed.py memory                   # which batch fits 16, 24, 80 GiB
 python data_scripts/benchmarks/speed.py profile                  # where the time of a step goes
 python data_scripts/benchmarks/speed.py compile                  # seconds to compile, first and later runs
+python data_scripts/benchmarks/speed.py count                    # operations and memory by counting: no GPU needed
 
 Training is `latentclap.train`'s own loop on `FinetuneTask`, generation `FoleySystem.generate_latents`: the rates
 include all that Python adds. Without a GPU everything runs too, in fp32 and bf16, if one asks for a size that a CPU
@@ -34,6 +35,7 @@ from speed_parts import (
     Training,
     agreement,
     compile_seconds,
+    counted,
     fitting,
     generate_row,
     memory_rows,
@@ -74,7 +76,8 @@ def start(name: str, device: str) -> float:
 
 def record(out: Path, name: str, device: str, part: str, found: Any) -> None:
     """Put a part into the file; parts of another device or size are not mixed with it."""
-    about = {"size": name, "device": device_name(), "versions": versions(), "commit": commit()}
+    where = "any, by counting" if device == "any" else device_name()
+    about = {"size": name, "device": where, "versions": versions(), "commit": commit()}
     old = read_json(out) if out.is_file() else {}
     if old and {k: old.get(k) for k in ("size", "device")} != {k: about[k] for k in ("size", "device")}:
         raise InputError(f"{out} is of {old.get('size')} on {old.get('device')}: name another --out")
@@ -192,6 +195,18 @@ def compile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OU
     found = compile_seconds(name, device, 64 if device != "cpu" else 4)
     typer.echo(f"first {found['first']:.0f} s, from the cache {found['cached']:.0f} s")
     record(out, name, device, "compile", found)
+
+
+@app.command()
+def count(out: Out = Path("runs/speed_counts.json")) -> None:
+    """Operations of a step of the full size, the share of eq. 3 in them, and the memory of weights and Adam."""
+    found = counted()
+    typer.echo(
+        f"per clip: forward {found['forward_gflop']:.1f} GFLOP, a step by eq. 1 {found['eq1_gflop']:.1f},"
+        f" eq. 3 on top {found['eq3_gflop']:.1f} ({found['eq3_share']:.2%})\n"
+        f"{found['parameters'] / 1e6:.2f} M parameters: {found['state_gib']:.1f} GiB of weights, gradients and Adam"
+    )
+    record(out, "paper", "any", "count", found)
 
 
 @app.command("all")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,6 +94,42 @@ def forward_flops(system: FoleySystem) -> int:
             torch.zeros(1, system.embed_dim, device=system.device),
         )
     return counter.get_total_flops()
+
+
+def counted(width: int = 64) -> dict[str, Any]:
+    """What a training step of the full size costs per clip, by its operations and weights: no GPU is needed.
+
+    Args:
+        width: of φ (PANN-10: 64).
+
+    Returns:
+        GFLOP of the UNet's forward pass, of a training step by eq. 1 (forward and backward, as they are), and of
+        eq. 3 on top (φ forward, and backward to its input: φ is frozen), with its share; parameters, and GiB of
+        weights, gradients and Adam's two moments in float32.
+    """
+    with torch.device("meta"):
+        unet, phi = audioldm_unet(), LatentCLAP(width=width).requires_grad_(False)
+        latent = torch.zeros(1, 8, 256, 16, requires_grad=True)
+        step, condition = torch.zeros(1), torch.zeros(1, 512)
+    condition = {"encoder_hidden_states": None, "class_labels": condition}
+    forward = _gflop(lambda: unet(latent.detach(), step, **condition))
+    eq1 = _gflop(lambda: unet(latent.detach(), step, **condition).sample.sum().backward())
+    eq3 = _gflop(lambda: phi(latent).sum().backward())
+    parameters = sum(p.numel() for p in unet.parameters())
+    return {
+        "forward_gflop": forward,
+        "eq1_gflop": eq1,
+        "eq3_gflop": eq3,
+        "eq3_share": eq3 / eq1,
+        "parameters": parameters,
+        "state_gib": 4 * 4 * parameters / GIB,
+    }
+
+
+def _gflop(work: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
 
 
 def peak_flops(device: str, n: int | None = None) -> float:

@@ -105,5 +105,16 @@ def cache(
     typer.echo(str(cache_table(record, out)))
 
 
+@app.command()
+def speed(
+    records: Annotated[list[Path], typer.Argument(help="JSON that data_scripts/benchmarks/speed.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/speed.md"),
+) -> None:
+    """Write the tables of training and generation at full size."""
+    from latentclap.book.speed import speed_page
+
+    typer.echo(str(speed_page(records, out)))
+
+
 if __name__ == "__main__":
     sys.exit(run_app(app))

@@ -1,0 +1,166 @@
+"""The part of the page on scale that shows what ``data_scripts/benchmarks/speed.py`` measured, device by device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentclap.book.scale import table
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_text
+
+
+def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/speed.md") -> Path:
+    """Write a section per record, each with the parts that were measured there.
+
+    Args:
+        records: JSON files of speed.py.
+        out: the Markdown file to write.
+
+    Raises:
+        InputError: a file is absent or of another kind.
+    """
+    write_text(out, "\n\n".join(text for path in records for text in _record(Path(path))) + "\n")
+    return Path(out)
+
+
+def _record(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    told = read_json(path)
+    parts = [name for name in PARTS if isinstance(told, dict) and name in told]
+    if not parts or "size" not in told:
+        raise InputError(f"{path}: no part of speed.py's in it; it is another kind of file")
+    size = "audioldm-m-full's architecture" if told["size"] == "paper" else f"size {told['size']}"
+    text = [f"### {told['device'][0].upper()}{told['device'][1:]}: {size}, random weights"]
+    for name in parts:
+        text += PARTS[name](told[name])
+    return [*text, f"Commit {told['commit']}, torch {told['versions']['torch']}."]
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    words = [
+        "fp32" if row["precision"] == "no" else row["precision"],
+        "compiled" if row["compile"] else "eager",
+    ]
+    words += ["recomputed activations"] * bool(row.get("checkpointing"))
+    words += ["channels last"] * bool(row.get("channels_last"))
+    return ", ".join(words)
+
+
+def _gib(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _count(told: Mapping[str, Any]) -> list[str]:
+    rows = [
+        ("forward pass", f"{told['forward_gflop']:.1f}"),
+        ("training step by eq. 1", f"{told['eq1_gflop']:.1f}"),
+        ("eq. 3 on top of it", f"{told['eq3_gflop']:.1f}"),
+    ]
+    return [
+        table(("per clip", "GFLOP"), rows),
+        f"Eq. 3 adds {told['eq3_share']:.1%} to the operations of a step."
+        f" {told['parameters'] / 1e6:.2f} M parameters with their gradients and Adam's moments take"
+        f" {told['state_gib']:.1f} GiB in float32; activations come on top.",
+    ]
+
+
+def _train(told: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            _words(row),
+            str(row["batch"]),
+            "yes" if row["loss"] else "no",
+            *(
+                (f"{row['clips_per_second']:.1f}", f"{row['share']:.1%}", _gib(row["gib"]))
+                if "error" not in row
+                else ("does not fit", "", "")
+            ),
+        )
+        for row in told["rows"]
+    ]
+    head = ("training", "batch", "eq. 3", "clips per second", "share of the peak", "GiB")
+    return [table(head, rows), _peak(told)]
+
+
+def _generate(told: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            _words(row),
+            str(row["batch"]),
+            f"{row['sampler']}, {row['steps']}",
+            *(
+                (f"{row['seconds']:.1f}", f"{row['share']:.1%}")
+                if "error" not in row
+                else ("does not fit", "")
+            ),
+        )
+        for row in told["rows"]
+    ]
+    clips = next((row["clips"] for row in told["rows"] if "clips" in row), 0)
+    head = (
+        "generation with guidance",
+        "batch",
+        "sampler, steps",
+        f"{clips} clips, seconds",
+        "share of the peak",
+    )
+    return [table(head, rows), _peak(told)]
+
+
+def _peak(told: Mapping[str, Any]) -> str:
+    return f"The peak is this device's own matrix product: {told['peak_flops'] / 1e12:.3g} TFLOP/s."
+
+
+def _agree(told: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (way, f"{v['largest']:.1e}", f"{v['mean']:.1e}", f"{told['latents_rms'].get(way, float('nan')):.1e}")
+        for way, v in told["loss"].items()
+    ]
+    rows = [tuple("–" if cell == "nan" else cell for cell in row) for row in rows]
+    head = (
+        f"against fp32, {told['steps']} steps of {told['batch']}",
+        "loss, largest difference",
+        "loss, mean difference",
+        "latents, RMS",
+    )
+    return [table(head, rows)]
+
+
+def _memory(told: Mapping[str, Any]) -> list[str]:
+    ways = {False: "", True: "recomputed activations"}
+    rows = [(str(r["batch"]), ways[r["checkpointing"]], _gib(r["gib"])) for r in told["rows"]]
+    fits = [(f"{card} GiB", *map(str, pair)) for card, pair in told["fits"].items()]
+    return [
+        table(("batch", "way", "peak GiB"), rows),
+        table(("card", "largest batch", "with recomputed activations"), fits),
+    ]
+
+
+def _profile(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    kinds = list(dict.fromkeys(kind for row in told for kind in row["by_kind"]))
+    head = ("ms a step", *(f"{_words(row)}, batch {row['batch']}" for row in told))
+    rows = [(kind, *(f"{row['by_kind'].get(kind, 0.0):.1f}" for row in told)) for kind in kinds]
+    rows += [("idle", *(f"{row['idle_ms']:.1f}" for row in told))]
+    rows += [("**all**", *(f"{row['ms_per_step']:.1f}" for row in told))]
+    return [table(head, rows)]
+
+
+def _compile(told: Mapping[str, float]) -> list[str]:
+    return [
+        f"Compilation: {told['first']:.0f} s, {told['cached']:.0f} s in a later process, from torch's cache."
+    ]
+
+
+#: part of a record -> its Markdown, in the page's order
+PARTS: dict[str, Callable[[Any], list[str]]] = {
+    "count": _count,
+    "train": _train,
+    "generate": _generate,
+    "agree": _agree,
+    "memory": _memory,
+    "profile": _profile,
+    "compile": _compile,
+}
