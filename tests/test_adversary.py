@@ -78,8 +78,8 @@ def test_every_noise_level_counts(tiny):
     schedule = tiny.schedule
     snr = schedule.snr(torch.arange(1000))
     w = tasks.level_weight(snr)
-    torch.testing.assert_close((w * snr)[:800], (snr + 1).clamp(max=5)[:800])
-    assert w.max() == w[-1] == 1000
+    torch.testing.assert_close((w * snr)[:780], (snr + 1).clamp(max=5)[:780])
+    assert w.max() == w[-1] == 200
     batch = {
         "mean": torch.zeros(256, 8, 2, 2),
         "logvar": torch.full((256, 8, 2, 2), -30.0),

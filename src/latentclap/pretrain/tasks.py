@@ -223,19 +223,19 @@ class VocoderTask(Task):
         return {"loss": loss, **terms}
 
 
-def level_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 1000.0) -> Tensor:
+def level_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 200.0) -> Tensor:
     """Weight of eq. 1's error at a noise level, so that the error of s_0 counts by min(SNR + 1, gamma).
 
-    Eq. 1 as it stands counts the error of s_0 by the SNR: at the noisiest fifth of the steps, where a sampler begins
-    and decides what happens when, an error as large as s_0 itself is 0.4% of the loss and less. A network that sees
-    a hundred thousand clips, not hundreds of millions, then learns nothing there: ours was worse than the mean of
-    all clips above step 750, and that is where the class of a clip got lost. SNR + 1 is the weight of training on v
-    (arXiv:2202.00512), the bound at gamma is min-SNR's (arXiv:2303.09556): little is heard of the clean steps.
+    Eq. 1 as it stands counts the error of s_0 by the SNR, which falls to 1e-4 at the last steps: what a network does
+    there, where a sampler begins and decides what happens when, hardly shows in the loss. One that sees a hundred
+    thousand clips and not hundreds of millions then learns little there; the model card shows how much, level by level
+    (``quality.denoising_errors``). SNR + 1 is the weight of training on v (arXiv:2202.00512), the bound at gamma is
+    min-SNR's (arXiv:2303.09556): little is heard of the cleanest steps.
 
     Args:
         snr: signal-to-noise ratios (any shape).
         gamma: largest weight of the error of s_0.
-        most: largest weight of the error of eps, which the last steps would else drown the others with.
+        most: largest weight of the error of eps: with more, the last fifth of the steps would drown the others.
     """
     return ((snr + 1).clamp(max=gamma) / snr).clamp(max=most)
 
