@@ -228,7 +228,7 @@ def level_weight(snr: Tensor, *, gamma: float = 5.0, most: float = 200.0) -> Ten
 
     Eq. 1 as it stands counts the error of s_0 by the SNR, which falls to 1e-4 at the last steps: what a network does
     there, where a sampler begins and decides what happens when, hardly shows in the loss. One that sees a hundred
-    thousand clips and not hundreds of millions then learns little there; the model card shows how much, level by level
+    thousand clips and not hundreds of millions then learns little there; the model card shows how much by level
     (``quality.denoising_errors``). SNR + 1 is the weight of training on v (arXiv:2202.00512), the bound at gamma is
     min-SNR's (arXiv:2303.09556): little is heard of the cleanest steps.
 
