@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
-from latentclap.pretrain import tasks
+from latentclap.pretrain import stages, tasks
+from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.stages import STAGES, Work, run_stage
 
@@ -140,6 +143,42 @@ def test_other_recordings_are_split_by_recording_and_credited(tmp_path):
 def test_other_recordings_need_a_table(tmp_path):
     with pytest.raises(InputError, match=r"no meta.csv"):
         corpora.other_recordings(tmp_path, "dev", 0)
+
+
+def test_a_condition_is_carried_to_other_embeddings(tiny):
+    """Turned and shifted embeddings mean to the UNet what the old ones did."""
+    unet = copy.deepcopy(tiny.unet)
+    g = torch.Generator().manual_seed(0)
+    old = torch.randn(2000, 512, generator=g)
+    turn = torch.linalg.qr(torch.randn(512, 512, generator=g))[0]
+    new = old @ turn * 0.7 + 0.3
+    s, n = torch.randn(2, *tiny.latent_shape, generator=g), torch.tensor([10, 900])
+
+    def told(E):
+        with torch.no_grad():
+            return unet(s, n, encoder_hidden_states=None, class_labels=E[:2]).sample
+
+    before, confused = told(old), told(new)
+    assert carry_condition(unet, old, new) > 0.999
+    assert (told(new) - before).abs().max() < 1e-3 < (confused - before).abs().max()
+    # embeddings that say nothing of the old ones explain nothing, and then the mean is what is shown
+    assert carry_condition(unet, old, torch.zeros_like(old)) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path):
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    work = Work(tmp_path / "work", "tiny", corpus)
+    work.begin_with(tiny_family)
+    first = stages.latents(work)
+    run_stage("clap", work, steps=1)
+    run_stage("ldm", work, steps=1)
+    second = stages.latents(work)
+    assert torch.equal(first["mean"], second["mean"])
+    assert not torch.equal(first["E_audio"], second["E_audio"])
+    assert 0 < read_json(work.folder / "ldm" / "condition.json")["explained"] <= 1
+    stamp = (work.folder / "embeddings.safetensors").stat().st_mtime_ns
+    stages.latents(work)
+    assert (work.folder / "embeddings.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_training_goes_on_from_a_family(tiny_family, tmp_path):

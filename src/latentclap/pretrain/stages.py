@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -19,11 +21,12 @@ from latentclap.files import atomic_path, read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, size
 from latentclap.pretrain import tasks
+from latentclap.pretrain.condition import carry_condition, embeddings
 from latentclap.pretrain.corpus import REAL, Corpus
 from latentclap.pretrain.whiten import principal_axes, whiten
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
-from latentclap.train import Task, TensorBatches, TrainConfig, TrainResult, train
+from latentclap.train import CHECKPOINT, Task, TensorBatches, TrainConfig, TrainResult, train
 
 
 @dataclass(frozen=True)
@@ -165,13 +168,28 @@ def shapes(module: nn.Module) -> dict[str, torch.Size]:
 Prepared = tuple[Task, TensorBatches, nn.Module]
 
 
-def cached(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors from a file, made and written where it is absent."""
-    if not path.is_file():
+def cached(path: Path, make: Callable[[], dict[str, Tensor]], key: str = "") -> dict[str, Tensor]:
+    """Tensors from a file, made and written where it is absent or of another ``key``."""
+    if not path.is_file() or key_of(path) != key:
         tensors = make()
         with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"key": key})
     return load_file(path)
+
+
+def key_of(path: Path) -> str:
+    """The key that :func:`cached` wrote."""
+    with safe_open(path, "pt") as stream:
+        return (stream.metadata() or {}).get("key", "")
+
+
+def digest(module: nn.Module) -> str:
+    """Hexadecimal digest of a module's weights: what was computed with others has to be made anew."""
+    hasher = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        hasher.update(name.encode())
+        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def in_batches(
@@ -274,28 +292,57 @@ def latents(work: Work) -> dict[str, Tensor]:
     work.need("vae", "clap")
     system = work.system()
 
-    def make() -> dict[str, Tensor]:
+    def posteriors() -> dict[str, Tensor]:
         mean, logvar = in_batches(work, lambda w: system.posterior(w.numpy()), "latents")
+        return {"mean": mean, "logvar": logvar}
+
+    def conditions() -> dict[str, Tensor]:
         (E_audio,) = in_batches(work, lambda w: (system.encode_audio(w.numpy()),), "E_audio", 32)
         texts = work.corpus.texts()
         unique = sorted({t for pair in texts for t in pair})
         E = torch.cat([system.encode_text(unique[i : i + 256]).cpu() for i in range(0, len(unique), 256)])
         row = {t: i for i, t in enumerate(unique)}
         E_text = torch.stack([E[[row[t] for t in pair]] for pair in texts])
-        return {"mean": mean, "logvar": logvar, "E_audio": E_audio, "E_text": E_text.half()}
+        return {"E_audio": E_audio, "E_text": E_text.half()}
 
-    return cached(work.folder / "latents.safetensors", make)
+    # in two files: the slow half does not depend on CLAP, which may be trained on
+    return {
+        **cached(work.folder / "latents.safetensors", posteriors, digest(system.vae)),
+        **cached(work.folder / "embeddings.safetensors", conditions, digest(system.clap)),
+    }
 
 
 def ldm_stage(work: Work) -> Prepared:
     """The base LDM by eq. 1 on audio and text embeddings."""
     data = latents(work)
     system = work.system()
+    carry_from_start(work, system)
     # one audio embedding, the caption's and the prompt's: two texts to one audio
     E = torch.cat([data["E_audio"][:, None], data["E_text"]], dim=1)
     system.unet.requires_grad_(True)
     task = tasks.LDMTask(system.unet, system.encode_text([""])[0], system.schedule)
     return task, TensorBatches({"mean": data["mean"], "logvar": data["logvar"], "E": E}), system.unet
+
+
+def carry_from_start(work: Work, system: FoleySystem, clips: int = 1000) -> None:
+    """Turn the start's UNet to a CLAP that was trained on since; nothing to do where an LDM has begun here.
+
+    Args:
+        work: the training run.
+        system: its system; the UNet is changed in place.
+        clips: whose audio embeddings are compared, beside all texts.
+    """
+    folder = work.folder / "ldm"
+    trained = work.result("ldm").is_file() or (folder / CHECKPOINT).is_file()
+    if work.start is None or trained or not work.result("clap").is_file():
+        return
+    begun = FoleySystem.from_pretrained(work.start).to(work.device)
+    if "unet" not in work.taken(system, begun):
+        return
+    waves = work.corpus.wave[:: max(1, len(work.corpus) // clips)]
+    texts = sorted({t for pair in work.corpus.texts() for t in pair} | {""})
+    share = carry_condition(system.unet, *(embeddings(s, waves, texts) for s in (begun, system)))
+    write_json(folder / "condition.json", {"explained": share, "clips": len(waves), "texts": len(texts)})
 
 
 def latent_clap_stage(work: Work) -> Prepared:
