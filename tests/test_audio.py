@@ -24,6 +24,7 @@ from latentclap.audio import (
     to_model_rate,
     write_wave,
 )
+from latentclap.audio.polish import no_louder
 from latentclap.errors import InputError
 
 
@@ -245,6 +246,35 @@ def test_polish_leaves_a_true_wave_nearly_alone():
     kept = torch.corrcoef(torch.cat([wave, polish(wave, mel, 0)]))[0, 1]
     lost = np.corrcoef(wave[0].numpy(), griffin_lim(mel)[0])[0, 1]
     assert kept > 0.7 > 0.3 > abs(lost)
+
+
+def test_polish_keeps_the_silence_before_a_step():
+    """Griffin-Lim spreads a burst over its window of 64 ms; a wave that knows when it began keeps it from that."""
+    wave = torch.zeros(1, 32_000)
+    wave[:, 16_000:20_000] = torch.from_numpy(noise(4_000, scale=0.3).astype(np.float32))
+    mel = log_mel(wave)
+
+    def before(x):  # energy from 35 to 15 ms before the burst: the short windows reach 12 ms
+        return x[:, 15_440:15_760].square().sum().item()
+
+    spread, kept = (polish(wave, mel, 8, headroom=h) for h in (float("inf"), 12.0))
+    assert before(kept) < 0.1 * before(spread)
+    burst = slice(16_400, 19_600)
+    assert kept[:, burst].square().sum() > 0.9 * spread[:, burst].square().sum()
+
+
+def test_no_louder_by_headroom():
+    """20 dB too loud comes to 6 dB too loud; what is within the headroom stays."""
+    than = torch.from_numpy(noise(16_000, scale=0.02).astype(np.float32))[None]
+    down = no_louder(10 * than, than, 6.0)
+    inner = slice(1_000, 15_000)
+    assert down[:, inner].std() / than[:, inner].std() == pytest.approx(10 ** (6 / 20), rel=0.01)
+    assert torch.allclose(no_louder(1.5 * than, than, 6.0)[:, inner], 1.5 * than[:, inner], atol=1e-5)
+
+
+def test_polish_refuses_a_negative_headroom():
+    with pytest.raises(InputError, match="headroom=-1"):
+        polish(torch.zeros(1, 16_000), torch.zeros(1, 1, 100, 64), headroom=-1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,18 @@ from latentclap.pretrain import stages, tasks
 from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.stages import STAGES, Work, run_stage
+
+
+def test_equal_texts_are_all_right_answers():
+    """Two clips with one prompt: logits that prefer either are right, and the least loss is that of the spread."""
+    ids = torch.tensor([0, 0, 1])
+    sure = torch.full((3, 3), -50.0)
+    sure[:2, :2] = sure[2, 2] = 0.0
+    loss, hit = tasks.contrastive(sure, ids)
+    assert hit == 1 and loss.item() == pytest.approx(2 / 3 * math.log(2), abs=1e-5)
+    loss, hit = tasks.contrastive(20 * torch.eye(3), torch.arange(3))
+    assert hit == 1 and loss.item() < 1e-6
+    assert tasks.contrastive(20 * torch.eye(3).roll(1, 0), torch.arange(3))[1] == 0
 
 
 def test_the_family_loads(tiny_family):

@@ -52,8 +52,12 @@ def test_counts_of_the_full_size(tmp_path, capsys):
     assert told["eq1_gflop"] == pytest.approx(3 * 223.6, rel=1e-3)
     assert told["eq3_share"] < 0.03
     assert told["state_gib"] == pytest.approx(16 * 415.95e6 / 2**30, rel=1e-4)
+    eager = next(row for row in told["memory"] if row["precision"] == "bf16" and not row["checkpointing"])
+    assert eager["least_gib"] >= told["state_gib"] and eager["fits"]["24"] >= 16
+    assert eager["fits"]["16"] >= 2
     shown = speed_page([tmp_path / "counts.json"], tmp_path / "speed.md").read_text()
     assert "training step by eq. 1 | 670.7" in shown and "Any, by counting" in shown
+    assert "largest batch in 24 GiB" in shown and f"{eager['peak_gib']['16']:.1f}" in shown
 
 
 def test_every_part_reaches_the_page(tmp_path):

@@ -12,6 +12,7 @@ from torch import nn
 from latentclap.errors import InputError
 from latentclap.train import (
     EMA,
+    GroupedBatches,
     Task,
     TensorBatches,
     TrainConfig,
@@ -61,6 +62,45 @@ def test_each_item_once_per_epoch():
     assert stream[:23] != stream[23:]
     # any cut of the stream gives the same stream
     assert sample_order(20, 9, 23, seed=1) == stream[20:29]
+
+
+def test_grouped_items_come_in_runs(tmp_path):
+    """Runs of four of one group, what is left of a group in a shorter one, all items once per epoch."""
+    groups = [0] * 10 + [1] * 7 + [2] * 3
+    data = GroupedBatches({"x": torch.arange(20)}, groups, 4)
+    stream = sample_order(0, 40, 20, 1, data.order)
+    assert sorted(stream[:20]) == sorted(stream[20:]) == list(range(20)) and stream[:20] != stream[20:]
+    assert sample_order(17, 8, 20, 1, data.order) == stream[17:25]
+    sizes = {0: [], 1: [], 2: []}
+    place = 0
+    while place < 20:  # two runs of one group may meet: they are cut at four
+        group, run = groups[stream[place]], 0
+        while place < 20 and run < 4 and groups[stream[place]] == group:
+            run, place = run + 1, place + 1
+        sizes[group].append(run)
+    assert sum(sizes[0]) == 10 and max(sizes[0]) == 4 and sizes[2] == [3]
+
+
+def test_the_loop_takes_the_order_of_the_data(data, tmp_path):
+    """The items of each batch are the data's own order; an interrupted run goes on in it."""
+    seen = []
+
+    class Seen(GroupedBatches):
+        def batch(self, indices):
+            seen.extend(indices)
+            return super().batch(indices)
+
+    grouped = Seen(data.tensors, [i % 3 for i in range(23)], 2)
+    train(Regression(), grouped, config(steps=12), tmp_path, progress=False)
+    assert seen == sample_order(0, 48, 23, 0, grouped.order)
+    pairs = [abs(a - b) % 3 for a, b in zip(seen[:22:2], seen[1:22:2], strict=True)]
+    assert pairs.count(0) > 6  # by chance a third of eleven
+
+
+@pytest.mark.parametrize(("groups", "run"), [([0] * 22, 2), ([0] * 23, 0)])
+def test_groups_that_do_not_fit_are_refused(data, groups, run):
+    with pytest.raises(InputError, match=f"{len(groups)} group numbers in runs of {run} for 23 items"):
+        GroupedBatches(data.tensors, groups, run)
 
 
 def test_generators_follow_the_position():

@@ -206,6 +206,13 @@ def count(out: Out = Path("runs/speed_counts.json")) -> None:
         f" eq. 3 on top {found['eq3_gflop']:.1f} ({found['eq3_share']:.2%})\n"
         f"{found['parameters'] / 1e6:.2f} M parameters: {found['state_gib']:.1f} GiB of weights, gradients and Adam"
     )
+    for row in found["memory"]:
+        typer.echo(
+            f"{row['precision']:<5} {'checkpointing' if row['checkpointing'] else '':<14}"
+            + ", ".join(f"batch {batch}: {gib:.1f} GiB" for batch, gib in row["peak_gib"].items())
+            + "; largest batch: "
+            + ", ".join(f"{batch} in {held} GiB" for held, batch in row["fits"].items())
+        )
     record(out, "paper", "any", "count", found)
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentclap.finetune import FinetuneTask
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss
+from latentclap.memory import training_footprint
 from latentclap.models import audioldm_unet, random_system, size
 from latentclap.system import FoleySystem
 from latentclap.train import TensorBatches, TrainConfig, TrainingError, train
@@ -105,7 +106,7 @@ def counted(width: int = 64) -> dict[str, Any]:
     Returns:
         GFLOP of the UNet's forward pass, of a training step by eq. 1 (forward and backward, as they are), and of
         eq. 3 on top (φ forward, and backward to its input: φ is frozen), with its share; parameters, and GiB of
-        weights, gradients and Adam's two moments in float32.
+        weights, gradients and Adam's two moments in float32; what a step keeps in memory (:func:`estimated`).
     """
     with torch.device("meta"):
         unet, phi = audioldm_unet(), LatentCLAP(width=width).requires_grad_(False)
@@ -123,6 +124,27 @@ def counted(width: int = 64) -> dict[str, Any]:
         "eq3_share": eq3 / eq1,
         "parameters": parameters,
         "state_gib": 4 * 4 * parameters / GIB,
+        "memory": [estimated(unet.config, phi.config, *way) for way in WAYS],
+    }
+
+
+#: precision and recomputation of the table of estimated memory
+WAYS = (("no", False), ("no", True), ("bf16", False), ("bf16", True))
+#: GiB of the cards that it speaks of
+CARDS = (16, 24, 80)
+
+
+def estimated(unet: Any, phi: Any, precision: str, checkpointing: bool) -> dict[str, Any]:
+    """Memory of an eager step with eq. 3 at full size (``latentclap.memory``), and the largest batch by card."""
+    told = training_footprint(unet, phi, (8, 256, 16), precision=precision, checkpointing=checkpointing)
+    return {
+        "precision": precision,
+        "compile": False,
+        "checkpointing": checkpointing,
+        "least_gib": told.least / GIB,
+        "per_clip_gib": told.per_clip / GIB,
+        "peak_gib": {str(batch): told.peak(batch) / GIB for batch in (2, 16, 64)},
+        "fits": {str(held): told.fits(held * GIB) for held in CARDS},
     }
 
 
@@ -316,7 +338,7 @@ def memory_rows(name: str, device: str, batches: Iterable[int]) -> list[dict[str
     return rows
 
 
-def fitting(rows: list[dict[str, Any]], sizes: Iterable[int] = (16, 24, 80), spare: float = 1.0) -> dict:
+def fitting(rows: list[dict[str, Any]], sizes: Iterable[int] = CARDS, spare: float = 1.0) -> dict:
     """Memory in GiB -> the largest measured batch that leaves ``spare`` GiB: (without, with checkpointing)."""
     return {
         str(held): [

@@ -6,6 +6,7 @@ Only the UNet and, where there is one, the tuning layer train; VAE, CLAP, vocode
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from latentclap.errors import InputError
 from latentclap.files import atomic_path
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
+from latentclap.memory import foretold
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
 from latentclap.profiles import FinetuneSection
 from latentclap.system import FoleySystem, tuning_layer
-from latentclap.train import Task, TrainConfig, TrainResult, onto, train
+from latentclap.train import Task, TrainConfig, TrainResult, onto, processes, train
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ def finetune(
             clamp=config.clamp or None,
         )
     data = batches(cache, "mean", "logvar", "E_audio", "E_text")
+    if system.device.type == "cuda":
+        _warn_of_memory(system, phi, config, torch.cuda.mem_get_info(system.device)[0], checkpointing)
     steps = max(1, config.epochs * len(data) // config.batch_size)
     result = train(
         FinetuneTask(tuned, loss, config.lam, drop=config.drop),
@@ -199,6 +203,26 @@ def finetune(
     if checkpointing:
         tuned.unet.disable_gradient_checkpointing()
     return tuned.eval(), result
+
+
+def _warn_of_memory(
+    system: FoleySystem, phi: nn.Module | None, config: FinetuneConfig, free: int, checkpointing: bool
+) -> None:
+    """Say before the first step that a batch will hardly fit: a warning, since the figure is an estimate."""
+    world = processes().num_processes
+    line = foretold(
+        system.unet.config,
+        phi.config if isinstance(phi, LatentCLAP) and config.lam else None,
+        system.latent_shape,
+        -(-config.batch_size // world),
+        free,
+        checkpointing=checkpointing,
+        precision="bf16" if torch.cuda.is_bf16_supported() else "no",
+        ema=bool(config.ema_decay),
+        processes=world,
+    )
+    if line:
+        warnings.warn(line, stacklevel=3)
 
 
 def save_weights(system: FoleySystem, path: str | Path) -> None:

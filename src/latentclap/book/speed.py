@@ -64,6 +64,29 @@ def _count(told: Mapping[str, Any]) -> list[str]:
         f"Eq. 3 adds {told['eq3_share']:.1%} to the operations of a step."
         f" {told['parameters'] / 1e6:.2f} M parameters with their gradients and Adam's moments take"
         f" {told['state_gib']:.1f} GiB in float32; activations come on top.",
+        *_estimated(told.get("memory", ())),
+    ]
+
+
+def _estimated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    batches, cards = (list(rows[0][name]) for name in ("peak_gib", "fits"))
+    head = ("memory of a step with eq. 3, estimated", *(f"batch {batch}, GiB" for batch in batches))
+    head += tuple(f"largest batch in {card} GiB" for card in cards)
+    body = [
+        (
+            _words(row),
+            *(f"{row['peak_gib'][batch]:.1f}" for batch in batches),
+            *(str(row["fits"][card]) for card in cards),
+        )
+        for row in rows
+    ]
+    return [
+        table(head, body),
+        "Estimated by walking through a step with tensors that have no contents (`latentclap.memory`), as autocast"
+        " would run it on a GPU; a GiB of each card stays free. A compiled step keeps less. A run warns before its"
+        " first step where its batch will hardly fit.",
     ]
 
 

@@ -26,7 +26,7 @@ from latentclap.pretrain.corpus import REAL, Corpus
 from latentclap.pretrain.whiten import principal_axes, whiten
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
-from latentclap.train import CHECKPOINT, Task, TensorBatches, TrainConfig, TrainResult, train
+from latentclap.train import CHECKPOINT, GroupedBatches, Task, TensorBatches, TrainConfig, TrainResult, train
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Stage:
 #: sized for a 2-core CPU overnight; on a GPU ask for more with --steps. The *_critic stages go on with the weights
 #: of the stage before, against a discriminator; HiFi-GAN's betas (arXiv:2010.05646)
 STAGES: dict[str, Stage] = {
-    "clap": Stage(steps=3000, batch_size=32, lr=5e-4, weight_decay=0.01),
+    "clap": Stage(steps=3000, batch_size=48, lr=5e-4, weight_decay=0.01),
     "vae": Stage(steps=3000, batch_size=8, lr=1e-3),
     "vae_critic": Stage(steps=3000, batch_size=8, lr=2e-4, beta1=0.8, beta2=0.99),
     "vocoder": Stage(steps=8000, batch_size=8, lr=8e-4),
@@ -55,6 +55,9 @@ STAGES: dict[str, Stage] = {
     "latent_clap": Stage(steps=2500, batch_size=16, lr=1e-3),
     "judge": Stage(steps=3000, batch_size=16, lr=1e-3, weight_decay=0.01),
 }
+
+#: clips of one class or family that come one after the other in CLAP's batches
+CLAP_RUN = 8
 
 #: which stages make which part, later ones go on from earlier ones
 MAKES = {
@@ -237,7 +240,9 @@ def clap_stage(work: Work) -> Prepared:
     data["mask"] = tokens["attention_mask"].bool().view(len(work.corpus), 2, -1)
     data["text_id"] = torch.tensor([number[t] for t in texts]).view(-1, 2)
     system.clap.requires_grad_(True)
-    return tasks.ClapTask(system.clap), TensorBatches(data), system.clap
+    groups = {name: i for i, name in enumerate(sorted(set(work.corpus.cls)))}
+    batches = GroupedBatches(data, [groups[c] for c in work.corpus.cls], CLAP_RUN)
+    return tasks.ClapTask(system.clap), batches, system.clap
 
 
 def mels(work: Work) -> Tensor:

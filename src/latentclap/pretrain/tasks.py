@@ -37,10 +37,11 @@ def crop(tensor: Tensor, starts: Tensor, length: int) -> Tensor:
 
 
 class ClapTask(Task):
-    """Symmetric contrastive training of a ClapModel on (audio, caption) pairs.
+    """Symmetric contrastive training of a ClapModel on audio and each of its texts: caption, and class prompt.
 
     Several clips of a batch may carry the same text (the paper's class prompts): all of them are right answers,
-    so the target is spread over equal texts instead of the diagonal.
+    so the target is spread over equal texts instead of the diagonal. Captions are compared with captions and
+    prompts with prompts: among both together, a prompt would be a wrong answer to another clip of its own class.
     """
 
     divisible = False
@@ -51,22 +52,26 @@ class ClapTask(Task):
         self.mask_time, self.mask_mel = mask_time, mask_mel
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
-        """Batch: features (B, 1, T, M), tokens and mask (B, K texts, L), text_id (B, K)."""
-        rows = torch.arange(len(rngs))
-        choice = randint(rngs, batch["tokens"].shape[1])
+        """Batch: features (B, 1, T, M), tokens and mask (B, K texts, L), text_id (B, K).
+
+        Returns:
+            loss, the mean over the K texts; accuracy, the share of clips whose first text, the caption, is the
+            likeliest of the batch; scale of the logits.
+        """
         audio = self.clap.get_audio_features(input_features=self.augment(batch["features"].float(), rngs))
-        text = self.clap.get_text_features(
-            input_ids=batch["tokens"][rows, choice].long(), attention_mask=batch["mask"][rows, choice].long()
-        )
+        # batch by batch of one kind of text: (K B, L)
+        tokens, mask = (batch[name].transpose(0, 1).flatten(0, 1).long() for name in ("tokens", "mask"))
+        text = self.clap.get_text_features(input_ids=tokens, attention_mask=mask)
         E_audio, E_text = (F.normalize(e.pooler_output, dim=-1) for e in (audio, text))
-        ids = batch["text_id"][rows, choice]
-        target = (ids[:, None] == ids[None, :]).float()
-        target = target / target.sum(1, keepdim=True)
         scale = self.clap.logit_scale_a.exp().clamp(max=100)
-        logits = scale * E_audio @ E_text.T
-        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        hit = target[rows, logits.argmax(1)].gt(0).float().mean()
-        return {"loss": loss, "accuracy": hit, "scale": scale}
+        losses, hits = zip(
+            *(
+                contrastive(scale * E_audio @ E.T, ids)
+                for E, ids in zip(E_text.chunk(batch["text_id"].shape[1]), batch["text_id"].T, strict=True)
+            ),
+            strict=True,
+        )
+        return {"loss": torch.stack(losses).mean(), "accuracy": hits[0], "scale": scale}
 
     def augment(self, features: Tensor, rngs: list[torch.Generator]) -> Tensor:
         """Roll in time, change the level, and mask one span of time and one of mel bands."""
@@ -84,6 +89,23 @@ class ClapTask(Task):
             x[:, :, start : start + span] = floor
             out.append(x)
         return torch.stack(out)
+
+
+def contrastive(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric cross entropy of audio against texts where equal texts are all right.
+
+    Args:
+        logits: (B audio, B texts), the i-th text the i-th audio's own.
+        ids: number of each text (B,), the same for equal ones.
+
+    Returns:
+        The loss, and the share of audio whose likeliest text is right; scalars.
+    """
+    target = (ids[:, None] == ids[None, :]).float()
+    target = target / target.sum(1, keepdim=True)
+    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    rows = torch.arange(len(ids), device=ids.device)
+    return loss, target[rows, logits.argmax(1)].gt(0).float().mean()
 
 
 def mel_terms(reconstruction: Tensor, mel: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,15 @@ several processes sees the same items and the same noise as in one.
 """
 
 from latentclap.train.config import TrainConfig, TrainingError, learning_rate, override
-from latentclap.train.data import Batches, TensorBatches, item_generators, onto, sample_order, share
+from latentclap.train.data import (
+    Batches,
+    GroupedBatches,
+    TensorBatches,
+    item_generators,
+    onto,
+    sample_order,
+    share,
+)
 from latentclap.train.ema import EMA
 from latentclap.train.loop import train
 from latentclap.train.records import CHECKPOINT, STATS
@@ -22,6 +30,7 @@ __all__ = [
     "EMA",
     "STATS",
     "Batches",
+    "GroupedBatches",
     "Task",
     "TensorBatches",
     "TrainConfig",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ class _Loop:
             # accelerate keeps one precision for a process; runs in a notebook may differ in it
             AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=precision)
+        # an epoch's order is asked for by every batch
+        self.order = lru_cache(maxsize=2)(data.order) if hasattr(data, "order") else None
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         self.share = share(config.batch_size, self.rank, self.world)
         if self.world > 1:
@@ -183,11 +186,10 @@ class _Loop:
         sums: dict[str, Tensor] = {}
         for k in range(config.grad_accum):
             start = first + k * config.batch_size
-            indices = sample_order(start, count, len(self.data), config.seed)
+            indices = self._items(start, count)
             batch = {name: onto(value, acc.device) for name, value in self.data.batch(indices).items()}
             if hasattr(self.data, "prepare"):
-                following = sample_order(start + config.batch_size, count, len(self.data), config.seed)
-                self.data.prepare(following)
+                self.data.prepare(self._items(start + config.batch_size, count))
             # dropout draws from the global generator: make it a function of the position too
             torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
             rngs = item_generators(config.seed, start, count)
@@ -208,6 +210,10 @@ class _Loop:
         if self.ema:
             self.ema.update(self.modules)
         return {**sums, "grad_norm": norm}
+
+    def _items(self, start: int, count: int) -> list[int]:
+        """The items at a place of the stream."""
+        return sample_order(start, count, len(self.data), self.config.seed, self.order)
 
     def _read(self) -> dict[str, float]:
         """Wait for the steps since the last reading, check them in their order, and return the last one's values."""

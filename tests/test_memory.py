@@ -1,0 +1,106 @@
+"""A step's memory is told before it runs, and a batch that will not fit is named."""
+
+import warnings
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from latentclap import finetune as finetuning
+from latentclap.diffusion import NoiseSchedule
+from latentclap.errors import InputError
+from latentclap.finetune import FinetuneConfig
+from latentclap.latent_clap import LatentCLAP
+from latentclap.losses import LatentCLAPLoss
+from latentclap.memory import GIB, SPARE, Footprint, _peaks, _step, foretold, training_footprint
+from latentclap.models import random_system, size
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    system = random_system("tiny")
+    return system, LatentCLAP(**size("tiny")["phi"]).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_is_told_is_what_the_allocator_hands_out(tiny, batch):
+    """torch's own profiler counts a real step's memory; both within a twentieth, of which a part is rounding up."""
+    system, phi = tiny
+    weights, (told,) = _peaks(system.unet.config, phi.config, system.latent_shape, (batch,), False, False)
+    unet = system.unet.train().requires_grad_(True)
+    assert weights == sum(p.numel() * 4 for p in unet.parameters())
+    loss, optimizer = LatentCLAPLoss(phi), torch.optim.AdamW(unet.parameters(), foreach=False)
+
+    def step():
+        _step(unet, loss, NoiseSchedule(), (batch, *system.latent_shape), False)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()  # Adam's moments are there from now on
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    held = 3 * weights + sum(p.numel() * 4 for p in phi.parameters())
+    # 512-byte blocks weigh more in the tiny size's small tensors than anywhere else
+    assert told == pytest.approx(held + peak, rel=0.1)
+    assert told >= held + peak
+
+
+def test_peaks_lie_on_a_line(tiny):
+    """So that three batches tell of all others."""
+    system, phi = tiny
+    told = training_footprint(system.unet.config, phi.config, system.latent_shape, precision="no")
+    _, peaks = _peaks(system.unet.config, phi.config, system.latent_shape, (16, 200), False, False)
+    assert [told.peak(16), told.peak(200)] == pytest.approx(peaks, rel=0.02)
+
+
+def test_ways_to_save_memory_save_it(tiny):
+    system, phi = tiny
+    about = (system.unet.config, phi.config, system.latent_shape)
+    plain = training_footprint(*about, precision="no")
+    assert training_footprint(*about, precision="no", checkpointing=True).per_clip < plain.per_clip
+    assert training_footprint(*about, precision="bf16").per_clip < plain.per_clip
+    assert training_footprint(about[0], None, about[2], precision="no").per_clip < plain.per_clip
+    weights = 4 * sum(p.numel() for p in system.unet.parameters())
+    shared = training_footprint(*about, precision="no", ema=True, processes=8)
+    assert shared.fixed - plain.fixed == shared.least - plain.least == 2 * weights
+
+
+def test_fits_is_the_largest_that_fits():
+    footprint = Footprint(least=6 * GIB, fixed=5 * GIB, per_clip=GIB // 4)
+    batch = footprint.fits(24 * GIB)
+    assert footprint.peak(batch) + SPARE <= 24 * GIB < footprint.peak(batch + 1) + SPARE
+    assert footprint.fits(6 * GIB) == 0 and footprint.peak(1) == 6 * GIB
+
+
+def test_a_batch_that_will_not_fit_is_named(tiny):
+    system, phi = tiny
+    about = (system.unet.config, phi.config, system.latent_shape)
+    told = training_footprint(*about)
+    free = SPARE + told.peak(100)
+    assert foretold(*about, 100, free) is None
+    line = foretold(*about, 101, free)
+    assert "a step of 101 clips" in line and ": 100 would fit, with checkpointing" in line
+    assert "checkpointing" not in foretold(*about, 10**6, free, checkpointing=True)
+    assert "no batch will fit" in foretold(*about, 1, SPARE)
+
+
+def test_fine_tuning_warns(tiny):
+    """As it does on a GPU, whose free memory is given by hand here."""
+    system, phi = tiny
+    config = FinetuneConfig(lam=1.0, epochs=1, batch_size=4096)
+    with pytest.warns(UserWarning, match="a step of 4096 clips takes about"):
+        finetuning._warn_of_memory(system, phi, config, SPARE + 10**8, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finetuning._warn_of_memory(system, phi, config, 80 * GIB, False)
+
+
+def test_an_unknown_precision_is_refused(tiny):
+    system, phi = tiny
+    with pytest.raises(InputError, match="precision='int8': one of no, tf32, bf16, fp16"):
+        training_footprint(system.unet.config, phi.config, system.latent_shape, precision="int8")
