@@ -188,9 +188,9 @@ def configured(tiny_family, tiny_profile, tmp_path_factory):
     return folder, write
 
 
-def alone(config):
+def alone(config, *options):
     """What the command says in this process, or the message of its refusal."""
-    result = CliRunner().invoke(launch.app, [str(config), "--quiet"])
+    result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
     assert result.exception is None or isinstance(result.exception, InputError), result.exception
     return result.output + str(result.exception or "")
 
@@ -217,6 +217,15 @@ def test_the_command_in_one_process_and_two(configured, tiny_family):
     assert not (folder / "two" / "checkpoint.pt").exists()
     assert FoleySystem.from_pretrained(folder / "two" / "system").tuning is not None
     assert "is finished" in alone(two)
+
+
+def test_a_dry_run_tells_the_memory_and_changes_nothing(configured):
+    folder, write = configured
+    told = alone(write("dry", lam=100.0, batch_size=4), "--dry-run")
+    assert "'lam': 100.0" in told and "1 processes, cpu" in told
+    assert "GiB for 4 clips a process; the largest batch a process: " in told and " in 24 GiB" in told
+    assert not (folder / "dry").exists()
+    assert "memory" not in alone(write("dry", part="latent_clap", epochs=1), "--dry-run")
 
 
 def test_another_run_s_folder_and_another_system_s_cache(configured, tmp_path):

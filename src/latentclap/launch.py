@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from latentclap.finetune import FinetuneConfig
+    from latentclap.latent_clap import LatentCLAP
     from latentclap.system import FoleySystem
     from latentclap.train import TrainResult
 
@@ -175,17 +176,42 @@ class Launch:
         elif self.state.is_main_process:
             write_json(path, described)
 
-    def _finetune(self) -> TrainResult:
-        from latentclap.finetune import finetune, save_weights
+    def foretell(self) -> str:
+        """What a step of fine-tuning will take of a GPU's memory, by an estimate (``latentclap.memory``)."""
+        from latentclap.memory import GIB, training_footprint
+
+        config, system, phi = self._parts()
+        world, checkpointing = self.state.num_processes, bool(self.ways.get("checkpointing"))
+        batch = -(-config.batch_size // world)
+        footprint = training_footprint(
+            system.unet.config,
+            phi.config if phi else None,
+            system.latent_shape,
+            checkpointing=checkpointing,
+            ema=bool(config.ema_decay),
+            processes=world,
+        )
+        fits = ", ".join(f"{footprint.fits(held * GIB)} in {held} GiB" for held in (16, 24, 40, 80))
+        return (
+            f"memory of a GPU, bf16, uncompiled, estimated: {footprint.peak(batch) / GIB:.1f} GiB for {batch} clips"
+            f" a process; the largest batch a process: {fits}"
+        )
+
+    def _parts(self) -> tuple[FinetuneConfig, FoleySystem, LatentCLAP | None]:
         from latentclap.lab import latent_clap_folder
         from latentclap.latent_clap import LatentCLAP
 
         config = finetune_config(self.profile, self.file.changes)
-        system = self._system()
-        phi = None
+        system, phi = self._system(), None
         if config.lam:
             folder = latent_clap_folder(self.profile.model.latent_clap)
             phi = LatentCLAP.from_pretrained(folder).to(self.state.device)
+        return config, system, phi
+
+    def _finetune(self) -> TrainResult:
+        from latentclap.finetune import finetune, save_weights
+
+        config, system, phi = self._parts()
         tuned, result = finetune(
             system,
             phi,
@@ -256,7 +282,7 @@ def train(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and say what would run.")
+        bool, typer.Option("--dry-run", help="Check everything; say what would run, and its memory.")
     ] = False,
 ) -> None:
     """Train from a configuration file."""
@@ -273,6 +299,8 @@ def train(
     launch = Launch(file, state, minutes=minutes, quiet=quiet, **ways)
     if dry_run:
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
+        if file.part == "finetune":
+            said += f"\n{launch.foretell()}"
     else:
         try:
             said = launch.run()
