@@ -114,7 +114,14 @@ def log_mel(
         return mel.clamp(min=config.floor).log().unsqueeze(1)
 
 
-def mel_to_magnitude(mel: torch.Tensor, config: MelConfig = MelConfig(), n_iter: int = 100) -> torch.Tensor:
+def mel_to_magnitude(
+    mel: torch.Tensor,
+    config: MelConfig = MelConfig(),
+    n_iter: int = 100,
+    *,
+    guess: torch.Tensor | None = None,
+    trust: float = 0.3,
+) -> torch.Tensor:
     """Magnitude spectra whose mel is that of a log-mel: the non-negative inverse of the mel filters.
 
     Clipped pseudo-inverse, then the multiplicative updates of Lee and Seung (2001) for the squared error,
@@ -124,6 +131,9 @@ def mel_to_magnitude(mel: torch.Tensor, config: MelConfig = MelConfig(), n_iter:
         mel: log-mels (B, frames, n_mels); the floor counts as nothing, since as 1e-5 it would come back as hiss.
         config: the numbers the log-mel was made with.
         n_iter: updates.
+        guess: magnitudes (B, n_fft // 2 + 1, frames) that somebody else thinks of, a vocoder for one: what the mel
+            leaves open, the shape within a filter's band, is partly taken from there.
+        trust: share of the guess in what the updates begin with, by decibels: 0 none, 1 all.
 
     Returns:
         (B, n_fft // 2 + 1, frames), on the device of ``mel``.
@@ -131,6 +141,8 @@ def mel_to_magnitude(mel: torch.Tensor, config: MelConfig = MelConfig(), n_iter:
     matrix = _window_and_matrix(config, mel.device)[1].T
     target = torch.where(mel <= config.log_floor + 1e-4, 0.0, mel.float().exp()).transpose(1, 2)
     magnitude = (torch.linalg.pinv(matrix) @ target).clamp(min=1e-6)
+    if guess is not None:
+        magnitude = magnitude ** (1 - trust) * guess.clamp(min=1e-6) ** trust
     wanted = matrix.T @ target
     for _ in range(n_iter):
         magnitude *= wanted / (matrix.T @ (matrix @ magnitude)).clamp(min=1e-9)

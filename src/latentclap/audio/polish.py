@@ -20,7 +20,7 @@ MOMENTUM = 0.99
 def polish(
     wave: Tensor,
     log_mel: Tensor,
-    n_iter: int = 8,
+    n_iter: int = 12,
     config: MelConfig = MelConfig(),
     *,
     headroom: float = 12.0,
@@ -28,9 +28,9 @@ def polish(
     """Keep a vocoder's phases, and give it the magnitudes of the log-mel it should have sounded like.
 
     A small vocoder finds good phases long before it gets magnitudes right: it smears harmonics. The log-mel
-    tells them, so the wave's spectrogram takes its magnitudes from there (:func:`mel_to_magnitude`), and a few
-    iterations of fast Griffin-Lim, which begin at the vocoder's phases instead of at random ones, make
-    neighbouring frames agree. A vocoder that keeps to its mel gains nothing by it.
+    tells them, so the wave's spectrogram takes its magnitudes from there (:func:`mel_to_magnitude`, with the
+    vocoder's as a guess), and a few iterations of fast Griffin-Lim, which begin at the vocoder's phases instead of
+    at random ones, make neighbouring frames agree. A vocoder that keeps to its mel gains nothing by it.
 
     What a log-mel tells was somewhere within its window of 64 ms, and Griffin-Lim spreads it there, into the silence
     before a footstep. The vocoder knows that silence: where the wave would be louder than the vocoder's by more than
@@ -80,9 +80,10 @@ def polish(
         return S / S.abs().clamp(min=1e-9)
 
     with torch.autocast(wave.device.type, enabled=False):
+        heard = spectra(F.pad(wave.float(), (pad, pad), mode="reflect"))
         # a fifth of the updates: more of them change nothing that the yardstick or the STFT loss would show
-        magnitude = mel_to_magnitude(log_mel[:, 0], config, n_iter=20)
-        phase = phases(spectra(F.pad(wave.float(), (pad, pad), mode="reflect")))
+        magnitude = mel_to_magnitude(log_mel[:, 0], config, n_iter=20, guess=heard.abs())
+        phase = phases(heard)
         before = torch.zeros_like(phase)
         for _ in range(n_iter):
             rebuilt = spectra(waves(magnitude * phase))

@@ -186,8 +186,9 @@ def _polished(rows: Mapping[str, Any]) -> str:
         return ""
     return (
         " The vocoder's phases are good and its magnitudes are not, so the family gives its waves the magnitudes"
-        " of the log-mel and lets a few iterations of Griffin-Lim make them agree (`latentclap.audio.polish`;"
-        " `system.polish = None` switches it off): *alone* is without that."
+        " of the log-mel, lets a few iterations of Griffin-Lim make them agree, and keeps the silences that the"
+        " vocoder knows of (`latentclap.audio.polish`; `system.polish = None` switches it off): *alone* is without"
+        " that. Its settings were chosen on recordings of the training side."
     )
 
 
