@@ -192,6 +192,13 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     stamp = (work.folder / "embeddings.safetensors").stat().st_mtime_ns
     stages.latents(work)
     assert (work.folder / "embeddings.safetensors").stat().st_mtime_ns == stamp
+    # the decoder may learn on without the latents' being made anew
+    stamp = (work.folder / "latents.safetensors").stat().st_mtime_ns
+    decoder = copy.deepcopy(work.system().vae.decoder.state_dict())
+    run_stage("vae_critic", work, steps=1)
+    stages.latents(work)
+    assert any(not torch.equal(v, decoder[k]) for k, v in work.system().vae.decoder.state_dict().items())
+    assert (work.folder / "latents.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_training_goes_on_from_a_family(tiny_family, tmp_path):

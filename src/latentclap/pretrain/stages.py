@@ -310,9 +310,11 @@ def latents(work: Work) -> dict[str, Tensor]:
         E_text = torch.stack([E[[row[t] for t in pair]] for pair in texts])
         return {"E_audio": E_audio, "E_text": E_text.half()}
 
+    # what makes a latent: the decoder may be trained on
+    encoder = nn.ModuleList([system.vae.encoder, system.vae.quant_conv])
     # in two files: the slow half does not depend on CLAP, which may be trained on
     return {
-        **cached(work.folder / "latents.safetensors", posteriors, digest(system.vae)),
+        **cached(work.folder / "latents.safetensors", posteriors, digest(encoder)),
         **cached(work.folder / "embeddings.safetensors", conditions, digest(system.clap)),
     }
 
