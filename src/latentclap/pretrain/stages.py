@@ -228,21 +228,27 @@ def clap_stage(work: Work) -> Prepared:
         lambda: {"features": in_batches(work, features, "CLAP features")[0]},
     )
     texts = [t for pair in work.corpus.texts() for t in pair]
+    prompts = [prompt(c) for c in CLASSES]
     tokens = system.tokenizer(
-        texts,
+        texts + prompts,
         padding="max_length",
         truncation=True,
         max_length=system.tokenizer.model_max_length,
         return_tensors="pt",
     )
-    number = {t: i for i, t in enumerate(dict.fromkeys(texts))}
-    data["tokens"] = tokens["input_ids"].short().view(len(work.corpus), 2, -1)
-    data["mask"] = tokens["attention_mask"].bool().view(len(work.corpus), 2, -1)
-    data["text_id"] = torch.tensor([number[t] for t in texts]).view(-1, 2)
+    number = {t: i for i, t in enumerate(dict.fromkeys(texts + prompts))}
+    columns = {
+        "tokens": tokens["input_ids"].short(),
+        "mask": tokens["attention_mask"].bool(),
+        "text_id": torch.tensor([number[t] for t in texts + prompts]),
+    }
+    for name, column in columns.items():
+        data[name] = column[: len(texts)].unflatten(0, (len(work.corpus), 2))
+    others = {name: column[len(texts) :] for name, column in columns.items()}
     system.clap.requires_grad_(True)
     groups = {name: i for i, name in enumerate(sorted(set(work.corpus.cls)))}
     batches = GroupedBatches(data, [groups[c] for c in work.corpus.cls], CLAP_RUN)
-    return tasks.ClapTask(system.clap), batches, system.clap
+    return tasks.ClapTask(system.clap, others=others), batches, system.clap
 
 
 def mels(work: Work) -> Tensor:

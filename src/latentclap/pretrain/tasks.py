@@ -42,13 +42,28 @@ class ClapTask(Task):
     Several clips of a batch may carry the same text (the paper's class prompts): all of them are right answers,
     so the target is spread over equal texts instead of the diagonal. Captions are compared with captions and
     prompts with prompts: among both together, a prompt would be a wrong answer to another clip of its own class.
+
+    Args:
+        clap: the ClapModel.
+        others: texts that the last column is compared with too, whatever the batch: tokens and mask (N, L), and
+            text_id (N,). A batch of few classes holds few of their prompts to choose from.
+        mask_time: longest masked span, as a share of the frames.
+        mask_mel: widest masked band, as a share of the mel bands.
     """
 
     divisible = False
 
-    def __init__(self, clap: nn.Module, *, mask_time: float = 0.15, mask_mel: float = 0.15) -> None:
+    def __init__(
+        self,
+        clap: nn.Module,
+        *,
+        others: dict[str, Tensor] | None = None,
+        mask_time: float = 0.15,
+        mask_mel: float = 0.15,
+    ) -> None:
         super().__init__()
         self.clap = clap
+        self.others = others
         self.mask_time, self.mask_mel = mask_time, mask_mel
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
@@ -60,14 +75,19 @@ class ClapTask(Task):
         """
         audio = self.clap.get_audio_features(input_features=self.augment(batch["features"].float(), rngs))
         # batch by batch of one kind of text: (K B, L)
-        tokens, mask = (batch[name].transpose(0, 1).flatten(0, 1).long() for name in ("tokens", "mask"))
-        text = self.clap.get_text_features(input_ids=tokens, attention_mask=mask)
+        tokens, mask = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("tokens", "mask"))
+        ids = list(batch["text_id"].T)
+        if self.others:
+            more = {name: value.to(tokens.device) for name, value in self.others.items()}
+            tokens, mask = torch.cat([tokens, more["tokens"]]), torch.cat([mask, more["mask"]])
+            ids[-1] = torch.cat([ids[-1], more["text_id"]])
+        text = self.clap.get_text_features(input_ids=tokens.long(), attention_mask=mask.long())
         E_audio, E_text = (F.normalize(e.pooler_output, dim=-1) for e in (audio, text))
         scale = self.clap.logit_scale_a.exp().clamp(max=100)
         losses, hits = zip(
             *(
-                contrastive(scale * E_audio @ E.T, ids)
-                for E, ids in zip(E_text.chunk(batch["text_id"].shape[1]), batch["text_id"].T, strict=True)
+                contrastive(scale * E_audio @ E.T, of)
+                for E, of in zip(E_text.split([len(of) for of in ids]), ids, strict=True)
             ),
             strict=True,
         )
@@ -95,17 +115,20 @@ def contrastive(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric cross entropy of audio against texts where equal texts are all right.
 
     Args:
-        logits: (B audio, B texts), the i-th text the i-th audio's own.
-        ids: number of each text (B,), the same for equal ones.
+        logits: (B audio, N >= B texts), the i-th text the i-th audio's own; texts beyond B are answers to choose
+            from, and are not asked for audio themselves.
+        ids: number of each text (N,), the same for equal ones.
 
     Returns:
         The loss, and the share of audio whose likeliest text is right; scalars.
     """
-    target = (ids[:, None] == ids[None, :]).float()
-    target = target / target.sum(1, keepdim=True)
-    loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-    rows = torch.arange(len(ids), device=ids.device)
-    return loss, target[rows, logits.argmax(1)].gt(0).float().mean()
+    size = len(logits)
+    right = (ids[:size, None] == ids[None, :]).float()
+    to_text = right / right.sum(1, keepdim=True)
+    to_audio = right[:, :size] / right[:, :size].sum(1, keepdim=True)
+    loss = (F.cross_entropy(logits, to_text) + F.cross_entropy(logits[:, :size].T, to_audio)) / 2
+    rows = torch.arange(size, device=ids.device)
+    return loss, right[rows, logits.argmax(1)].mean()
 
 
 def mel_terms(reconstruction: Tensor, mel: Tensor) -> dict[str, Tensor]:
