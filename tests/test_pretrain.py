@@ -221,6 +221,9 @@ def test_training_goes_on_from_a_family(tiny_family, tmp_path):
     a, b = begun.unet.state_dict(), work.system().unet.state_dict()
     assert any(not torch.equal(a[k], b[k]) for k in a)
     work.begin_with(tiny_family)  # the same again is no error
+    # the learning rate that was asked for is the one that the card will name
+    run_stage("latent_clap", work, steps=1, lr=3e-5)
+    assert read_json(work.folder / "latent_clap" / "summary.json")["lr"] == 3e-5
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_card.json").write_text("{}")
     with pytest.raises(InputError, match="begun with another family"):

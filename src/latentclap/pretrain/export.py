@@ -67,8 +67,8 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
         "real_clips": corpus.kind.count(REAL),
         "real_sources": read_json(work.folder / "corpus.json")["real"],
         "stages": {
-            stage: {**read_json(work.folder / stage / "summary.json"), **vars(STAGES[stage])}
-            | {"steps": read_json(work.folder / stage / "summary.json")["steps"]}
+            # what a run was told otherwise (steps, lr) goes before the stage's own
+            stage: {**vars(STAGES[stage]), **read_json(work.folder / stage / "summary.json")}
             for stage in STAGES
             if (work.folder / stage / "summary.json").is_file()
         },

@@ -455,6 +455,7 @@ def run_stage(
         {
             "step": result.step,
             "steps": config.steps,
+            "lr": config.lr,
             "seconds": result.seconds,
             # stages may be trained on different corpora: each says how large its own was
             "corpus_clips": len(work.corpus),
