@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from latentclap import FoleySystem, LatentCLAP
 from latentclap.embeddings import JudgeEmbedding
@@ -224,6 +225,9 @@ def test_training_goes_on_from_a_family(tiny_family, tmp_path):
     # the learning rate that was asked for is the one that the card will name
     run_stage("latent_clap", work, steps=1, lr=3e-5)
     assert read_json(work.folder / "latent_clap" / "summary.json")["lr"] == 3e-5
+    phi = dict(LatentCLAP.from_pretrained(tiny_family / "latent_clap").float().named_parameters())
+    went_on = load_file(work.result("latent_clap"))
+    assert all(torch.allclose(went_on[name], value, atol=1e-3) for name, value in phi.items())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_card.json").write_text("{}")
     with pytest.raises(InputError, match="begun with another family"):

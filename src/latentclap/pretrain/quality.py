@@ -302,7 +302,10 @@ def sampler_sweep(
             "the sampler sweep needs --real FOLDER: recordings in DCASE layout for FAD's reference"
         )
     system, yardstick = FoleySystem.from_pretrained(family), JudgeEmbedding(judge)
-    weights = sorted(p for p in resolve(family).rglob("*.safetensors") if p.parent.name != "judge")
+    # neither the judge nor φ has a part in sampling
+    weights = sorted(
+        p for p in resolve(family).rglob("*.safetensors") if p.parent.name not in ("judge", "latent_clap")
+    )
     settings = {"clips": clips, "seed": seed, "weights": config_hash([file_sha256(p) for p in weights])}
     report = read_json(out) if out.is_file() else {"settings": settings, "points": []}
     if report["settings"] != settings:

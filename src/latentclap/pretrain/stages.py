@@ -359,11 +359,15 @@ def carry_from_start(work: Work, system: FoleySystem, clips: int = 1000) -> None
 
 
 def latent_clap_stage(work: Work) -> Prepared:
-    """φ by eq. 2."""
+    """φ by eq. 2; it begins with the start's where there is one of that shape, also for a CLAP trained on since."""
     data = latents(work)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         phi = LatentCLAP(**size(work.size)["phi"])
+    if work.start and (work.start / "latent_clap").is_dir():
+        begun = LatentCLAP.from_pretrained(work.start / "latent_clap").float()
+        if begun.config == phi.config:
+            phi.load_state_dict(begun.state_dict())
     return tasks.LatentCLAPTask(phi), TensorBatches({k: data[k] for k in ("mean", "logvar", "E_audio")}), phi
 
 
