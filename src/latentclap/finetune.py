@@ -176,7 +176,10 @@ def finetune(
         )
     data = batches(cache, "mean", "logvar", "E_audio", "E_text")
     if system.device.type == "cuda":
-        _warn_of_memory(system, phi, config, torch.cuda.mem_get_info(system.device)[0], checkpointing)
+        # the weights that train lie there already
+        held = sum(p.numel() * p.element_size() for p in tuned.unet.parameters())
+        free = torch.cuda.mem_get_info(system.device)[0] + held
+        _warn_of_memory(system, phi, config, free, checkpointing)
     steps = max(1, config.epochs * len(data) // config.batch_size)
     result = train(
         FinetuneTask(tuned, loss, config.lam, drop=config.drop),
