@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from latentclap.errors import InputError
 from latentclap.pretrain import adversary, tasks
 from latentclap.pretrain.adversary import MelCritic, WaveCritic
 
@@ -66,6 +67,28 @@ def test_the_encoder_stands_still(tiny, tmp_path):
     after = vae.encode(mel[:, None]).latent_dist.mean, vae.decode(torch.ones(1, 8, 16, 16)).sample
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
+
+
+def test_the_decoder_sees_latents_off_the_encoders(monkeypatch):
+    """Noise of up to ``noise`` in units of 1 / scaling_factor, another level for each item; none by default."""
+    from latentclap.models import random_system
+
+    vae = random_system("tiny", seed=5).vae
+    vae.register_to_config(scaling_factor=0.5)
+    mel = torch.randn(64, 32, 64, generator=torch.Generator().manual_seed(0)) - 5
+    seen, decode = [], vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z: seen.append(z) or decode(z))
+
+    def rngs():
+        return [torch.Generator().manual_seed(i) for i in range(64)]
+
+    for noise in (0.0, 0.3):
+        tasks.DecoderTask(vae, crop_frames=32, noise=noise)({"mel": mel}, rngs())
+    level = (seen[1] - seen[0]).flatten(1).std(1)
+    assert level.max() < 0.3 / 0.5 * 1.1
+    assert level.mean() == pytest.approx(0.3 / 0.5 / 2, rel=0.2) and level.min() < 0.1
+    with pytest.raises(InputError, match="noise=-1"):
+        tasks.DecoderTask(vae, noise=-1)
 
 
 def test_every_noise_level_counts(tiny):

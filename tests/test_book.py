@@ -456,6 +456,10 @@ def test_the_model_card_becomes_a_page(tmp_path):
         "training": {"steps": 100, "device": "cpu"},
         "sources": [{"class": "rain", "licence": "CC0"}, {"class": "dog|bark", "licence": "MIT"}],
         "limits": ["small", "procedural"],
+        "earlier": [
+            {"stages": {"clap": {"step": 800, "lr": 4e-4}}},
+            {"stages": {"vae": {"step": 1400}}, "corpus": [{"class": "rain", "clips": 7}]},
+        ],
     }
     write_json(tmp_path / "model_card.json", card)
     (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Mini\n\nSmall weights.\n")
@@ -467,6 +471,10 @@ def test_the_model_card_becomes_a_page(tmp_path):
         "## Training",
         "| dog\\|bark | MIT |",
         "- small",
+        "## Earlier rounds",
+        "| 1 | CLAP | 800 |  | 0.0004 |",
+        "| 2 | VAE | 1400 |",
+        "### Corpus of round 2\n\n| Class | Clips |",
     ):
         assert part in text
     with pytest.raises(InputError, match="no such model card"):

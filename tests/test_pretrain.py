@@ -15,6 +15,7 @@ from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain import stages, tasks
 from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
+from latentclap.pretrain.export import earlier, export
 from latentclap.pretrain.stages import STAGES, Work, run_stage
 
 
@@ -228,6 +229,19 @@ def test_training_goes_on_from_a_family(tiny_family, tmp_path):
     phi = dict(LatentCLAP.from_pretrained(tiny_family / "latent_clap").float().named_parameters())
     went_on = load_file(work.result("latent_clap"))
     assert all(torch.allclose(went_on[name], value, atol=1e-3) for name, value in phi.items())
+    # the next card names the rounds before it once, and their data where it is not its own
+    (tmp_path / "work" / "corpus.json").write_text('{"real": [{"source": "elsewhere"}]}')
+    card = export(work, tmp_path / "second")
+    before = read_json(tmp_path / "work" / "start" / "model_card.json")
+    assert [r["stages"] for r in card["earlier"]] == [before["stages"]]
+    assert card["earlier"][0]["real_sources"] == before["real_sources"]
+    assert card["corpus"] == before["corpus"] and "corpus" not in card["earlier"][0]
+    third = Work(tmp_path / "third_work", "tiny", corpus)
+    third.begin_with(tmp_path / "second")
+    (tmp_path / "third_work" / "corpus.json").write_text('{"real": [{"source": "elsewhere"}]}')
+    latest, first = earlier(third)
+    assert latest["stages"] == card["stages"] and "real_sources" not in latest
+    assert first == card["earlier"][0]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_card.json").write_text("{}")
     with pytest.raises(InputError, match="begun with another family"):

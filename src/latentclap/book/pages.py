@@ -264,8 +264,31 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
     scalars = {key: value for key, value in content.items() if not isinstance(value, Mapping | list)}
     parts = ["## Facts", table(("entry", "value"), map(_worded, scalars.items()))] if scalars else []
     for key, value in content.items():
-        if isinstance(value, Mapping | list) and value:
+        if key == "earlier" and value:
+            parts += _rounds(value)
+        elif isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
+    return parts
+
+
+def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rounds of training before the last one, the latest first: their stages in one table, then data of their own."""
+    columns = ("step", "batch_size", "lr", "seconds", "corpus_clips", "corpus_real")
+    rows = [
+        (i, _words(name), *(stage.get(column, "") for column in columns))
+        for i, entry in enumerate(rounds, 1)
+        for name, stage in (entry.get("stages") or {}).items()
+    ]
+    parts = [
+        "## Earlier rounds",
+        "What each part began with: rounds of training before the one above, the latest first, on the same corpus"
+        " where nothing else is said below.",
+        table(("round", "stage", *map(_words, columns)), rows),
+    ]
+    for i, entry in enumerate(rounds, 1):
+        for key in ("corpus", "real_sources"):
+            if entry.get(key):
+                parts += [f"### {_words(key)} of round {i}", _render(entry[key])]
     return parts
 
 

@@ -19,6 +19,9 @@ from latentclap.models import size
 from latentclap.pretrain.corpus import REAL
 from latentclap.pretrain.stages import MAKES, STAGES, Work
 
+#: a card's entries on the training data
+DATA = ("corpus", "real_sources")
+
 
 def export(work: Work, out: Path) -> dict[str, Any]:
     """Write a system, its Latent CLAP encoder and the judge to ``out``, in half precision.
@@ -48,24 +51,14 @@ def export(work: Work, out: Path) -> dict[str, Any]:
 
 def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict[str, Any]:
     """What the family is and how it was made, from the files that training left."""
-    corpus = work.corpus
-    kinds = sorted(set(zip(corpus.kind, corpus.cls, strict=True)))
     return {
         "name": work.size,
         "latentclap": version("latentclap"),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {work.device}",
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "corpus": [
-            {
-                "kind": kind,
-                "class": cls,
-                "clips": sum(k == kind and c == cls for k, c in zip(corpus.kind, corpus.cls, strict=True)),
-            }
-            for kind, cls in kinds
-        ],
-        "real_clips": corpus.kind.count(REAL),
-        "real_sources": read_json(work.folder / "corpus.json")["real"],
+        "real_clips": work.corpus.kind.count(REAL),
+        **own_data(work),
         "stages": {
             # what a run was told otherwise (steps, lr) goes before the stage's own
             stage: {**vars(STAGES[stage]), **read_json(work.folder / stage / "summary.json")}
@@ -73,15 +66,38 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
             if (work.folder / stage / "summary.json").is_file()
         },
         # parts that no stage above has made were taken from an earlier family of the same shapes
-        "start": earlier(work),
+        "earlier": earlier(work),
         "files": {p.relative_to(out).as_posix(): file_sha256(p) for p in sorted(out.rglob("*.safetensors"))},
         "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
     }
 
 
-def earlier(work: Work) -> dict[str, Any] | None:
-    """Name, stages and sources of the family that training began with, from its own card; None for no start."""
+def own_data(work: Work) -> dict[str, list[dict[str, Any]]]:
+    """Clips of the corpus by kind and class, and where the real ones come from: the entries :data:`DATA`."""
+    corpus = work.corpus
+    pairs = list(zip(corpus.kind, corpus.cls, strict=True))
+    return {
+        "corpus": [
+            {"kind": kind, "class": cls, "clips": pairs.count((kind, cls))}
+            for kind, cls in sorted(set(pairs))
+        ],
+        "real_sources": read_json(work.folder / "corpus.json")["real"],
+    }
+
+
+def earlier(work: Work) -> list[dict[str, Any]]:
+    """The rounds of training that this one began with, the latest first, from the start's own card.
+
+    Returns:
+        Per round: version of latentclap, stages, and corpus and real_sources where they are not this round's own.
+    """
     if work.start is None:
-        return None
+        return []
     card = read_json(work.start / "model_card.json")
-    return {key: card.get(key) for key in ("latentclap", "stages", "corpus", "real_sources", "start")}
+    rounds = [{key: card[key] for key in ("latentclap", "stages", *DATA) if key in card}, *card["earlier"]]
+    own = own_data(work)
+    # a round that says nothing of its data had that of the card it was in
+    return [
+        {key: value for key, value in {**{k: card[k] for k in DATA}, **told}.items() if own.get(key) != value}
+        for told in rounds
+    ]

@@ -59,6 +59,9 @@ STAGES: dict[str, Stage] = {
 #: clips of one class or family that come one after the other in CLAP's batches
 CLAP_RUN = 8
 
+#: noise in the latents that the decoder learns from against its critic, see ``tasks.DecoderTask``
+DECODER_NOISE = 0.3
+
 #: which stages make which part, later ones go on from earlier ones
 MAKES = {
     "clap": ("clap",),
@@ -276,7 +279,7 @@ def vae_critic_stage(work: Work) -> Prepared:
     system.vae.post_quant_conv.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        task = tasks.DecoderTask(system.vae, crop_frames=min(128, system.frames))
+        task = tasks.DecoderTask(system.vae, crop_frames=min(128, system.frames), noise=DECODER_NOISE)
     return task, TensorBatches({"mel": mels(work)}), system.vae
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from latentclap.audio import MelConfig, log_mel
 from latentclap.diffusion import NoiseSchedule, append_dims
+from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP, latent_clap_loss
 from latentclap.losses import ddpm_loss
 from latentclap.pretrain.adversary import MelCritic, WaveCritic, adversarial_terms
@@ -169,6 +170,17 @@ class DecoderTask(Task):
 
     L1 alone smooths noise textures away: rain becomes a hum. With the encoder frozen the latents stay what they
     are, so that a diffusion model trained on them need not know that the decoder goes on learning.
+
+    A generator's latents are a little off the encoder's, and a decoder that has learned to fill in texture takes
+    such errors for texture: the silence between two steps comes out as noise. So it sees latents with noise of up to
+    ``noise`` and has to give what they are nearest to.
+
+    Args:
+        vae: diffusers' AutoencoderKL.
+        crop_frames: frames of the crops.
+        deceive_weight: of the critic's scores.
+        feature_weight: of the critic's features.
+        noise: largest standard deviation of the noise, in units of 1 / scaling_factor; each item draws its own.
     """
 
     def __init__(
@@ -178,13 +190,17 @@ class DecoderTask(Task):
         crop_frames: int = 128,
         deceive_weight: float = 0.1,
         feature_weight: float = 0.5,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= noise < math.inf:
+            raise InputError(f"noise={noise}: must be zero or more")
         # post_quant_conv belongs to the decoder's side of the latent
         self.decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
         self.critic = MelCritic()
         self.frozen = [vae]
         self.crop_frames = crop_frames
+        self.noise = noise / vae.config.scaling_factor
         self.weights = {"l1": 1.0, "slope": 0.25, "deceive": deceive_weight, "features": feature_weight}
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
@@ -194,6 +210,7 @@ class DecoderTask(Task):
         with torch.no_grad():
             posterior = vae.encode(mel).latent_dist
             z = posterior.mean + posterior.std * normal(rngs, posterior.mean)
+            z = z + append_dims(self.noise * uniform(rngs).to(z), z) * normal(rngs, z)
         fake = vae.decode(z).sample
         terms = mel_terms(fake, mel) | adversarial_terms(self.critic, mel, fake)
         loss = terms["critic"] + sum(w * terms[name] for name, w in self.weights.items())
