@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
@@ -205,6 +206,40 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     stages.latents(work)
     assert any(not torch.equal(v, decoder[k]) for k, v in work.system().vae.decoder.state_dict().items())
     assert (work.folder / "latents.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_prompts_weigh_more_than_captions():
+    """CLAP's loss is the mean over its texts, the last of which counts prompt_weight times."""
+
+    class Given(torch.nn.Module):
+        """Embeddings that are handed in: audio by features, text by its first token."""
+
+        logit_scale_a = torch.tensor(1.0)
+        table = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+
+        def get_audio_features(self, *, input_features):
+            return Namespace(pooler_output=self.table[:4] + input_features.mean())
+
+        def get_text_features(self, *, input_ids, attention_mask):
+            return Namespace(pooler_output=self.table[input_ids[:, 0]])
+
+    tokens = torch.tensor([[0, 4], [1, 4], [2, 5], [3, 5]])
+    batch = {
+        "features": torch.zeros(4, 1, 8, 8),
+        "tokens": tokens[..., None],
+        "mask": torch.ones_like(tokens)[..., None],
+        "text_id": tokens,
+    }
+
+    def out(weight):
+        rngs = [torch.Generator().manual_seed(i) for i in range(4)]
+        return tasks.ClapTask(Given(), prompt_weight=weight)(batch, rngs)
+
+    captions, even, double = (out(weight) for weight in (0.0, 1.0, 2.0))
+    prompts = 2 * even["loss"] - captions["loss"]
+    assert prompts > captions["loss"] + 0.1  # captions' embeddings are the audio's own here
+    torch.testing.assert_close(double["loss"], (captions["loss"] + 2 * prompts) / 3)
+    assert double["accuracy"] == 1 and double["prompt_accuracy"] < 1
 
 
 def test_training_goes_on_from_a_family(tiny_family, tmp_path):

@@ -20,7 +20,7 @@ MOMENTUM = 0.99
 def polish(
     wave: Tensor,
     log_mel: Tensor,
-    n_iter: int = 2,
+    n_iter: int = 10,
     config: MelConfig = MelConfig(),
     *,
     headroom: float = 12.0,

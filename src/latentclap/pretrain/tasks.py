@@ -48,6 +48,7 @@ class ClapTask(Task):
         clap: the ClapModel.
         others: texts that the last column is compared with too, whatever the batch: tokens and mask (N, L), and
             text_id (N,). A batch of few classes holds few of their prompts to choose from.
+        prompt_weight: weight of the last column's loss beside the other columns', whose weight is one.
         mask_time: longest masked span, as a share of the frames.
         mask_mel: widest masked band, as a share of the mel bands.
     """
@@ -59,20 +60,21 @@ class ClapTask(Task):
         clap: nn.Module,
         *,
         others: dict[str, Tensor] | None = None,
+        prompt_weight: float = 2.0,
         mask_time: float = 0.15,
         mask_mel: float = 0.15,
     ) -> None:
         super().__init__()
         self.clap = clap
-        self.others = others
+        self.others, self.prompt_weight = others, prompt_weight
         self.mask_time, self.mask_mel = mask_time, mask_mel
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: features (B, 1, T, M), tokens and mask (B, K texts, L), text_id (B, K).
 
         Returns:
-            loss, the mean over the K texts; accuracy, the share of clips whose first text, the caption, is the
-            likeliest of the batch; scale of the logits.
+            loss, the weighted mean over the K texts; accuracy and prompt_accuracy, the share of clips whose first
+            text (the caption) and last one is the likeliest of those it is compared with; scale of the logits.
         """
         audio = self.clap.get_audio_features(input_features=self.augment(batch["features"].float(), rngs))
         # batch by batch of one kind of text: (K B, L)
@@ -92,7 +94,10 @@ class ClapTask(Task):
             ),
             strict=True,
         )
-        return {"loss": torch.stack(losses).mean(), "accuracy": hits[0], "scale": scale}
+        weights = torch.ones(len(losses), device=scale.device)
+        weights[-1] = self.prompt_weight
+        loss = (weights * torch.stack(losses)).sum() / weights.sum()
+        return {"loss": loss, "accuracy": hits[0], "prompt_accuracy": hits[-1], "scale": scale}
 
     def augment(self, features: Tensor, rngs: list[torch.Generator]) -> Tensor:
         """Roll in time, change the level, and mask one span of time and one of mel bands."""
