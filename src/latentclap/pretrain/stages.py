@@ -60,7 +60,7 @@ STAGES: dict[str, Stage] = {
 CLAP_RUN = 8
 
 #: noise in the latents that the decoder learns from against its critic, see ``tasks.DecoderTask``
-DECODER_NOISE = 0.3
+DECODER_NOISE = 0.4
 
 #: which stages make which part, later ones go on from earlier ones
 MAKES = {
