@@ -281,8 +281,8 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     parts = [
         "## Earlier rounds",
-        "What each part began with: rounds of training before the one above, the latest first, on the same corpus"
-        " where nothing else is said below.",
+        "What each part began with: rounds of training before the one above, the latest first. A round was trained on"
+        " the corpus of the one after it, which has the number before, where nothing else is said below.",
         table(("round", "stage", *map(_words, columns)), rows),
     ]
     for i, entry in enumerate(rounds, 1):

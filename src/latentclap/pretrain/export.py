@@ -89,15 +89,16 @@ def earlier(work: Work) -> list[dict[str, Any]]:
     """The rounds of training that this one began with, the latest first, from the start's own card.
 
     Returns:
-        Per round: version of latentclap, stages, and corpus and real_sources where they are not this round's own.
+        Per round: version of latentclap, stages, and corpus and real_sources where they are not those of the round
+        before it in the list; the first is compared with this round's own.
     """
     if work.start is None:
         return []
     card = read_json(work.start / "model_card.json")
-    rounds = [{key: card[key] for key in ("latentclap", "stages", *DATA) if key in card}, *card["earlier"]]
-    own = own_data(work)
-    # a round that says nothing of its data had that of the card it was in
-    return [
-        {key: value for key, value in {**{k: card[k] for k in DATA}, **told}.items() if own.get(key) != value}
-        for told in rounds
-    ]
+    later, out, had = own_data(work), [], {}
+    for told in (card, *card["earlier"]):
+        had = {**had, **{key: told[key] for key in DATA if key in told}}
+        new = {key: value for key, value in had.items() if value != later[key]}
+        out.append({"latentclap": told["latentclap"], "stages": told["stages"], **new})
+        later = had
+    return out
