@@ -39,6 +39,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "mini": {
         "frames": 416,
         # small as it is, this vocoder smears harmonics that the log-mel still tells (see the model card)
+        # ten iterations come nearer to a true log-mel than Griffin-Lim; with more, generated sneezes get worse
         "polish": 10,
         "unet": {"block_out_channels": (32, 64, 96, 128), "attention_head_dim": 4},
         "vae": {"block_out_channels": (16, 32, 64)},
