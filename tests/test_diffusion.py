@@ -114,6 +114,39 @@ def test_samplers_recover_the_variance(schedule, sampler):
     assert out.var().item() == pytest.approx(0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "unipc"])
+def test_the_solvers_come_to_ddim_s_answer_as_steps_grow(schedule, sampler):
+    """As all three solve one equation; with AudioLDM's own spacing these began at n = 801 of 200 steps."""
+    noise = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def distance(steps):
+        out = sample(model, noise, schedule, steps=steps, sampler=sampler, scheduler_config=AUDIOLDM)
+        return ((out - answer).norm() / answer.norm()).item()
+
+    AUDIOLDM = SCHEDULER | {"timestep_spacing": "leading"}
+    answer = sample(model, noise, schedule, steps=1000, scheduler_config=AUDIOLDM)
+    few, more, many = map(distance, (10, 50, 250))
+    assert many < 0.01
+    assert many <= more <= few
+
+
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "unipc"])
+@pytest.mark.parametrize("steps", [5, 12, 200])
+def test_the_solvers_begin_where_there_is_only_noise(schedule, sampler, steps):
+    called = []
+    sample(
+        lambda s, n: called.append(n[0].item()) or s,
+        torch.zeros(1, 8, 4, 4),
+        schedule,
+        steps=steps,
+        sampler=sampler,
+        scheduler_config=SCHEDULER | {"timestep_spacing": "leading"},
+    )
+    assert called[0] == 999
+    assert len(called) == steps
+    assert called == sorted(called, reverse=True)
+
+
 def test_unknown_sampler(schedule):
     with pytest.raises(ValueError, match="unknown sampler 'euler'"):
         sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=2, sampler="euler")
