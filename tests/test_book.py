@@ -454,7 +454,10 @@ def test_the_model_card_becomes_a_page(tmp_path):
         "parameters": 1234567,
         "frechet": 0.123456,
         "training": {"steps": 100, "device": "cpu"},
-        "sources": [{"class": "rain", "licence": "CC0"}, {"class": "dog|bark", "licence": "MIT"}],
+        "sources": [
+            {"class": "rain", "licence": "CC0", "authors": ["ann", "bo"]},
+            {"class": "dog|bark", "licence": "MIT", "authors": list("vwx|z")},
+        ],
         "limits": ["small", "procedural"],
         "earlier": [
             {"stages": {"clap": {"step": 800, "lr": 4e-4}}},
@@ -469,7 +472,8 @@ def test_the_model_card_becomes_a_page(tmp_path):
         "| Parameters | 1,234,567 |",
         "| Frechet | 0.1235 |",
         "## Training",
-        "| dog\\|bark | MIT |",
+        "| rain | CC0 | ann, bo |",
+        "| dog\\|bark | MIT | <details><summary>5</summary>v, w, x, \\|, z</details> |",
         "- small",
         "## Earlier rounds",
         "| 1 | CLAP | 800 |  | 0.0004 |",

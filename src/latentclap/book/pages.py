@@ -313,6 +313,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+#: entries of a list that a cell shows; more are counted, and unfold
+LISTED = 4
+
 _NAMES = {
     "unet": "UNet",
     "vae": "VAE",
@@ -337,7 +340,11 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{_words(str(k))}: {_cell(v)}" for k, v in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_cell, value))
+        listed = ", ".join(map(_cell, value))
+        if len(value) <= LISTED:
+            return listed
+        # a table of sources is read row by row; whom they are by is there for who asks
+        return f"<details><summary>{len(value)}</summary>{listed}</details>"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
