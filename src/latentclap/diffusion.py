@@ -116,20 +116,12 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
     return eps_uncond + scale * (eps_cond - eps_uncond)
 
 
-#: The few-step solvers begin at the last training step, whatever AudioLDM's config says for DDIM ("leading"): with
-#: that, diffusers' multistep solvers begin at n = 913 for 12 steps and at 801 for 200, and take pure noise for s_801.
-#: arXiv:2305.08891, section 3.3.
-_FROM_THE_END = {"timestep_spacing": "trailing"}
-
-#: name -> (diffusers class, what it is given besides the checkpoint's scheduler config, which it overrides).
+#: name -> (diffusers class, what it is given besides the checkpoint's scheduler config).
 #: eta is DDIM's own: 0 is deterministic, 1 is ancestral (DDPM-like).
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
-    "dpmsolver++": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver++", "solver_order": 2, **_FROM_THE_END},
-    ),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, **_FROM_THE_END}),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2}),
 }
 
 
@@ -166,8 +158,8 @@ def sample(
         steps: number of model calls (the paper: 200).
         sampler: one of :data:`SAMPLERS`; DDIM is ours, the few-step solvers are diffusers'.
         eta: DDIM's stochasticity (the original AudioLDM samples with 1.0, diffusers with 0.0).
-        scheduler_config: the checkpoint's scheduler config; the solvers of diffusers take their betas from it, and
-            their steps from the last one on (arXiv:2305.08891), DDIM its offset.
+        scheduler_config: the checkpoint's scheduler config: betas, and the offset of the steps, which are the same
+            for all samplers (:func:`sampling_steps`).
         generators: one per item, for the noise that eta > 0 adds, so that an item does not depend on its batch.
         progress: show a progress bar over the steps.
 
@@ -244,9 +236,14 @@ def _sample_with_diffusers(
     config.setdefault("beta_end", float(schedule.betas[-1]))
     for name in ("_class_name", "_diffusers_version", "clip_sample", "set_alpha_to_one", "skip_prk_steps"):
         config.pop(name, None)
-    config = {k: v for k, v in config.items() if k in _SOLVER_KEYS} | extra
-    solver = getattr(diffusers, class_name)(**config)
+    solver = getattr(diffusers, class_name)(**{k: v for k, v in config.items() if k in _SOLVER_KEYS}, **extra)
     solver.set_timesteps(steps, device=noise.device)
+    # DDIM's steps: for AudioLDM's spacing ("leading") diffusers' multistep solvers take N // (steps + 1) as distance,
+    # begin at n = 801 of 200 steps, and take pure noise for s_801
+    ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1))
+    abar = solver.alphas_cumprod[ladder].cpu()
+    solver.timesteps = ladder.to(noise.device)
+    solver.sigmas = torch.cat([((1 - abar) / abar).sqrt(), abar.new_zeros(1)])
     s = noise * solver.init_noise_sigma
     for n in tqdm(solver.timesteps, desc="sampling", leave=False, disable=not progress):
         eps = model(solver.scale_model_input(s, n), n.expand(len(s)))
