@@ -31,6 +31,7 @@ from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
 from latentclap.pretrain.quality import lines, measure_family, sampler_sweep
 from latentclap.pretrain.stages import STAGES, Work, run_stage, whiten_vae
+from latentclap.train.records import pack as pack_checkpoint
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -121,6 +122,22 @@ def train(
     for name in STAGES if stage == "all" else [stage]:
         result = run_stage(name, folder, steps=steps, minutes=minutes, lr=lr, seed=seed)
         typer.echo(f"{name}: step {result.step}, {result.seconds:.0f} s, {json.dumps(result.history[-1])}")
+
+
+@app.command()
+def pack(
+    stage: Annotated[str, typer.Argument(help=", ".join(STAGES))],
+    out: Annotated[Path, typer.Argument(help="file to write")],
+    work: WorkFolder = Path("runs/pretrain/mini"),
+) -> None:
+    """Write a stage's checkpoint small enough to travel: averaged weights in half precision, without Adam's moments.
+
+    On the other machine make the same corpus, put the file at WORK/STAGE/checkpoint.pt, and give train again.
+    """
+    if stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}; there are {', '.join(STAGES)}")
+    step = pack_checkpoint(work / stage, out)
+    typer.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, goes on from step {step}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from latentclap.errors import InputError
 from latentclap.train import (
+    CHECKPOINT,
     EMA,
     GroupedBatches,
     Task,
@@ -23,6 +25,7 @@ from latentclap.train import (
     sample_order,
     train,
 )
+from latentclap.train.records import pack
 
 
 class Regression(Task):
@@ -137,6 +140,39 @@ def test_resume_is_exact(data, tmp_path):
         result = train(parts, data, config(), folder, progress=False)
         assert torch.equal(weights(parts), weights(whole))
         assert [line["step"] for line in result.history] == [1, 5, 10, 15, 20, 25, 30]
+
+
+def test_a_packed_checkpoint_is_small_and_goes_on(data, tmp_path):
+    """Weights and their average once in half precision, without Adam's moments: an eighth of what resuming keeps."""
+    settings = config(steps=200, warmup_steps=20, schedule="cosine", minutes=1e-9)
+    here, there = Regression(), tmp_path / "there"
+    train(here, data, settings, tmp_path / "here", progress=False, use_ema=True)  # one step
+    whole = torch.load(tmp_path / "here" / CHECKPOINT, weights_only=True)
+    there.mkdir()
+    assert pack(tmp_path / "here", there / CHECKPOINT) == whole["step"] == 1
+    packed = torch.load(there / CHECKPOINT, weights_only=True)
+    assert packed["optimizer"] is None and packed["config"] == whole["config"]
+    for name, value in packed["modules"]["net"].items():
+        torch.testing.assert_close(
+            value.float(), whole["ema"]["shadow"][f"net.{name}"].float(), rtol=1e-3, atol=1e-3
+        )
+        assert value.dtype == (
+            torch.float16 if whole["modules"]["net"][name].is_floating_point() else torch.int64
+        )
+    result = train(Regression(seed=9), data, replace(settings, minutes=0), there, progress=False)
+    assert result.finished and result.step == 200
+    # the learning rate is the step's, warmed up from where the moments begin
+    rates = {line["step"]: line["lr"] for line in result.history}
+    assert rates[5] == pytest.approx(learning_rate(settings, 4) * 4 / 5)
+    assert rates[50] == learning_rate(settings, 49)
+    assert result.history[-1]["loss"] < 0.3 * result.history[0]["loss"]
+    with pytest.raises(InputError, match="train first"):
+        pack(tmp_path / "nowhere", tmp_path / "out.pt")
+    whole["ema"]["shadow"]["net.0.weight"][0] = 1e6
+    torch.save(whole, there / CHECKPOINT)
+    with pytest.raises(InputError, match=r"net\.0\.weight does not fit into float16"):
+        pack(there, tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
 
 
 def test_lines_after_the_checkpoint_are_dropped(data, tmp_path):

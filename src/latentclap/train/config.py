@@ -101,9 +101,9 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
     return replace(config, **changes)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Learning rate of optimiser step ``step`` (0-based)."""
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+def learning_rate(config: TrainConfig, step: int, begun: int = 0) -> float:
+    """Learning rate of optimiser step ``step`` (0-based), where the optimiser's moments began at step ``begun``."""
+    warm = min(1.0, (step - begun + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     decay = 1.0
     if config.schedule == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, config.steps))))

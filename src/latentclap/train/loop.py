@@ -114,6 +114,8 @@ class _Loop:
         self.lags = self.accelerator.device.type == "cuda"
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
         self.step, self.seconds = 0, 0.0
+        #: where the optimiser's moments began: later than the run if it went on from a packed checkpoint
+        self.begun = 0
         self._resume()
 
     # ------------------------------------------------------------------------------ the loop itself
@@ -126,7 +128,7 @@ class _Loop:
         writer = self._tensorboard()
         self.task.train()
         while self.step < config.steps:
-            lr = learning_rate(config, self.step)
+            lr = learning_rate(config, self.step, self.begun)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             last = self.step + 1 == config.steps
@@ -296,6 +298,7 @@ class _Loop:
     def _save(self) -> None:
         state = {
             "step": self.step,
+            "begun": self.begun,
             "seconds": self.seconds,
             "config": asdict(self.config),
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
@@ -309,10 +312,17 @@ class _Loop:
         if state is not None:
             for name, module in self.modules.items():
                 module.load_state_dict(state["modules"][name])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.ema:
-                self.ema.load(state["ema"])
             self.step, self.seconds = state["step"], state["seconds"]
+            if state["optimizer"] is None:  # packed: the weights are the averaged ones
+                self.begun = self.step
+                if self.ema:
+                    self.ema = EMA(self.modules, self.config.ema_decay)
+                    self.ema.count = state["ema"]["count"]
+            else:
+                self.begun = state.get("begun", 0)
+                self.optimizer.load_state_dict(state["optimizer"])
+                if self.ema:
+                    self.ema.load(state["ema"])
             self.history = read_stats(self.folder, self.step)
             self.bar.update(self.step)
         self._check_same_start()
