@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentclap import FoleySystem, LatentCLAP
+from latentclap import FoleySystem, LatentCLAP, models
 from latentclap.embeddings import JudgeEmbedding
 from latentclap.errors import InputError
 from latentclap.files import read_json
@@ -18,6 +18,7 @@ from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.export import earlier, export
 from latentclap.pretrain.stages import STAGES, Work, run_stage
+from latentclap.pretrain.widen import widen, widening
 
 
 def test_equal_texts_are_all_right_answers():
@@ -202,7 +203,11 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     # the decoder may learn on without the latents' being made anew
     stamp = (work.folder / "latents.safetensors").stat().st_mtime_ns
     decoder = copy.deepcopy(work.system().vae.decoder.state_dict())
+    run_stage("vae_decoder", work, steps=1)
+    alone = copy.deepcopy(work.system().vae.decoder.state_dict())
+    assert any(not torch.equal(v, decoder[k]) for k, v in alone.items())
     run_stage("vae_critic", work, steps=1)
+    decoder = alone
     stages.latents(work)
     assert any(not torch.equal(v, decoder[k]) for k, v in work.system().vae.decoder.state_dict().items())
     assert (work.folder / "latents.safetensors").stat().st_mtime_ns == stamp
@@ -281,3 +286,73 @@ def test_training_goes_on_from_a_family(tiny_family, tmp_path):
     (tmp_path / "other" / "model_card.json").write_text("{}")
     with pytest.raises(InputError, match="begun with another family"):
         work.begin_with(tmp_path / "other")
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_wider_vae_computes_what_the_narrower_one_does(factor):
+    torch.manual_seed(0)
+    narrow, wide = (
+        models.build_vae({"vae": {"block_out_channels": tuple(k * c for c in (8, 16, 16))}}).eval()
+        for k in (1, factor)
+    )
+    # GroupNorm's weights and the biases begin as ones and zeros, with which a wrong order would not show
+    for parameter in narrow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim == 1 else None
+    narrow.register_to_config(scaling_factor=0.7)
+    assert widening(narrow, wide) == factor
+    widen(narrow, wide)
+    assert wide.config.scaling_factor == 0.7
+    mel = torch.randn(2, 1, 32, 64)
+    with torch.no_grad():
+        a, b = narrow.encode(mel).latent_dist, wide.encode(mel).latent_dist
+        torch.testing.assert_close(b.mean, a.mean, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(b.logvar, a.logvar, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            wide.decode(a.mean).sample, narrow.decode(a.mean).sample, rtol=1e-4, atol=1e-4
+        )
+    # copies of a channel are told apart by the decoder's gradients
+    wide.decode(a.mean).sample.square().mean().backward()
+    gradient = wide.decoder.conv_in.weight.grad.unflatten(0, (-1, factor))
+    assert (gradient[:, 0] - gradient[:, 1]).abs().max() > 1e-3 * gradient.abs().max()
+
+
+def test_a_vae_that_is_no_multiple_is_not_widened():
+    def vae(*channels, **more):
+        return models.build_vae({"vae": {"block_out_channels": channels, **more}})
+
+    narrow = vae(8, 8, 8)
+    assert widening(narrow, narrow) == 1
+    assert widening(narrow, vae(16, 16, 16, act_fn="relu")) == 0
+    for wide in (vae(16, 16, 8), vae(16, 24, 24)):
+        assert widening(narrow, wide) == 0
+        with pytest.raises(ValueError, match="cannot be widened"):
+            widen(narrow, wide)
+
+
+def test_a_start_s_narrower_vae_is_widened_and_its_decoder_goes_on(tiny_family, tmp_path, monkeypatch):
+    """The parts that no stage has trained here are the start's: the latents are still theirs."""
+    monkeypatch.setitem(models.SIZES["tiny"], "vae", {"block_out_channels": (16, 16, 16)})
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    work = Work(tmp_path / "work", "tiny", corpus)
+    work.begin_with(tiny_family)
+    (tmp_path / "work" / "corpus.json").write_text('{"real": []}')
+    work.need("vae", "unet")
+    begun = FoleySystem.from_pretrained(tiny_family)
+    run_stage("vae_decoder", work, steps=2)
+    card = export(work, tmp_path / "wide")
+    assert card["stages"].keys() == {"vae_decoder"}
+    wide = FoleySystem.from_pretrained(tmp_path / "wide")
+    assert tuple(wide.vae.config.block_out_channels) == (16, 16, 16)
+    assert wide.vae.config.scaling_factor == begun.vae.config.scaling_factor
+    waves = corpus.wave[:2].float().numpy() / 32767
+    torch.testing.assert_close(wide.encode(waves), begun.encode(waves), rtol=1e-2, atol=1e-2)
+    for part in ("unet", "clap", "vocoder"):
+        a, b = (getattr(s, part).state_dict() for s in (begun, wide))
+        assert all(torch.equal(a[k], b[k]) for k in a), part
+    for part in ("latent_clap", "judge"):
+        a, b = (load_file(next((f / part).glob("*.safetensors"))) for f in (tiny_family, tmp_path / "wide"))
+        assert all(torch.equal(a[k], b[k]) for k in a), part
+    # φ is right for the CLAP that it was trained on
+    run_stage("clap", work, steps=1)
+    with pytest.raises(InputError, match="'latent_clap' has left no weights"):
+        export(work, tmp_path / "third")

@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
         # ten iterations come nearer to a true log-mel than Griffin-Lim; with more, generated sneezes get worse
         "polish": 10,
         "unet": {"block_out_channels": (32, 64, 96, 128), "attention_head_dim": 4},
-        "vae": {"block_out_channels": (16, 32, 64)},
+        "vae": {"block_out_channels": (32, 64, 128)},
         "vocoder": {
             "upsample_initial_channel": 160,
             # three stages instead of five, so that 20 channels are left at 16 kHz and not 5

@@ -26,27 +26,48 @@ DATA = ("corpus", "real_sources")
 def export(work: Work, out: Path) -> dict[str, Any]:
     """Write a system, its Latent CLAP encoder and the judge to ``out``, in half precision.
 
+    What no stage has trained here is the start's, where that is still right for the rest.
+
     Raises:
         InputError: a stage has left no weights yet, or a weight is not finite in half precision.
     """
-    work.need(*MAKES, "latent_clap")
+    work.need(*MAKES)
+    phi = encoder(work)
     system = work.system()
     for name, part in system.parts.items():
         for key, value in part.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value.half()).all():
                 raise InputError(f"{name}.{key} does not fit into float16")
     system.save_pretrained(out, dtype=torch.float16, pipeline=False)
-    phi = LatentCLAP(**size(work.size)["phi"])
-    phi.load_state_dict(load_file(work.result("latent_clap")))
     phi.half().save_pretrained(out / "latent_clap")
+    judge = None
     if work.result("judge").is_file():
         judge = JudgeNet()
         judge.load_state_dict(load_file(work.result("judge")))
+    elif work.start and (work.start / "judge").is_dir():
+        judge = JudgeNet.load(work.start / "judge")
+    if judge:
         judge.half().save(out / "judge")
     card = model_card(work, system.parts, out)
     write_json(out / "model_card.json", card)
     shutil.rmtree(out / "__pycache__", ignore_errors=True)
     return card
+
+
+def encoder(work: Work) -> LatentCLAP:
+    """φ as trained here; the start's if neither what it reads (the VAE's latents) nor its aim (CLAP) was trained on.
+
+    Raises:
+        InputError: it has to be trained first.
+    """
+    trained = work.result("latent_clap").is_file()
+    moved = any(work.result(stage).is_file() for stage in ("vae", "clap"))
+    if not trained and not moved and work.start and (work.start / "latent_clap").is_dir():
+        return LatentCLAP.from_pretrained(work.start / "latent_clap")
+    work.need("latent_clap")
+    phi = LatentCLAP(**size(work.size)["phi"])
+    phi.load_state_dict(load_file(work.result("latent_clap")))
+    return phi
 
 
 def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict[str, Any]:

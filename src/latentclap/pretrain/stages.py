@@ -24,6 +24,7 @@ from latentclap.pretrain import tasks
 from latentclap.pretrain.condition import carry_condition, embeddings
 from latentclap.pretrain.corpus import REAL, Corpus
 from latentclap.pretrain.whiten import principal_axes, whiten
+from latentclap.pretrain.widen import widen, widening
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
 from latentclap.train import CHECKPOINT, GroupedBatches, Task, TensorBatches, TrainConfig, TrainResult, train
@@ -48,6 +49,7 @@ class Stage:
 STAGES: dict[str, Stage] = {
     "clap": Stage(steps=3000, batch_size=48, lr=5e-4, weight_decay=0.01),
     "vae": Stage(steps=3000, batch_size=8, lr=1e-3),
+    "vae_decoder": Stage(steps=3000, batch_size=8, lr=5e-4),
     "vae_critic": Stage(steps=3000, batch_size=8, lr=2e-4, beta1=0.8, beta2=0.99),
     "vocoder": Stage(steps=8000, batch_size=8, lr=8e-4),
     "vocoder_critic": Stage(steps=8000, batch_size=8, lr=2e-4, beta1=0.8, beta2=0.99),
@@ -59,13 +61,13 @@ STAGES: dict[str, Stage] = {
 #: clips of one class or family that come one after the other in CLAP's batches
 CLAP_RUN = 8
 
-#: noise in the latents that the decoder learns from against its critic, see ``tasks.DecoderTask``
-DECODER_NOISE = 0.4
+#: noise in the latents that the decoder learns from by itself and against its critic, see ``tasks.DecoderTask``
+DECODER_NOISE, CRITIC_NOISE = 0.2, 0.4
 
 #: which stages make which part, later ones go on from earlier ones
 MAKES = {
     "clap": ("clap",),
-    "vae": ("vae", "vae_critic"),
+    "vae": ("vae", "vae_decoder", "vae_critic"),
     "vocoder": ("vocoder", "vocoder_critic"),
     "unet": ("ldm",),
 }
@@ -128,11 +130,14 @@ class Work:
     def started(self, system: FoleySystem) -> FoleySystem:
         """``system`` with the start's weights in every part whose shapes are the start's.
 
-        CLAP comes with its tokenizer, since its words are numbered by it.
+        CLAP comes with its tokenizer, since its words are numbered by it. A narrower VAE is widened.
         """
         begun = FoleySystem.from_pretrained(self.start)
         for part in self.taken(system, begun):
-            setattr(system, part, getattr(begun, part))
+            if shapes(getattr(system, part)) == shapes(getattr(begun, part)):
+                setattr(system, part, getattr(begun, part))
+            else:
+                widen(begun.vae, system.vae)
         if system.clap is begun.clap:
             system.tokenizer, system.text_encoder = begun.tokenizer, begun.text_encoder
             system.feature_extractor = begun.feature_extractor
@@ -140,8 +145,13 @@ class Work:
 
     @staticmethod
     def taken(system: FoleySystem, begun: FoleySystem) -> list[str]:
-        """Names of the parts that a start of the same shapes can give; another size's part is trained anew."""
-        return [part for part in MAKES if shapes(getattr(system, part)) == shapes(getattr(begun, part))]
+        """Names of the parts that a start of the same shapes can give, or a narrower VAE; others are trained anew."""
+        return [
+            part
+            for part in MAKES
+            if shapes(getattr(system, part)) == shapes(getattr(begun, part))
+            or (part == "vae" and widening(begun.vae, system.vae))
+        ]
 
     def result(self, stage: str) -> Path:
         """The weights a stage leaves (averaged, float32)."""
@@ -271,16 +281,22 @@ def vae_stage(work: Work) -> Prepared:
     return task, TensorBatches({"mel": mels(work)}), system.vae
 
 
-def vae_critic_stage(work: Work) -> Prepared:
-    """The VAE's decoder against a discriminator of log-mels."""
+def vae_decoder_stage(work: Work, noise: float = DECODER_NOISE, **weights: float) -> Prepared:
+    """The VAE's decoder by itself, on latents that stay what they are; ``weights`` are the critic's."""
     work.need("vae")
     system = work.system()
     system.vae.decoder.requires_grad_(True)
     system.vae.post_quant_conv.requires_grad_(True)
+    weights = weights or {"deceive_weight": 0.0, "feature_weight": 0.0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        task = tasks.DecoderTask(system.vae, crop_frames=min(128, system.frames), noise=DECODER_NOISE)
+        task = tasks.DecoderTask(system.vae, crop_frames=min(128, system.frames), noise=noise, **weights)
     return task, TensorBatches({"mel": mels(work)}), system.vae
+
+
+def vae_critic_stage(work: Work) -> Prepared:
+    """The VAE's decoder against a discriminator of log-mels."""
+    return vae_decoder_stage(work, CRITIC_NOISE, deceive_weight=0.1, feature_weight=0.5)
 
 
 def vocoder_stage(work: Work, critic_weight: float = 0.0) -> Prepared:
@@ -401,6 +417,7 @@ def judge_stage(work: Work) -> Prepared:
 MAKERS: dict[str, Callable[[Work], Prepared]] = {
     "clap": clap_stage,
     "vae": vae_stage,
+    "vae_decoder": vae_decoder_stage,
     "vae_critic": vae_critic_stage,
     "vocoder": vocoder_stage,
     "vocoder_critic": vocoder_critic_stage,

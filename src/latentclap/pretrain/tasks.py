@@ -171,10 +171,10 @@ def mel_crop(mel: Tensor, frames: int, rngs: list[torch.Generator]) -> Tensor:
 
 
 class DecoderTask(Task):
-    """The VAE's decoder against a patch discriminator, as AudioLDM's VAE has one; the encoder stands still.
+    """The VAE's decoder by itself, or against a patch discriminator as AudioLDM's VAE has one.
 
-    L1 alone smooths noise textures away: rain becomes a hum. With the encoder frozen the latents stay what they
-    are, so that a diffusion model trained on them need not know that the decoder goes on learning.
+    The encoder stands still, so the latents stay what they are: a diffusion model trained on them need not know that
+    the decoder goes on learning. L1 alone smooths noise textures away, which is what the critic is for.
 
     A generator's latents are a little off the encoder's, and a decoder that has learned to fill in texture takes
     such errors for texture: the silence between two steps comes out as noise. So it sees latents with noise of up to
@@ -184,7 +184,7 @@ class DecoderTask(Task):
         vae: diffusers' AutoencoderKL.
         crop_frames: frames of the crops.
         deceive_weight: of the critic's scores.
-        feature_weight: of the critic's features.
+        feature_weight: of the critic's features; with both weights zero there is no critic.
         noise: largest standard deviation of the noise, in units of 1 / scaling_factor; each item draws its own.
     """
 
@@ -202,7 +202,7 @@ class DecoderTask(Task):
             raise InputError(f"noise={noise}: must be zero or more")
         # post_quant_conv belongs to the decoder's side of the latent
         self.decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
-        self.critic = MelCritic()
+        self.critic = MelCritic() if deceive_weight or feature_weight else None
         self.frozen = [vae]
         self.crop_frames = crop_frames
         self.noise = noise / vae.config.scaling_factor
@@ -217,8 +217,11 @@ class DecoderTask(Task):
             z = posterior.mean + posterior.std * normal(rngs, posterior.mean)
             z = z + append_dims(self.noise * uniform(rngs).to(z), z) * normal(rngs, z)
         fake = vae.decode(z).sample
-        terms = mel_terms(fake, mel) | adversarial_terms(self.critic, mel, fake)
-        loss = terms["critic"] + sum(w * terms[name] for name, w in self.weights.items())
+        terms = mel_terms(fake, mel)
+        if self.critic is not None:
+            terms |= adversarial_terms(self.critic, mel, fake)
+        # the critic's own loss counts once
+        loss = terms.get("critic", 0.0) + sum(w * terms[name] for name, w in self.weights.items() if w)
         return {"loss": loss, **terms}
 
 
