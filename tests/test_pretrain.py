@@ -18,7 +18,7 @@ from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.export import earlier, export
 from latentclap.pretrain.stages import STAGES, Work, run_stage
-from latentclap.pretrain.widen import widen, widening
+from latentclap.pretrain.widen import copies, separate, widen, widening
 
 
 def test_equal_texts_are_all_right_answers():
@@ -310,6 +310,14 @@ def test_a_wider_vae_computes_what_the_narrower_one_does(factor):
         torch.testing.assert_close(
             wide.decode(a.mean).sample, narrow.decode(a.mean).sample, rtol=1e-4, atol=1e-4
         )
+        # the encoder's copies are alike, until it is to be trained
+        assert copies(narrow.encoder) == 1 and copies(wide.encoder) == factor
+        assert separate(wide.encoder) == factor
+        c = wide.encode(mel).latent_dist
+        torch.testing.assert_close(c.mean, a.mean, rtol=1e-4, atol=1e-4)
+    wide.encode(mel).latent_dist.mean.square().mean().backward()
+    gradient = wide.encoder.conv_in.weight.grad.unflatten(0, (-1, factor))
+    assert (gradient[:, 0] - gradient[:, 1]).abs().max() > 1e-3 * gradient.abs().max()
     # copies of a channel are told apart by the decoder's gradients
     wide.decode(a.mean).sample.square().mean().backward()
     gradient = wide.decoder.conv_in.weight.grad.unflatten(0, (-1, factor))

@@ -24,7 +24,7 @@ from latentclap.pretrain import tasks
 from latentclap.pretrain.condition import carry_condition, embeddings
 from latentclap.pretrain.corpus import REAL, Corpus
 from latentclap.pretrain.whiten import principal_axes, whiten
-from latentclap.pretrain.widen import widen, widening
+from latentclap.pretrain.widen import separate, widen, widening
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
 from latentclap.train import CHECKPOINT, GroupedBatches, Task, TensorBatches, TrainConfig, TrainResult, train
@@ -274,9 +274,11 @@ def mels(work: Work) -> Tensor:
 
 
 def vae_stage(work: Work) -> Prepared:
-    """The VAE on crops of log-mels."""
+    """The VAE on crops of log-mels; a widened encoder's copies are told apart first."""
     system = work.system()
     system.vae.requires_grad_(True)
+    # where only the decoder has been trained since it was widened
+    separate(system.vae.encoder)
     task = tasks.VAETask(system.vae, crop_frames=min(128, system.frames))
     return task, TensorBatches({"mel": mels(work)}), system.vae
 

@@ -4,7 +4,9 @@ A small VAE with a weak KL term is free to put what matters into directions of v
 mini VAE the variances along the principal axes of its eight channels spanned four orders of magnitude: eq. 1 then
 is nearly all about three of them, and what the others carry is drowned in noise after a handful of diffusion steps.
 A linear map before and its inverse behind change no reconstruction, and give the diffusion model latents in which
-every direction is as large as the noise.
+every direction is as large as the noise. Of all such maps we take the one that moves the latents least (ZCA): for a
+VAE that was white and has been trained on it is nearly the identity, and a diffusion model of the former latents can
+go on with the new ones.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def principal_axes(mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def whiten(vae: nn.Module, mean: Tensor, logvar: Tensor, *, floor: float = 1e-8) -> None:
     """Change the VAE in place so that its latents have zero mean and identity covariance over channels.
 
-    ``quant_conv`` gets A = Λ^(-1/2) U^T and ``post_quant_conv`` its inverse, so that decode(encode(x)) stays the
+    ``quant_conv`` gets A = U Λ^(-1/2) U^T and ``post_quant_conv`` its inverse, so that decode(encode(x)) stays the
     same. The posterior's variance becomes one constant per channel, the diagonal of A Σ A^T for the mean
     posterior covariance Σ: a full covariance has no place in a diagonal Gaussian.
 
@@ -38,7 +40,7 @@ def whiten(vae: nn.Module, mean: Tensor, logvar: Tensor, *, floor: float = 1e-8)
     """
     centre, variances, axes = principal_axes(mean)
     root = variances.clamp(min=floor).sqrt()
-    A, back = (axes / root).T, axes * root  # z' = A (z - centre), z = back z' + centre
+    A, back = axes / root @ axes.T, axes * root @ axes.T  # z' = A (z - centre), z = back z' + centre
     posterior = logvar.double().exp().mean((0, 2, 3))
     channels = len(root)
     quant, post = vae.quant_conv, vae.post_quant_conv

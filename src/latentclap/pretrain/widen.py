@@ -79,3 +79,38 @@ def _shares(weight: Tensor, factor: int, spread: float, rng: torch.Generator) ->
     noise = torch.randn((*weight.shape[:2], factor), generator=rng)
     share = 1 / factor + spread * (noise - noise.mean(2, keepdim=True))
     return share.reshape(*share.shape, *[1] * (weight.ndim - 2)).to(weight)
+
+
+def copies(encoder: nn.Module) -> int:
+    """How many copies of each channel a widened VAE's encoder has that has not been trained since; 1 if none."""
+    rows = encoder.conv_in.weight.flatten(1)
+    return next((k for k in (4, 3, 2) if len(rows) % k == 0 and bool((rows == _first(rows, k)).all())), 1)
+
+
+def _first(rows: Tensor, factor: int) -> Tensor:
+    """Each row's first copy, in its place."""
+    return rows[::factor].repeat_interleave(factor, dim=0)
+
+
+@torch.no_grad()
+def separate(encoder: nn.Module, *, spread: float = 0.25, seed: int = 0) -> int:
+    """Let the copies in a widened encoder be read unevenly, so that training tells them apart; its output stays.
+
+    Args:
+        encoder: of an ``AutoencoderKL`` that :func:`widen` has made; changed in place.
+        spread: as in :func:`widen`.
+        seed: of the shares.
+
+    Returns:
+        The number of copies; with 1 there is nothing to do.
+    """
+    factor = copies(encoder)
+    if factor == 1:
+        return 1
+    rng = torch.Generator().manual_seed(seed)
+    for weight in encoder.state_dict().values():
+        # the input has one channel, which has no copies
+        if weight.ndim > 1 and weight.shape[1] % factor == 0:
+            share = _shares(weight[:, ::factor], factor, spread, rng).flatten(1, 2)
+            weight.mul_(share * factor)
+    return factor
