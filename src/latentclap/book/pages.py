@@ -314,7 +314,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 #: entries of a list that a cell shows; more are counted, and unfold
-LISTED = 4
+LISTED = 2
 
 _NAMES = {
     "unet": "UNet",
