@@ -60,8 +60,9 @@ def test_compiled_training_is_the_same_mathematics(tiny, phi, tiny_cache, tmp_pa
     """
     compiled = []
 
-    def capture(module):
-        compiled.append(type(module).__name__)
+    def capture(module, **options):
+        compiled.append((type(module).__name__, type(getattr(module, "conv_norm_out", None)).__name__))
+        assert options == {"dynamic": False}
         module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", capture)
@@ -70,10 +71,11 @@ def test_compiled_training_is_the_same_mathematics(tiny, phi, tiny_cache, tmp_pa
     fast, result = finetune(
         tiny, phi, tiny_cache, config(**changes), tmp_path / "b", progress=False, compile=True
     )
-    assert compiled == ["UNet2DConditionModel", "LatentCLAP"]
+    assert compiled == [("UNet2DConditionModel", "FastGroupNorm"), ("LatentCLAP", "NoneType")]
     losses = [[line["loss"] for line in r.history] for r in (plain, result)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert fast.unet._compiled_call_impl is None and phi._compiled_call_impl is None
+    assert {type(m) for m in fast.unet.modules()} == {type(m) for m in tiny.unet.modules()}
     assert fast.generate(["rain"], 1, steps=2).shape == (1, fast.samples)
 
 

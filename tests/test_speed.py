@@ -21,7 +21,7 @@ import speed_parts as parts
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Without inductor, which takes minutes on a CPU: what is tested is the benchmark."""
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: None)
 
 
 def test_the_full_size_is_audioldm_m_full():
@@ -68,7 +68,8 @@ def test_every_part_reaches_the_page(tmp_path):
         "batch": 20,
         "sampler": "ddim",
         "steps": 200,
-        "channels_last": True,
+        "fused": True,
+        "scaled": True,
     }
     write_json(
         tmp_path / "speed_card.json",
@@ -87,10 +88,26 @@ def test_every_part_reaches_the_page(tmp_path):
         },
     )  # fmt: skip
     text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
-    for figure in ("Some card", "364.2 | 30.6% | 22.0", "does not fit", "50.9 | 22.0%", "channels last", "798 TFLOP",
+    for figure in ("Some card", "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
+                   "798 TFLOP",
                    "1.0e-02 | 2.0e-03 | 3.0e-02", "recomputed activations | 9.5", "16 GiB | 0 | 2",
                    "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
         assert figure in text, figure
+
+
+def test_rented_minutes_end(uncompiled, tmp_path, capsys):
+    """What is measured is on file; no row is begun after the time, and that is said."""
+    out = tmp_path / "speed.json"
+    run = speed.Measurement("tiny", "cpu", out)
+    run.train(1, [0, 5])
+    run.end = 0.0
+    run.train(1)
+    run.generate(1, 2)
+    run.agree(1, 1, parts.AGREEMENT)
+    told = json.loads(out.read_text())
+    assert [row["fused"] for row in told["train"]["rows"]] == [True, False]
+    assert "generate" not in told and "agree" not in told
+    assert capsys.readouterr().out.count("out of time") > 8
 
 
 def test_another_file_is_no_record_of_speed(tmp_path):
@@ -102,8 +119,9 @@ def test_another_file_is_no_record_of_speed(tmp_path):
 
 
 def test_a_row_of_training():
-    row = parts.train_row("tiny", "cpu", parts.Training("no", False, 2, True), 1, peak=1e9)
-    system, _ = parts.bench_system("tiny", "cpu")
+    systems = parts.Systems("tiny", "cpu")
+    row = parts.train_row(systems, parts.Training("no", False, 2, True), 1, peak=1e9)
+    system, _ = systems.held
     assert row["share"] == pytest.approx(row["clips_per_second"] * 3 * parts.forward_flops(system) / 1e9)
     assert row["gib"] is None and row["first_step_seconds"] > 0
 
@@ -115,7 +133,8 @@ def test_the_same_mathematics(uncompiled):
     assert found["loss"]["fp32, checkpointing"]["largest"] < 2e-3
     assert 0 < found["loss"]["bf16"]["largest"] < 0.05
     assert 0 < found["latents_rms"]["bf16"] < 0.2
-    assert found["loss"]["bf16, compiled"] == found["loss"]["bf16"]
+    for way in ("bf16, fused", "bf16, compiled, fused"):
+        assert 0 < found["loss"][way]["largest"] < 0.05 and 0 < found["latents_rms"][way] < 0.2
 
 
 def test_what_fits():
@@ -134,7 +153,11 @@ def test_what_fits():
         ("sm90_xmma_fprop_implicit_gemm_bf16", "convolution"),
         ("void at::native::group_norm_kernel", "normalisation"),
         ("pytorch_flash::flash_fwd_kernel", "attention"),
-        ("nvjet_gemm_tst", "matrix product"),
+        ("nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNN", "matrix product"),
+        ("void cudnn::engines_precompiled::nchwToNhwcKernel<__nv_bfloat16>", "layout and copies"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16", "attention"),
+        ("triton_red_fused_native_group_norm_backward_silu_12", "normalisation"),
+        ("backward_sums", "normalisation"),
         ("multi_tensor_apply_kernel", "optimiser"),
         ("triton_poi_fused_silu_3", "pointwise and fused"),
     ],
@@ -152,7 +175,7 @@ def test_generation_and_profile_to_one_file(uncompiled, tmp_path, capsys, monkey
     told = json.loads(out.read_text())
     assert {row["sampler"] for row in told["generate"]["rows"]} == {"ddim", "dpmsolver++", "unipc"}
     assert told["profile"][0]["by_kind"]["convolution"] > 0
-    assert "bf16, compiled, batch 4, ddim, 2 steps" in capsys.readouterr().out
+    assert "bf16, compiled, batch 4, dpmsolver++, 2 steps, fused" in capsys.readouterr().out
     with pytest.raises(InputError, match="is of tiny on"):
         speed.record(out, "mini", "cpu", "train", {})
     assert json.loads(out.read_text()) == told

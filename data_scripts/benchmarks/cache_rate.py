@@ -5,6 +5,7 @@ Run by hand, on the machine and with the system that one wants to know about:
 \b
 python data_scripts/benchmarks/cache_rate.py --system mini --clips 64
 python data_scripts/benchmarks/cache_rate.py --system checkpoints/audioldm-m-full --device cuda
+python data_scripts/benchmarks/cache_rate.py --system random --device cuda     # the same sizes, nothing to download
 
 Each stage is timed in one process (on a CPU by processor time, which other work on the machine hardly changes), then
 the whole loop by the clock, with some numbers of decoding workers. Sounds are procedural, as FLAC at 32 kHz, like
@@ -36,7 +37,9 @@ from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import write_json
 from latentclap.foley import synthesize
+from latentclap.models import random_system
 from latentclap.runs import commit, device_name, versions
+from latentclap.storage import text_encoder_of
 from latentclap.system import FoleySystem
 
 #: clips of WavCaps (Mei et al., arXiv:2303.17395): FreeSound, BBC, SoundBible and AudioSet SL together
@@ -63,6 +66,28 @@ class Clock:
         yield
         self.wait()
         self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
+
+
+def full_size() -> FoleySystem:
+    """VAE and CLAP of audioldm-m-full's sizes with random weights, all that a cache needs; the rest is tiny."""
+    from diffusers import AutoencoderKL
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+
+    system = random_system("tiny")
+    system.vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        latent_channels=8,
+        layers_per_block=2,
+        block_out_channels=(128, 256, 512),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    )
+    system.clap = ClapModel(ClapConfig(projection_dim=512))  # HTSAT-tiny and RoBERTa-base
+    system.text_encoder = text_encoder_of(system.clap)
+    system.feature_extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad")
+    system.frames, system.name = 1024, "audioldm-m-full's VAE and CLAP, random weights"
+    return system.eval()
 
 
 def make_clips(folder: Path, clips: int, seconds: float) -> list[Item]:
@@ -127,7 +152,7 @@ def time_reading(folder: Path, batch: int, batches: int = 20) -> float:
 @app.command(help=__doc__)
 def main(
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("book/runs/cache_rate.json"),
-    system: Annotated[str, typer.Option(help="'mini', a folder, or a hub name.")] = "mini",
+    system: Annotated[str, typer.Option(help="'mini', a folder, a hub name, or 'random'.")] = "mini",
     judge: Annotated[str, typer.Option(help="CLAP that gives E_audio, where the system has none.")] = "",
     clips: Annotated[int, typer.Option(help="Clips to encode.")] = 64,
     seconds: Annotated[float, typer.Option(help="Length of a clip.")] = 10.0,
@@ -145,7 +170,11 @@ def main(
     counts = [int(n) for n in workers.split(",") if n.strip().isdigit()]
     if not counts:
         raise InputError(f"--workers {workers}: numbers with commas between them, for example 0,1,2")
-    loaded = FoleySystem.from_pretrained(system, judge=judge or None, device=device)
+    if system == "random":
+        loaded = full_size().to(device)
+        system = loaded.name
+    else:
+        loaded = FoleySystem.from_pretrained(system, judge=judge or None, device=device)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

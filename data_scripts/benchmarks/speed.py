@@ -20,25 +20,30 @@ forward passes; shares are of the bf16 matrix product that this very device reac
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from speed_parts import (
+    AGREEMENT,
     GENERATION,
     TRAINING,
     Generation,
+    Systems,
     Training,
     agreement,
     compile_seconds,
     counted,
+    empty_cache,
     fitting,
     generate_row,
-    memory_rows,
+    memory_row,
     peak_flops,
     profile_step,
     train_row,
@@ -53,6 +58,7 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 Size = Annotated[str, typer.Option("--size", help="paper (audioldm-m-full), mini or tiny")]
 Device = Annotated[str, typer.Option(help="cuda or cpu")]
 Out = Annotated[Path, typer.Option(help="JSON file; parts that are not measured now stay")]
+Minutes = Annotated[float, typer.Option(help="begin no further row after this time; 0: all rows", min=0)]
 Steps = Annotated[int, typer.Option(help="training steps that are timed, after as many to warm up", min=1)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT = Path("runs/speed.json")
@@ -82,7 +88,6 @@ def record(out: Path, name: str, device: str, part: str, found: Any) -> None:
     if old and {k: old.get(k) for k in ("size", "device")} != {k: about[k] for k in ("size", "device")}:
         raise InputError(f"{out} is of {old.get('size')} on {old.get('device')}: name another --out")
     write_json(out, old | about | {part: found})
-    typer.echo(f"{part}: written to {out}")
 
 
 def bearable(rows: Iterable[Any], device: str, batch: int) -> list[Any]:
@@ -94,20 +99,126 @@ def bearable(rows: Iterable[Any], device: str, batch: int) -> list[Any]:
     )
 
 
+@dataclass
+class Measurement:
+    """What the commands share: device, file, and the time after which nothing is begun."""
+
+    name: str
+    device: str
+    out: Path
+    minutes: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.peak = start(self.name, self.device)
+        self.systems = Systems(self.name, self.device)
+        self.end = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
+        self.tables: dict[str, dict[int, dict[str, Any]]] = {}
+
+    def in_time(self, what: str) -> bool:
+        """Whether there is time for it."""
+        if time.monotonic() > self.end:
+            typer.echo(f"{what:<50} not measured: out of time")
+            return False
+        return True
+
+    def rows(self, part: str, rows: Iterable[tuple[int, Any]], measure: Callable[[Any], dict]) -> None:
+        """Measure numbered rows of a table; what is there is written after each of them."""
+        for number, row in rows:
+            if not self.in_time(label(row)):
+                continue
+            told = attempt(lambda row=row: measure(row), row)
+            typer.echo(f"{label(row):<50} {told['error'] if 'error' in told else shown(told)}")
+            self.tables.setdefault(part, {})[number] = told
+            found = [row for _, row in sorted(self.tables[part].items())]
+            self.record(part, {"peak_flops": self.peak, "rows": found})
+
+    def train(self, steps: int, numbers: Iterable[int] | None = None) -> None:
+        """Clips per second of rows of the table of training."""
+        rows = numbered(TRAINING, self.device, numbers)
+        self.rows("train", rows, lambda row: train_row(self.systems, row, steps, self.peak))
+
+    def generate(self, clips: int, most_steps: int, numbers: Iterable[int] | None = None) -> None:
+        """Seconds for so many clips by rows of the table of generation."""
+        rows = numbered(GENERATION, self.device, numbers)
+        rows = [(n, replace(row, steps=min(row.steps, most_steps))) for n, row in rows]
+        self.rows("generate", rows, lambda row: generate_row(self.systems, row, clips, self.peak))
+
+    def profile(self, ways: Iterable[int] = (0, 1)) -> None:
+        """Kernels of an eager step, and of the fastest."""
+        both = bearable((Training("bf16", False, 16, True), TRAINING[0]), self.device, 4)
+        for way in ways:
+            if not self.in_time("profile"):
+                continue
+            told = profile_step(self.systems, both[way])
+            self.tables.setdefault("profile", {})[way] = told
+            typer.echo(f"{label(both[way])}: {told['ms_per_step']:.1f} ms a step")
+            for what, ms in (*told["by_kind"].items(), ("device idle", told["idle_ms"])):
+                typer.echo(f"  {what:<22} {ms:8.1f} ms")
+            self.record("profile", [row for _, row in sorted(self.tables["profile"].items())])
+
+    def memory(self, batches: Iterable[int]) -> None:
+        """Peak memory by batch, until one does not fit."""
+        rows: list[dict[str, Any]] = []
+        for checkpointing in (False, True):
+            for batch in batches:
+                if not self.in_time(f"memory of batch {batch}"):
+                    break
+                rows.append(memory_row(self.name, self.device, batch, checkpointing))
+                how = "checkpointing" if checkpointing else ""
+                gib = f"{rows[-1]['gib']:.1f} GiB" if rows[-1]["gib"] else "too large"
+                typer.echo(f"batch {batch:<4} {how:<14} {gib}")
+                self.record("memory", {"rows": rows, "fits": fitting(rows)})
+                if rows[-1]["gib"] is None:
+                    break
+
+    def agree(self, steps: int, batch: int, ways: Iterable[str]) -> None:
+        """Losses and generated latents of the fast ways against fp32."""
+        if not self.in_time("agreement"):
+            return
+        found = agreement(self.name, self.device, steps, batch, ways=ways)
+        for way, value in found["loss"].items():
+            typer.echo(
+                f"loss, {way:<22} {value['largest']:.2e} at most, {value['mean']:.2e} on average (relative)"
+            )
+        for way, value in found["latents_rms"].items():
+            typer.echo(f"latents, {way:<19} {value:.2e} of their RMS")
+        self.record("agree", found)
+
+    def compile(self, first: float | None = None) -> None:
+        """Seconds to compile the fastest way's step: with an empty cache (unless it was measured), and again."""
+        if not self.in_time("compilation"):
+            return
+        (row,) = bearable(TRAINING[:1], self.device, 4)
+        told = compile_seconds(self.name, self.device, row, 2 if first is None else 1)
+        first, cached = told if first is None else (first, told[0])
+        typer.echo(f"compilation: first {first:.0f} s, from the cache {cached:.0f} s")
+        self.record("compile", {"first": first, "cached": cached})
+
+    def record(self, part: str, found: Any) -> None:
+        """Put a part into the file."""
+        record(self.out, self.name, self.device, part, found)
+
+
+def shown(told: dict[str, Any]) -> str:
+    """A row's figures in words."""
+    if "clips_per_second" in told:
+        gib = f" {told['gib']:5.1f} GiB" if told["gib"] else ""
+        return f"{told['clips_per_second']:8.1f} clips/s {100 * told['share']:5.1f} %{gib}"
+    return f"{told['seconds']:8.1f} s {100 * told['share']:5.1f} %" + " (scaled up)" * told["scaled"]
+
+
+def numbered(rows: Iterable[Any], device: str, numbers: Iterable[int] | None) -> list[tuple[int, Any]]:
+    """The rows that this device can bear, or some of them, with their numbers."""
+    rows = list(enumerate(bearable(rows, device, 4)))
+    return rows if numbers is None else [rows[n] for n in numbers if n < len(rows)]
+
+
 @app.command("train")
-def train_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 20) -> None:
+def train_command(
+    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 20, minutes: Minutes = 0.0
+) -> None:
     """Clips per second by precision, compilation, batch and loss."""
-    peak, found = start(name, device), []
-    for row in bearable(TRAINING, device, 4):
-        found.append(attempt(lambda row=row: train_row(name, device, row, steps, peak), row))
-        told = found[-1]
-        typer.echo(
-            f"{label(row):<46} {told['clips_per_second']:8.1f} clips/s {100 * told['share']:5.1f} %"
-            + (f" {told['gib']:5.1f} GiB" if told["gib"] else "")
-            if "clips_per_second" in told
-            else f"{label(row):<46} {told['error']}"
-        )
-    record(out, name, device, "train", {"peak_flops": peak, "rows": found})
+    Measurement(name, device, out, minutes).train(steps)
 
 
 @app.command("generate")
@@ -117,19 +228,10 @@ def generate_command(
     out: Out = OUT,
     clips: Annotated[int, typer.Option(help="clips that are generated", min=1)] = 100,
     most_steps: Annotated[int, typer.Option(help="at most so many steps (to try it out)", min=2)] = 200,
+    minutes: Minutes = 0.0,
 ) -> None:
     """Seconds for 100 clips with guidance: latents, as the rest takes little."""
-    peak, found = start(name, device), []
-    for row in bearable(GENERATION, device, 4):
-        row = replace(row, steps=min(row.steps, most_steps))
-        found.append(attempt(lambda row=row: generate_row(name, device, row, clips, peak), row))
-        told = found[-1]
-        typer.echo(
-            f"{label(row):<46} {told['seconds']:8.1f} s {100 * told['share']:5.1f} %"
-            if "seconds" in told
-            else f"{label(row):<46} {told['error']}"
-        )
-    record(out, name, device, "generate", {"peak_flops": peak, "rows": found})
+    Measurement(name, device, out, minutes).generate(clips, most_steps)
 
 
 @app.command()
@@ -141,15 +243,7 @@ def agree(
     batch: Annotated[int, typer.Option(help="clips a step", min=1)] = 4,
 ) -> None:
     """Losses and generated latents of the fast ways against fp32."""
-    start(name, device)
-    found = agreement(name, device, steps, batch)
-    for way, value in found["loss"].items():
-        typer.echo(
-            f"loss, {way:<22} {value['largest']:.2e} at most, {value['mean']:.2e} on average (relative)"
-        )
-    for way, value in found["latents_rms"].items():
-        typer.echo(f"latents, {way:<19} {value:.2e} of their RMS")
-    record(out, name, device, "agree", found)
+    Measurement(name, device, out).agree(steps, batch, AGREEMENT)
 
 
 @app.command()
@@ -160,41 +254,22 @@ def memory(
     batches: Annotated[str, typer.Option(help="batches to try, until one does not fit")] = "2,4,8,16,32,64",
 ) -> None:
     """Peak memory by batch, and which batch fits a card of 16, 24 and 80 GiB."""
-    start(name, device)
     if device == "cpu":
         raise InputError("memory: peak memory is measured on a GPU only")
-    rows = memory_rows(name, device, [int(b) for b in batches.split(",")])
-    for row in rows:
-        how = "checkpointing" if row["checkpointing"] else ""
-        typer.echo(
-            f"batch {row['batch']:<4} {how:<14} {row['gib']:.1f} GiB"
-            if row["gib"]
-            else f"batch {row['batch']:<4} {how:<14} too large"
-        )
-    record(out, name, device, "memory", {"rows": rows, "fits": fitting(rows)})
+    Measurement(name, device, out).memory([int(b) for b in batches.split(",")])
 
 
 @app.command("profile")
 def profile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
     """Where the time of a training step goes, without and with compilation."""
-    start(name, device)
-    ways = (Training("bf16", False, 16, True), Training("bf16", True, 64, True))
-    found = [profile_step(name, device, row) for row in bearable(ways, device, 4)]
-    for told in found:
-        typer.echo(f"{'compiled' if told['compile'] else 'eager'}: {told['ms_per_step']:.1f} ms a step")
-        for what, ms in told["by_kind"].items():
-            typer.echo(f"  {what:<22} {ms:8.1f} ms")
-        typer.echo(f"  {'device idle':<22} {told['idle_ms']:8.1f} ms")
-    record(out, name, device, "profile", found)
+    Measurement(name, device, out).profile()
 
 
 @app.command("compile")
 def compile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
     """Seconds to compile a training step, with an empty cache and in a later run."""
-    start(name, device)
-    found = compile_seconds(name, device, 64 if device != "cpu" else 4)
-    typer.echo(f"first {found['first']:.0f} s, from the cache {found['cached']:.0f} s")
-    record(out, name, device, "compile", found)
+    empty_cache()
+    Measurement(name, device, out).compile()
 
 
 @app.command()
@@ -217,12 +292,27 @@ def count(out: Out = Path("runs/speed_counts.json")) -> None:
 
 
 @app.command("all")
-def all_parts(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
-    """Every part, the short ones first."""
-    start(name, device)
-    for part in (train_command, generate_command, agree, profile_command, compile_command, memory):
-        if part is not memory or device != "cpu":
-            part(name=name, device=device, out=out)
+def all_parts(
+    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 20, minutes: Minutes = 0.0
+) -> None:
+    """Every part, what matters most first: rented minutes end."""
+    empty_cache()
+    run = Measurement(name, device, out, minutes)
+    run.train(steps, [0, 1])
+    first = run.tables.get("train", {}).get(0, {}).get("first_step_seconds")
+    run.profile([1])
+    run.generate(100, 200, [0, 1, 2])
+    eager = [n for n, row in numbered(TRAINING, device, None) if not row.compile]
+    run.train(steps, eager)
+    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if not row.compile])
+    run.profile([0])
+    run.systems.of()  # its memory is wanted
+    if device != "cpu":
+        run.memory([2, 16, 64])
+    run.agree(100, 4, [way for way, row in AGREEMENT.items() if not row.compile])
+    run.compile(first)
+    run.train(steps, [n for n, row in numbered(TRAINING, device, None) if n > 1 and row.compile])
+    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if n > 2 and row.compile])
 
 
 def label(row: Training | Generation) -> str:
@@ -233,7 +323,7 @@ def label(row: Training | Generation) -> str:
         words.append(f"{row.sampler}, {row.steps} steps")
     else:
         words += ["with eq. 3"] * row.loss + ["checkpointing"] * row.checkpointing
-    words += ["channels last"] * row.channels_last
+    words += ["fused"] * row.fused
     return ", ".join(words)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from latentclap.fast import speed_up
 from latentclap.finetune import FinetuneTask
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss
@@ -38,7 +41,7 @@ class Training:
     batch: int
     loss: bool
     checkpointing: bool = False
-    channels_last: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,27 +53,30 @@ class Generation:
     batch: int
     sampler: str = "ddim"
     steps: int = 200
-    channels_last: bool = False
+    fused: bool = False
+    #: of the 100 clips and the steps, how many are run: a slow way's seconds are scaled up from fewer
+    clips: int | None = None
+    run: int | None = None
 
 
+#: neighbours share what is compiled, where it is the same
 TRAINING = (
-    Training("no", False, 4, False),
-    Training("tf32", False, 16, False),
-    Training("bf16", False, 16, False),
-    Training("bf16", True, 16, False),
-    Training("bf16", True, 16, True),
-    Training("bf16", True, 64, False),
+    Training("bf16", True, 64, True, fused=True),
+    Training("bf16", True, 64, False, fused=True),
+    Training("bf16", True, 16, True, fused=True),
+    Training("bf16", True, 64, True, checkpointing=True, fused=True),
     Training("bf16", True, 64, True),
-    Training("bf16", True, 64, True, channels_last=True),
-    Training("bf16", True, 64, True, checkpointing=True),
+    Training("bf16", False, 16, False),
+    Training("tf32", False, 16, False),
+    Training("no", False, 4, False),
 )
 GENERATION = (
-    Generation("no", False, 1),
-    Generation("bf16", False, 20),
-    Generation("bf16", True, 100),
-    Generation("bf16", True, 100, channels_last=True),
-    Generation("bf16", True, 100, "dpmsolver++", 25),
-    Generation("bf16", True, 100, "unipc", 25),
+    Generation("bf16", True, 100, fused=True),
+    Generation("bf16", True, 100, "dpmsolver++", 25, fused=True),
+    Generation("bf16", True, 100, "unipc", 25, fused=True),
+    Generation("bf16", True, 100, run=20),
+    Generation("bf16", False, 20, clips=20, run=20),
+    Generation("no", False, 1, clips=2, run=20),
 )
 
 
@@ -196,6 +202,8 @@ def run_training(
     """The loop, as fine-tuning runs it: a line of its record every ``log_every`` steps."""
     loss = LatentCLAPLoss(phi, schedule=system.schedule) if row.loss else None
     system.unet.requires_grad_(True)
+    if row.fused and not row.compile:
+        speed_up(system.unet)  # the loop does it where it compiles
     task = FinetuneTask(system, loss, LAM if row.loss else 0.0)
     config = TrainConfig(
         steps=steps,
@@ -203,7 +211,7 @@ def run_training(
         precision=row.precision,
         compile=row.compile,
         checkpointing=row.checkpointing,
-        channels_last=row.channels_last,
+        fused=row.fused,
         log_every=log_every,
         checkpoint_seconds=1e9,
     )
@@ -216,11 +224,30 @@ def run_training(
             system.unet.disable_gradient_checkpointing()
 
 
-def train_row(name: str, device: str, row: Training, steps: int, peak: float) -> dict[str, Any]:
+class Systems:
+    """The last system, for a row that can use what was compiled for the row before."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self.name, self.device = name, device
+        self.way: tuple[Any, ...] | None = None
+
+    def of(self, *way: Any) -> tuple[FoleySystem, LatentCLAP]:
+        """The system of a way of running: the same one for the same way."""
+        if way != self.way:
+            torch._dynamo.reset()  # or another batch would be compiled for batches of any size
+            self.way, self.held = way, None
+            if self.device != "cpu":
+                torch.cuda.empty_cache()
+            self.held = bench_system(self.name, self.device) if way else None
+        return self.held
+
+
+def train_row(systems: Systems, row: Training, steps: int, peak: float) -> dict[str, Any]:
     """Clips per second of a row after a warm-up as long as what is timed, share of the peak, memory."""
-    system, phi = bench_system(name, device)
+    gpu = systems.device != "cpu"
+    system, phi = systems.of("train", row.compile, row.fused, row.batch, row.checkpointing)
     flops = 3 * forward_flops(system)
-    if device != "cpu":
+    if gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         history = run_training(system, phi, row, 2 * steps, Path(folder), log_every=steps)
@@ -229,7 +256,7 @@ def train_row(name: str, device: str, row: Training, steps: int, peak: float) ->
     return asdict(row) | {
         "clips_per_second": rate,
         "share": rate * flops / peak,
-        "gib": torch.cuda.max_memory_allocated() / GIB if device != "cpu" else None,
+        "gib": torch.cuda.max_memory_allocated() / GIB if gpu else None,
         "first_step_seconds": at[1],
     }
 
@@ -254,54 +281,64 @@ def latents(system: FoleySystem, row: Generation, clips: int, device: str) -> to
         )
 
 
-def generate_row(name: str, device: str, row: Generation, clips: int, peak: float) -> dict[str, Any]:
+def generate_row(systems: Systems, row: Generation, clips: int, peak: float) -> dict[str, Any]:
     """Seconds for ``clips`` clips, after a warm-up of two steps in the same shapes."""
-    system, _ = bench_system(name, device)
+    device, run = systems.device, replace(row, steps=min(row.run or row.steps, row.steps))
+    held = min(row.clips or clips, clips)
+    system, phi = systems.of("generate", row.compile, row.fused, row.batch, row.precision)
     flops = 2 * forward_flops(system) * row.steps * clips  # twice: guidance
-    if row.channels_last:
-        system.unet.to(memory_format=torch.channels_last)
-    if row.compile:
-        system.unet.compile()
+    if (row.compile or row.fused) and system.unet._compiled_call_impl is None:
+        if row.fused:
+            system = system.for_generation(compile=row.compile)
+        else:
+            system.unet.compile(dynamic=False)
+        systems.held = system, phi
     begin = time.perf_counter()
-    latents(system, replace(row, steps=2), min(clips, row.batch), device)
+    latents(system, replace(row, steps=2), min(held, row.batch), device)
     wait(device)
     first, begin = time.perf_counter() - begin, time.perf_counter()
-    latents(system, row, clips, device)
+    latents(system, run, held, device)
     wait(device)
-    seconds = time.perf_counter() - begin
+    seconds = (time.perf_counter() - begin) * (clips / held) * (row.steps / run.steps)
     return asdict(row) | {
         "clips": clips,
         "seconds": seconds,
+        "scaled": (held, run.steps) != (clips, row.steps),
         "share": flops / seconds / peak,
         "first_call_seconds": first,
     }
 
 
-def agreement(name: str, device: str, steps: int, batch: int) -> dict[str, Any]:
+#: how agreement is measured: against the first
+AGREEMENT = {
+    "fp32": Training("no", False, 4, True),
+    "bf16": Training("bf16", False, 4, True),
+    "bf16, fused": Training("bf16", False, 4, True, fused=True),
+    "fp32, checkpointing": Training("no", False, 4, True, checkpointing=True),
+    "bf16, compiled, fused": Training("bf16", True, 4, True, fused=True),
+}
+
+
+def agreement(
+    name: str, device: str, steps: int, batch: int, *, ways: Iterable[str] = tuple(AGREEMENT)
+) -> dict[str, Any]:
     """Losses of the fast ways against fp32 over the same steps, and generated latents against fp32's.
 
-    bf16's own noise is what plain autocast gives: compilation may not add to it.
+    bf16's own noise is what plain autocast gives: no other way may add to it.
     """
-    rows = {
-        "fp32": Training("no", False, batch, True),
-        "bf16": Training("bf16", False, batch, True),
-        "bf16, compiled": Training("bf16", True, batch, True),
-        "fp32, checkpointing": Training("no", False, batch, True, checkpointing=True),
-        "fp32, channels last": Training("no", False, batch, True, channels_last=True),
-    }
     losses, made = {}, {}
-    for label, row in rows.items():
+    for label in ways:
+        row = replace(AGREEMENT[label], batch=batch)
+        torch._dynamo.reset()
         system, phi = bench_system(name, device)
         with tempfile.TemporaryDirectory() as folder:
             losses[label] = np.array([h["loss"] for h in run_training(system, phi, row, steps, Path(folder))])
         if not row.checkpointing:
             system, _ = bench_system(name, device)
-            if row.channels_last:
-                system.unet.to(memory_format=torch.channels_last)
-            if row.compile:
-                system.unet.compile()
+            if row.fused:
+                system = system.for_generation(compile=row.compile)
             made[label] = latents(system, Generation(row.precision, row.compile, 2, steps=25), 2, device)
-    exact, clean = losses["fp32"], made["fp32"]
+    exact, clean = losses.pop("fp32"), made.pop("fp32").float()
     return {
         "steps": steps,
         "batch": batch,
@@ -311,31 +348,22 @@ def agreement(name: str, device: str, steps: int, batch: int) -> dict[str, Any]:
                 "mean": float(np.abs(values / exact - 1).mean()),
             }
             for label, values in losses.items()
-            if label != "fp32"
         },
         "latents_rms": {
             label: float((x.float() - clean).pow(2).mean().sqrt() / clean.pow(2).mean().sqrt())
             for label, x in made.items()
-            if label != "fp32"
         },
     }
 
 
-def memory_rows(name: str, device: str, batches: Iterable[int]) -> list[dict[str, Any]]:
-    """Peak memory of a training step by batch, with and without checkpointing; a row without figure did not fit."""
-    rows = []
-    for checkpointing in (False, True):
-        for batch in batches:
-            torch.cuda.empty_cache()
-            try:
-                row = train_row(
-                    name, device, Training("bf16", False, batch, True, checkpointing), 1, peak=1.0
-                )
-            except TrainingError:
-                rows.append({"batch": batch, "checkpointing": checkpointing, "gib": None})
-                break
-            rows.append({"batch": batch, "checkpointing": checkpointing, "gib": row["gib"]})
-    return rows
+def memory_row(name: str, device: str, batch: int, checkpointing: bool) -> dict[str, Any]:
+    """Peak memory of an eager training step; without a figure where it does not fit."""
+    row = Training("bf16", False, batch, True, checkpointing)
+    try:
+        gib = train_row(Systems(name, device), row, 1, peak=1.0)["gib"]
+    except TrainingError:
+        gib = None
+    return {"batch": batch, "checkpointing": checkpointing, "gib": gib}
 
 
 def fitting(rows: list[dict[str, Any]], sizes: Iterable[int] = CARDS, spare: float = 1.0) -> dict:
@@ -356,69 +384,80 @@ def fitting(rows: list[dict[str, Any]], sizes: Iterable[int] = CARDS, spare: flo
     }
 
 
-#: a kernel's name has one of these words -> where its time goes in the table; the first that fits counts
-KINDS = {
-    "convolution": ("conv", "implicit", "cudnn", "xmma", "winograd", "fprop", "dgrad", "wgrad"),
-    "attention": ("flash", "fmha", "attention", "softmax"),
-    "matrix product": ("gemm", "addmm", "::mm", "bmm", "matmul", "cutlass", "linear"),
-    "normalisation": ("group_norm", "groupnorm", "layer_norm", "native_norm", "batch_norm", "rowwise"),
-    "layout and copies": ("copy", "memcpy", "transpose", "nchw", "nhwc", "cat", "memset", "_to_"),
-    "optimiser": ("adam", "multi_tensor", "foreach", "lpnorm"),
-}
+#: where a kernel's time goes in the table, by words in its name; the first that fits counts
+KINDS = (
+    ("layout and copies", ("nchwtonhwc", "nhwctonchw", "memcpy", "memset", "transpose")),
+    ("attention", ("sdpa", "flash", "fmha", "attention", "softmax", "compute_dot_do", "convert_dq")),
+    ("normalisation", ("group_norm", "groupnorm", "layer_norm", "native_norm", "batch_norm", "rowwise")),
+    # latentclap.fast's kernels
+    ("normalisation", ("moments", "normalise", "backward_sums", "group_backward", "backward_input")),
+    ("pointwise and fused", ("triton_", "geglu")),
+    ("convolution", ("conv", "implicit", "cudnn", "xmma", "winograd", "fprop", "dgrad", "wgrad")),
+    ("matrix product", ("gemm", "nvjet", "splitk", "addmm", "::mm", "bmm", "matmul", "cutlass", "linear")),
+    ("optimiser", ("adam", "multi_tensor", "foreach", "lpnorm")),
+    ("layout and copies", ("copy", "cat", "_to_")),
+)
 
 
 def kind(kernel: str) -> str:
-    """Where a kernel belongs in the table; fused and pointwise ones are the rest."""
+    """Where a kernel belongs in the table; pointwise ones are the rest."""
     name = kernel.lower()
-    return next(
-        (k for k, words in KINDS.items() if any(word in name for word in words)), "pointwise and fused"
-    )
+    return next((k for k, words in KINDS if any(word in name for word in words)), "pointwise and fused")
 
 
-def profile_step(name: str, device: str, row: Training, steps: int = 5) -> dict[str, Any]:
+def profile_step(systems: Systems, row: Training, steps: int = 5) -> dict[str, Any]:
     """Time of kernels by kind, ms a step, and what the device was not busy with: gaps between launches."""
     from torch.profiler import ProfilerActivity, profile
 
-    gpu = device != "cpu"
-    system, phi = bench_system(name, device)
+    gpu = systems.device != "cpu"
+    system, phi = systems.of("train", row.compile, row.fused, row.batch, row.checkpointing)
     with tempfile.TemporaryDirectory() as folder:
         run_training(system, phi, row, 3, Path(folder) / "warm")
+        history = run_training(system, phi, row, 4 * steps, Path(folder) / "timed", log_every=2 * steps)
         with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as prof:
-            history = run_training(system, phi, row, steps, Path(folder) / "profiled")
-    wall = 1000 * history[-1]["seconds"] / steps
+            run_training(system, phi, row, steps, Path(folder) / "profiled", log_every=steps)
+    # the profiler slows the processor down: what a step takes is measured without it
+    wall = 1000 * (history[-1]["seconds"] - history[-2]["seconds"]) / (2 * steps)
     times: dict[str, float] = {}
     kernels = []
     for event in prof.key_averages():
         ms = (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1000 / steps
-        times[kind(event.key)] = times.get(kind(event.key), 0.0) + ms
-        kernels.append({"name": event.key[:100], "kind": kind(event.key), "ms": ms})
+        if ms and "dtoh" not in event.key.lower():  # the checkpoint at the end is not the step's
+            times[kind(event.key)] = times.get(kind(event.key), 0.0) + ms
+            kernels.append(
+                {"name": event.key[:100], "kind": kind(event.key), "ms": ms, "calls": event.count / steps}
+            )
     kernels.sort(key=lambda k: -k["ms"])
     busy = sum(times.values())
     return asdict(row) | {
         "ms_per_step": wall,
         "by_kind": dict(sorted(times.items(), key=lambda item: -item[1])),
         "idle_ms": max(0.0, wall - busy),
-        "kernels": kernels[:20],
+        "kernels": kernels[:40],
     }
 
 
-def compile_seconds(name: str, device: str, batch: int) -> dict[str, float]:
-    """Seconds until a compiled training step has run once: with an empty cache, and again in a new process."""
+def compile_seconds(name: str, device: str, row: Training, runs: int = 2) -> list[float]:
+    """Seconds until a compiled training step has run once, in new processes: the first one fills the cache.
+
+    The cache is TORCHINDUCTOR_CACHE_DIR's, where :func:`empty_cache` has set it.
+    """
     code = (
-        "import sys, runpy; m = runpy.run_path(sys.argv[1]);"
-        "row = m['Training'](sys.argv[4], True, int(sys.argv[5]), True);"
-        "print(m['train_row'](sys.argv[2], sys.argv[3], row, 1, 1.0)['first_step_seconds'])"
+        "import sys, runpy; m = runpy.run_path(sys.argv[1]); row = m['Training'](**eval(sys.argv[4]));"
+        "print(m['train_row'](m['Systems'](*sys.argv[2:4]), row, 1, 1.0)['first_step_seconds'])"
     )
-    precision = "bf16" if device != "cpu" else "no"
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
-        arguments = [sys.executable, "-c", code, __file__, name, device, precision, str(batch)]
-        first, again = (
-            float(
-                subprocess.run(
-                    arguments, env=environment, check=True, capture_output=True, text=True
-                ).stdout.split()[-1]
-            )
-            for _ in range(2)
-        )
-    return {"first": first, "cached": again}
+    arguments = [sys.executable, "-c", code, __file__, name, device, repr(asdict(row))]
+    told = []
+    for _ in range(runs):
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip() or "no word").splitlines()[-1])
+        told.append(float(done.stdout.split()[-1]))
+    return told
+
+
+def empty_cache() -> None:
+    """From now on compile into an empty folder, which goes when this process ends."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache = tempfile.mkdtemp(prefix="latentclap_compile_")
+    os.environ["TRITON_CACHE_DIR"] = str(Path(cache) / "triton")
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)

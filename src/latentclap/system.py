@@ -6,6 +6,7 @@ Every part is a standard class of diffusers or transformers, so that a saved sys
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -87,6 +88,8 @@ class FoleySystem:
 
     def __post_init__(self) -> None:
         self.schedule = NoiseSchedule.from_config(dict(self.scheduler.config))
+        #: bf16 products in :meth:`eps_theta`, and the batch sizes that a compiled UNet has seen
+        self.half, self.sizes = False, set()
         self.eval()
 
     # ------------------------------------------------------------------------------- bookkeeping
@@ -306,6 +309,13 @@ class FoleySystem:
             raise InputError(f"guidance_scale={guidance_scale}: must be zero or more (the paper: 2.0)")
         if not 1 <= steps <= self.schedule.steps:
             raise InputError(f"steps={steps}: must be between 1 and {self.schedule.steps} (the paper: 200)")
+        wanted = len(texts)
+        if self.unet._compiled_call_impl is not None:
+            # each size of a batch is compiled for itself: better a full batch whose surplus is dropped
+            if wanted > batch_size or batch_size in self.sizes:
+                surplus = -wanted % batch_size
+                texts, seeds = ([*given, *[given[-1]] * surplus] for given in (texts, seeds))
+            self.sizes.add(min(batch_size, wanted))
         unique = sorted(set(texts))
         E = self.condition(self.encode_text([*unique, ""]))
         row = {text: i for i, text in enumerate(unique)}
@@ -329,7 +339,29 @@ class FoleySystem:
                     progress=progress,
                 )
             )
-        return torch.cat(out)
+        return torch.cat(out)[:wanted]
+
+    def for_generation(self, *, compile: bool = True) -> FoleySystem:
+        """A copy for many clips on a GPU: compiled, in fewer passes over memory, products in bf16.
+
+        Clips differ from this system's by bf16's rounding, 200 steps of it; a seed still gives the same clip again.
+        Without a GPU that has bf16, everything stays float32. The copy shares all but the UNet's weights; it is not
+        for training.
+
+        Args:
+            compile: torch.compile the UNet: most of a minute at the first batch, and again for a batch of another
+                size; worth it from some hundred clips on.
+        """
+        from latentclap.fast import half_weights, speed_up
+
+        fast = copy.copy(self)
+        fast.unet = speed_up(copy.deepcopy(self.unet)).requires_grad_(False)
+        fast.half, fast.sizes = self.device.type == "cuda" and torch.cuda.is_bf16_supported(), set()
+        if fast.half:
+            half_weights(fast.unet)
+        if compile:
+            fast.unet.compile(dynamic=False)
+        return fast
 
     def _guided(self, E_cond: Tensor, E_uncond: Tensor, scale: float) -> Any:
         """The UNet as a noise model with classifier-free guidance, both halves in one batch."""
@@ -345,7 +377,10 @@ class FoleySystem:
 
     def eps_theta(self, s_n: Tensor, n: Tensor, E: Tensor) -> Tensor:
         """The UNet's noise prediction for latents (B, C, T, F), steps (B,) and condition (B, 512)."""
-        return self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
+        if not self.half:
+            return self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample.float()
 
     def generate(
         self,

@@ -45,7 +45,7 @@ def _words(row: Mapping[str, Any]) -> str:
         "compiled" if row["compile"] else "eager",
     ]
     words += ["recomputed activations"] * bool(row.get("checkpointing"))
-    words += ["channels last"] * bool(row.get("channels_last"))
+    words += ["fused"] * bool(row.get("fused"))
     return ", ".join(words)
 
 
@@ -115,7 +115,7 @@ def _generate(told: Mapping[str, Any]) -> list[str]:
             str(row["batch"]),
             f"{row['sampler']}, {row['steps']}",
             *(
-                (f"{row['seconds']:.1f}", f"{row['share']:.1%}")
+                (f"{row['seconds']:.1f}" + " (scaled up)" * row["scaled"], f"{row['share']:.1%}")
                 if "error" not in row
                 else ("does not fit", "")
             ),

@@ -167,8 +167,11 @@ class _Loop:
             self.ema.copy_to(self.modules)
         task = self.accelerator.unwrap_model(self.task).eval()
         if config.compile:
+            from latentclap.fast import slow_down
+
             for module in task.hot():
                 module._compiled_call_impl = None  # what comes after training runs in other shapes
+                slow_down(module)
         if config.channels_last:
             for module in self.modules.values():
                 module.to(memory_format=torch.contiguous_format)
@@ -321,6 +324,7 @@ class _Loop:
             else:
                 self.begun = state.get("begun", 0)
                 self.optimizer.load_state_dict(state["optimizer"])
+                _as_weights_lie(self.optimizer)
                 if self.ema:
                     self.ema.load(state["ema"])
             self.history = read_stats(self.folder, self.step)
@@ -354,8 +358,20 @@ def _prepare_modules(task: Task, config: TrainConfig) -> None:
         for module in task.trained().values():
             module.to(memory_format=torch.channels_last)
     if config.compile:
+        from latentclap.fast import speed_up  # with diffusers, which takes seconds to import
+
         for module in task.hot():
-            module.compile()
+            if config.fused:
+                speed_up(module)
+            module.compile(dynamic=False)  # a batch is as large as the one before
+
+
+def _as_weights_lie(optimizer: Any) -> None:
+    """Moments in the order in memory of their weights: a fused Adam wants it, and a run may go on with another."""
+    for p, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
+                state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
 
 def _precision(name: str) -> str:

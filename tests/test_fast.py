@@ -1,0 +1,265 @@
+"""The UNet in fewer passes over memory: the same function, the same weights, traced in one piece."""
+
+import copy
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from latentclap.errors import InputError
+from latentclap.fast import geglu, group_norm, half_weights, ops, slow_down, speed_up
+from latentclap.fast import unet as fast_unet
+from latentclap.models import audioldm_unet, random_system
+from latentclap.train import loop
+
+ROOT = Path(__file__).parents[1]
+needs_triton = pytest.mark.skipif(ops.kernels is None, reason="Triton is not in this build of torch")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return random_system("tiny")
+
+
+@pytest.fixture
+def unet(tiny):
+    net = copy.deepcopy(tiny.unet).train().requires_grad_(True)
+    # zeros at the end of AudioLDM's blocks would hide what comes before them
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return net
+
+
+def passes(net, tiny):
+    """Output, gradient of the input, and gradients of the weights by their names."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3, *tiny.latent_shape, generator=g).requires_grad_(True)
+    condition = torch.randn(3, tiny.embed_dim, generator=g)
+    net.zero_grad()
+    y = net(x, torch.tensor([1, 500, 900]), encoder_hidden_states=None, class_labels=condition).sample
+    (y * torch.randn(y.shape, generator=g)).sum().backward()
+    return y.detach(), x.grad, {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
+
+
+def check_same(one, other):
+    for a, b in zip(one[:2], other[:2], strict=True):
+        assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert one[2].keys() == other[2].keys()
+    scale = max(g.abs().max() for g in one[2].values())
+    for name, gradient in one[2].items():
+        assert_close(gradient, other[2][name], atol=1e-5 * float(scale), rtol=1e-3, msg=name)
+
+
+def test_the_same_function_with_the_same_weights(unet, tiny):
+    fast = speed_up(copy.deepcopy(unet))
+    assert fast.state_dict().keys() == unet.state_dict().keys()
+    check_same(passes(unet, tiny), passes(fast, tiny))
+    fast.enable_gradient_checkpointing()
+    check_same(passes(unet, tiny), passes(fast, tiny))
+
+
+def test_undone(unet, tiny):
+    back = slow_down(speed_up(copy.deepcopy(unet)))
+    assert [type(m) for m in back.modules()] == [type(m) for m in unet.modules()]
+    assert all(p.is_contiguous() for p in back.parameters())
+    assert torch.equal(passes(back, tiny)[0], passes(unet, tiny)[0])
+
+
+def test_all_of_the_full_size():
+    """No block of audioldm-m-full's is left behind."""
+    with torch.device("meta"):
+        net = speed_up(audioldm_unet())
+    kinds = [type(m).__name__ for m in net.modules()]
+    wanted = {"FastResnetBlock": 22, "FastTransformer": 16, "FastAttention": 32, "FastUpsample": 3}
+    for name, number in wanted.items():
+        assert kinds.count(name) == number
+    assert not {"ResnetBlock2D", "Transformer2DModel", "Attention", "Upsample2D"} & set(kinds)
+    assert type(net.conv_norm_out) is fast_unet.FastGroupNorm
+
+
+def test_what_audioldm_does_not_use_stays(unet):
+    block = next(m for m in unet.modules() if type(m).__name__ == "ResnetBlock2D")
+    block.output_scale_factor = 2.0
+    transformer = next(m for m in unet.modules() if type(m).__name__ == "Transformer2DModel")
+    transformer.transformer_blocks[0].attn1.to_out[1].p = 0.1
+    speed_up(unet)
+    assert type(block).__name__ == "ResnetBlock2D" and type(transformer).__name__ == "Transformer2DModel"
+    assert type(transformer.transformer_blocks[0].attn1).__name__ == "Attention"
+
+
+def test_group_norm_by_the_book():
+    x, shift = torch.randn(2, 24, 5, 3), torch.randn(2, 24)
+    weight, bias = torch.randn(24), torch.randn(24)
+    want = F.silu(F.group_norm(x + shift[:, :, None, None], 4, weight, bias, 1e-5))
+    assert_close(group_norm(x, weight, bias, 4, 1e-5, shift=shift, silu=True), want)
+    assert group_norm(x.bfloat16(), weight, bias, 4, 1e-5).dtype == torch.bfloat16
+    value, gate = x.chunk(2, -3)
+    assert_close(geglu(torch.cat([value, gate], -3).movedim(1, -1)), (value * F.gelu(gate)).movedim(1, -1))
+
+
+KERNELS = """
+    import torch, torch.nn.functional as F
+    from latentclap.fast import ops
+    torch.manual_seed(0)
+    for n, c, h, w, groups, shifted, silu in (
+        (2, 64, 40, 16, 32, True, True),   # more pixels than a span
+        (3, 96, 9, 7, 8, False, True),     # channels and pixels that fill no tile
+        (2, 40, 16, 16, 8, True, False),
+        (1, 192, 4, 2, 32, False, True),   # fewer pixels than a step
+    ):
+        x = (torch.randn(n, c, h, w) * 2 + 30).to(memory_format=torch.channels_last).requires_grad_(True)
+        weight, bias, shift = (torch.randn(*s).requires_grad_(True) for s in ((c,), (c,), (n, c)))
+        inputs = [x, weight, bias] + [shift] * shifted
+        z = x.double() + (shift.double()[:, :, None, None] if shifted else 0)
+        y = F.group_norm(z, groups, weight.double(), bias.double(), 1e-5)
+        y = F.silu(y) if silu else y
+        dy = torch.randn_like(y)
+        want = torch.autograd.grad(y, inputs, dy)
+        with torch.no_grad():
+            added = shift if shifted else None
+            out = ops.normalised(x, weight, bias, added, groups, 1e-5, silu)
+            got = ops.normalised_backward(dy.float(), x, weight, bias, added, *out[1:], groups, silu)
+        for a, b in zip((out[0], *got), (y, *want)):
+            assert (a - b).norm() < 2e-5 * b.norm(), (c, h, (a - b).norm() / b.norm())
+    x = torch.randn(5, 7, 48).requires_grad_(True)
+    value, gate = x.chunk(2, -1)
+    y = value * F.gelu(gate)
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy)
+    with torch.no_grad():
+        torch.testing.assert_close(ops.gated(x), y)
+        torch.testing.assert_close(ops.gated_backward(dy, x), dx)
+    print("the same")
+"""
+
+
+@needs_triton
+def test_kernels_in_triton_s_interpreter():
+    """Forward and backward of each kernel against float64, on a CPU; a GPU's compiler is another matter."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KERNELS)], env=environment, capture_output=True, text=True
+    )
+    assert told.stdout.strip() == "the same", told.stderr[-2000:]
+
+
+@needs_triton
+def test_traced_in_one_piece(unet, tiny, monkeypatch):
+    """torch.compile sees no break in the UNet with its operators: each one would cost fusions and time."""
+    from torch._dynamo.backends.common import aot_autograd
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    class Driver:
+        """As much of a GPU as tracing asks for."""
+
+        def get_current_target(self):
+            return GPUTarget("cuda", 90, 32)
+
+    class Traced(Exception):
+        pass
+
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        raise Traced
+
+    for name in ("group_norm", "geglu"):  # as on a GPU
+        code = inspect.getsource(getattr(ops, name)).replace("x.is_cuda and kernels is not None", "True")
+        space = dict(vars(ops))
+        exec(code, space)
+        monkeypatch.setattr(fast_unet, name, space[name])
+    active = driver.__dict__.get("_active"), driver.__dict__.get("_default")
+    driver.set_active(Driver())
+    torch._dynamo.reset()
+    try:
+        whole = torch.compile(speed_up(unet), backend=aot_autograd(fw_compiler=keep), fullgraph=True)
+        with pytest.raises(Exception, match="Traced"):
+            whole(
+                torch.randn(3, *tiny.latent_shape),
+                torch.tensor([1, 5, 9]),
+                encoder_hidden_states=None,
+                class_labels=torch.randn(3, tiny.embed_dim),
+            )
+    finally:
+        driver.__dict__.update(zip(("_active", "_default"), active, strict=True))
+        torch._dynamo.reset()
+    (forward,) = graphs
+    assert sum("triton_kernel_wrapper" in node for node in forward) > 30
+    assert not any("native_group_norm" in node for node in forward)
+
+
+def test_half_weights_are_what_autocast_makes_of_them(unet):
+    conv = next(m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels == 8)
+    x = torch.randn(2, 8, 6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = conv(x)
+        assert torch.equal(half_weights(conv)(x), before)
+    assert unet.conv_norm_out.weight.dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------------------- generation
+
+
+def test_for_generation_is_a_copy_with_the_same_clips(tiny):
+    fast = tiny.for_generation(compile=False)
+    settings = {"steps": 3, "batch_size": 2}
+    want = tiny.generate_latents(["rain"] * 3, range(3), **settings)
+    assert_close(fast.generate_latents(["rain"] * 3, range(3), **settings), want, atol=1e-4, rtol=1e-4)
+    assert not any(type(m).__name__.startswith("Fast") for m in tiny.unet.modules())
+    assert not any(p.requires_grad for p in fast.unet.parameters())
+
+
+def test_a_compiled_unet_sees_one_size_of_batch(tiny, monkeypatch):
+    """A last batch that is not full is filled up, and the surplus dropped: else it would be compiled for itself."""
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda m, **_: setattr(m, "_compiled_call_impl", m._call_impl)
+    )
+    fast, rows = tiny.for_generation(), []
+    monkeypatch.setattr(
+        type(fast), "eps_theta", lambda self, s, n, E: rows.append(len(s)) or torch.zeros_like(s)
+    )
+    settings = {"steps": 1, "batch_size": 4, "guidance_scale": 1.0}
+    assert len(fast.generate_latents(["rain"] * 6, range(6), **settings)) == 6
+    assert len(fast.generate_latents(["rain"] * 3, range(3), **settings)) == 3
+    assert rows == [4, 4, 4]
+    alone = tiny.for_generation()
+    assert len(alone.generate_latents(["rain"] * 3, range(3), **settings)) == 3
+    assert rows[3:] == [3]
+
+
+def test_fast_needs_a_gpu(tmp_path, monkeypatch):
+    from latentclap import cli
+
+    monkeypatch.setattr(cli, "_load", lambda *_: random_system("tiny"))
+    with pytest.raises(InputError, match="--fast is for GPUs"):
+        cli.generate(out=tmp_path / "out", classes="rain", prompts=None, device="cpu", fast=True)
+    assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------------------------------------------- training
+
+
+def test_moments_lie_as_their_weights():
+    """A run that began without channels last goes on with it: a fused Adam wants one order."""
+    conv = torch.nn.Conv2d(4, 4, 3)
+    optimizer = torch.optim.AdamW(conv.parameters())
+    conv(torch.randn(1, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    before = optimizer.state[conv.weight]["exp_avg"].clone()
+    conv.to(memory_format=torch.channels_last)
+    loop._as_weights_lie(optimizer)
+    after = optimizer.state[conv.weight]["exp_avg"]
+    assert after.stride() == conv.weight.stride() != before.stride()
+    assert torch.equal(after, before) and optimizer.state[conv.weight]["step"] == 1
+    assert np.isfinite(before.numpy()).all()
