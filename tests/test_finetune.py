@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import gradient_ratios, heldout_losses, noise_curve, summarise
 from latentclap.profiles import load_profile
+from latentclap.train import loop
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,26 @@ def test_compiled_training_is_the_same_mathematics(tiny, phi, tiny_cache, tmp_pa
     assert fast.unet._compiled_call_impl is None and phi._compiled_call_impl is None
     assert {type(m) for m in fast.unet.modules()} == {type(m) for m in tiny.unet.modules()}
     assert fast.generate(["rain"], 1, steps=2).shape == (1, fast.samples)
+
+
+def test_a_thread_draws_the_same_noise(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """As on a GPU: the next batch and its noise are prepared while a step runs, and the losses stay what they are."""
+    changes = {"lam": 100.0, "epochs": 2}
+    _, here = run(tiny, phi, tiny_cache, tmp_path / "a", **changes)
+    names = set()
+    drawn = loop._Loop._drawn
+    monkeypatch.setattr(
+        loop._Loop, "lags", property(lambda self: True, lambda self, value: None), raising=False
+    )
+    monkeypatch.setattr(
+        loop._Loop,
+        "_drawn",
+        lambda self, *at: names.add(threading.current_thread().name) or drawn(self, *at),
+    )
+    _, ahead = run(tiny, phi, tiny_cache, tmp_path / "b", **changes)
+    assert [line["loss"] for line in here.history] == [line["loss"] for line in ahead.history]
+    assert len(names) == 1 and threading.current_thread().name not in names
+    assert not any(t.name in names for t in threading.enumerate())  # it went when training ended
 
 
 def test_the_loss_changes_training(tiny, phi, tiny_cache, tmp_path):

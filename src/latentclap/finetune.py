@@ -105,15 +105,26 @@ class FinetuneTask(Task):
         loss = self.constants[0]
         return [*super().hot(), *([loss.phi] if self.lam else [])]
 
+    def draw(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """What decides over a dropped condition, the step, the latent's and eq. 1's noise."""
+        like = torch.empty_like(batch["mean"], device="cpu")
+        return {
+            "u": uniform(rngs, 1)[:, 0],
+            "n": randint(rngs, self.constants[1].steps),
+            "z": normal(rngs, like),
+            "eps": normal(rngs, like),
+        }
+
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Return loss (eq. 4), ddpm (eq. 1) and, with λ > 0, lclap (eq. 3)."""
         loss, schedule, E_empty = self.constants
         device = batch["mean"].device
-        u, n = uniform(rngs, 1)[:, 0], onto(randint(rngs, schedule.steps), device)
-        s_0 = batch["mean"] + (batch["logvar"] / 2).exp() * normal(rngs, batch["mean"])
-        eps = normal(rngs, s_0)
+        if "eps" not in batch:
+            batch = batch | {k: onto(v, device) for k, v in self.draw(batch, rngs).items()}
+        n, eps = batch["n"], batch["eps"]
+        s_0 = batch["mean"] + (batch["logvar"] / 2).exp() * batch["z"]
         s_n = schedule.to(device).q_sample(s_0, n, eps)
-        dropped = append_dims(onto(u < self.drop, device), batch["E_text"])
+        dropped = append_dims(batch["u"] < self.drop, batch["E_text"])
         E = torch.where(dropped, E_empty.to(device).expand_as(batch["E_text"]), batch["E_text"])
         if hasattr(self, "tuning"):
             E = self.tuning(E)

@@ -33,9 +33,12 @@ def _record(path: Path) -> list[str]:
     if not parts or "size" not in told:
         raise InputError(f"{path}: no part of speed.py's in it; it is another kind of file")
     size = "audioldm-m-full's architecture" if told["size"] == "paper" else f"size {told['size']}"
-    text = [f"### {told['device'][0].upper()}{told['device'][1:]}: {size}, random weights"]
+    device = told["device"][0].upper() + told["device"][1:] + (f", {told['when']}" if "when" in told else "")
+    text = [f"### {device}: {size}, random weights"]
     for name in parts:
         text += PARTS[name](told[name])
+    if "note" in told:
+        text.append(told["note"])
     return [*text, f"Commit {told['commit']}, torch {told['versions']['torch']}."]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import lru_cache
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.train.config import TrainConfig, TrainingError, learning_rate
-from latentclap.train.data import Batches, item_generators, onto, sample_order, share
+from latentclap.train.data import Batches, item_generators, sample_order, share
 from latentclap.train.ema import EMA
 from latentclap.train.records import (
     append_stats,
@@ -67,7 +68,11 @@ def train(
     """
     if not len(data):
         raise InputError(f"{description}: there is no training data")
-    return _Loop(task, data, config, Path(folder), progress, description).run(use_ema, on_checkpoint)
+    loop = _Loop(task, data, config, Path(folder), progress, description)
+    try:
+        return loop.run(use_ema, on_checkpoint)
+    finally:
+        loop.stop_ahead()
 
 
 class _Loop:
@@ -92,7 +97,7 @@ class _Loop:
         self.share = share(config.batch_size, self.rank, self.world)
         if self.world > 1:
             task = for_processes(task, self.accelerator.device)
-        self.modules = task.trained()
+        self.bare, self.modules = task, task.trained()
         _prepare_modules(task, config)
         parameters = [p for m in self.modules.values() for p in m.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
@@ -113,6 +118,9 @@ class _Loop:
         #: a GPU runs behind: its losses are read where they are logged, since reading one waits for all before it
         self.lags = self.accelerator.device.type == "cuda"
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
+        #: where it runs behind, the CPU has time to prepare the next step: a thread does, by its start in the stream
+        self.ahead = ThreadPoolExecutor(1) if self.lags else None
+        self.coming: dict[int, Future] = {}
         self.step, self.seconds = 0, 0.0
         #: where the optimiser's moments began: later than the run if it went on from a packed checkpoint
         self.begun = 0
@@ -191,13 +199,10 @@ class _Loop:
         sums: dict[str, Tensor] = {}
         for k in range(config.grad_accum):
             start = first + k * config.batch_size
-            indices = self._items(start, count)
-            batch = {name: onto(value, acc.device) for name, value in self.data.batch(indices).items()}
-            if hasattr(self.data, "prepare"):
-                self.data.prepare(self._items(start + config.batch_size, count))
+            batch, rngs = self._inputs(start, count)
+            batch = {name: value.to(acc.device, non_blocking=True) for name, value in batch.items()}
             # dropout draws from the global generator: make it a function of the position too
             torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
-            rngs = item_generators(config.seed, start, count)
             sync = k == config.grad_accum - 1
             with nullcontext() if sync else acc.no_sync(self.task), acc.autocast():
                 terms = self.task(batch, rngs)
@@ -215,6 +220,26 @@ class _Loop:
         if self.ema:
             self.ema.update(self.modules)
         return {**sums, "grad_norm": norm}
+
+    def _inputs(self, start: int, count: int) -> tuple[dict[str, Tensor], list[torch.Generator]]:
+        """The batch at a place of the stream with its random numbers, and the items' generators."""
+        if self.ahead is None:
+            return self._drawn(start, count)
+        future = self.coming.pop(start, None) or self.ahead.submit(self._drawn, start, count)
+        following = start + self.config.batch_size
+        self.coming = {following: self.ahead.submit(self._drawn, following, count)}
+        return future.result()
+
+    def _drawn(self, start: int, count: int) -> tuple[dict[str, Tensor], list[torch.Generator]]:
+        batch = self.data.batch(self._items(start, count))
+        if hasattr(self.data, "prepare"):
+            self.data.prepare(self._items(start + self.config.batch_size, count))
+        rngs = item_generators(self.config.seed, start, count)
+        batch = batch | self.bare.draw(batch, rngs)
+        if self.accelerator.device.type == "cuda":
+            # a plain copy from pageable memory makes the CPU wait for all that a GPU was told before
+            batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
+        return batch, rngs
 
     def _items(self, start: int, count: int) -> list[int]:
         """The items at a place of the stream."""
@@ -235,6 +260,12 @@ class _Loop:
             return []
         rows = torch.stack([torch.stack([v.float() for v in terms.values()]) for _, terms in self.unread])
         return [dict(zip(self.unread[0][1], row, strict=True)) for row in rows.tolist()]
+
+    def stop_ahead(self) -> None:
+        """Let go of the thread that prepares the next step."""
+        if self.ahead:
+            self.coming.clear()
+            self.ahead.shutdown(cancel_futures=True)
 
     def _sound(self) -> bool:
         """Whether all unread losses and gradients are finite."""

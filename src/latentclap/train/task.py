@@ -38,11 +38,20 @@ class Task(nn.Module):
         """The modules that run in every step, trained or frozen: those that are worth compiling."""
         return list(self.trained().values())
 
+    def draw(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """Random numbers of a step, named as no tensor of the batch is; the loop adds them to it.
+
+        On a GPU the loop draws the next step's in a thread while this one runs: numbers that depend on nothing but
+        (seed, item) come from the CPU, where they take a quarter of the step. What is drawn here, :meth:`forward`
+        finds in its batch; it may draw the rest itself.
+        """
+        return {}
+
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Return named scalars: "loss" is what is minimised, the others are reported.
 
         Args:
-            batch: tensors (B, ...).
+            batch: tensors (B, ...), and what :meth:`draw` drew.
             rngs: one CPU generator per item, for noise, steps, crops and dropped conditions.
         """
         raise NotImplementedError
