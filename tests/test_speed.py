@@ -74,7 +74,8 @@ def test_every_part_reaches_the_page(tmp_path):
     write_json(
         tmp_path / "speed_card.json",
         {
-            "size": "paper", "device": "some card", "when": "before", "note": "In laps.", "commit": "abc", "versions": {"torch": "9.9"},
+            "size": "paper", "device": "some card", "when": "before", "note": "In laps.",
+            "commit": "abc", "versions": {"torch": "9.9"},
             "train": {"peak_flops": 7.98e14, "rows": [
                 row | {"clips_per_second": 364.2, "share": 0.306, "gib": 22.04, "first_step_seconds": 60.0},
                 row | {"batch": 512, "error": "batch_size=512 does not fit"},
@@ -88,7 +89,8 @@ def test_every_part_reaches_the_page(tmp_path):
         },
     )  # fmt: skip
     text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
-    for figure in ("### Some card, before: audioldm", "In laps.", "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
+    for figure in ("### Some card, before: audioldm", "In laps.",
+                   "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
                    "798 TFLOP",
                    "1.0e-02 | 2.0e-03 | 3.0e-02", "recomputed activations | 9.5", "16 GiB | 0 | 2",
                    "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
