@@ -360,7 +360,10 @@ def test_a_start_s_narrower_vae_is_widened_and_its_decoder_goes_on(tiny_family, 
     for part in ("latent_clap", "judge"):
         a, b = (load_file(next((f / part).glob("*.safetensors"))) for f in (tiny_family, tmp_path / "wide"))
         assert all(torch.equal(a[k], b[k]) for k in a), part
-    # φ is right for the CLAP that it was trained on
+    # diffusion model and φ are right for the CLAP that they were trained with
     run_stage("clap", work, steps=1)
+    with pytest.raises(InputError, match="'ldm' has to go on too"):
+        export(work, tmp_path / "third")
+    run_stage("ldm", work, steps=1)
     with pytest.raises(InputError, match="'latent_clap' has left no weights"):
         export(work, tmp_path / "third")

@@ -29,9 +29,14 @@ def export(work: Work, out: Path) -> dict[str, Any]:
     What no stage has trained here is the start's, where that is still right for the rest.
 
     Raises:
-        InputError: a stage has left no weights yet, or a weight is not finite in half precision.
+        InputError: a stage has left no weights yet, the start's diffusion model is not of this VAE and CLAP, or a
+            weight is not finite in half precision.
     """
     work.need(*MAKES)
+    if moved(work) and not work.result("ldm").is_file():
+        raise InputError(
+            "stage 'ldm' has to go on too: the VAE or CLAP that it was trained with has changed here"
+        )
     phi = encoder(work)
     system = work.system()
     for name, part in system.parts.items():
@@ -54,6 +59,11 @@ def export(work: Work, out: Path) -> dict[str, Any]:
     return card
 
 
+def moved(work: Work) -> bool:
+    """Whether latents or embeddings are not the start's any more."""
+    return any(work.result(stage).is_file() for stage in ("vae", "clap"))
+
+
 def encoder(work: Work) -> LatentCLAP:
     """φ as trained here; the start's if neither what it reads (the VAE's latents) nor its aim (CLAP) was trained on.
 
@@ -61,8 +71,7 @@ def encoder(work: Work) -> LatentCLAP:
         InputError: it has to be trained first.
     """
     trained = work.result("latent_clap").is_file()
-    moved = any(work.result(stage).is_file() for stage in ("vae", "clap"))
-    if not trained and not moved and work.start and (work.start / "latent_clap").is_dir():
+    if not trained and not moved(work) and work.start and (work.start / "latent_clap").is_dir():
         return LatentCLAP.from_pretrained(work.start / "latent_clap")
     work.need("latent_clap")
     phi = LatentCLAP(**size(work.size)["phi"])
