@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from latentclap.errors import InputError
 from latentclap.fast import geglu, group_norm, half_weights, ops, slow_down, speed_up
 from latentclap.fast import unet as fast_unet
+from latentclap.finetune import FinetuneConfig, finetune
 from latentclap.models import audioldm_unet, random_system
 from latentclap.train import loop
 
@@ -236,6 +237,16 @@ def test_a_compiled_unet_sees_one_size_of_batch(tiny, monkeypatch):
     alone = tiny.for_generation()
     assert len(alone.generate_latents(["rain"] * 3, range(3), **settings)) == 3
     assert rows[3:] == [3]
+
+
+def test_rounded_weights_are_neither_trained_nor_saved(tiny, tmp_path):
+    fast = tiny.for_generation(compile=False)
+    fast.half = True  # as on a GPU
+    with pytest.raises(InputError, match="rounded weights: take the system itself to save it"):
+        fast.save_pretrained(tmp_path / "x")
+    with pytest.raises(InputError, match="the system itself to train"):
+        finetune(fast, None, {}, FinetuneConfig(lam=0.0), tmp_path / "y")
+    assert not list(tmp_path.iterdir())
 
 
 def test_fast_needs_a_gpu(tmp_path, monkeypatch):

@@ -171,6 +171,7 @@ def finetune(
         raise InputError(
             f"lam={config.lam:g} needs a Latent CLAP encoder: train one (notebook 01), or take lam=0"
         )
+    system.need_own_weights("to train")
     tuned = copy.copy(system)
     tuned.unet = copy.deepcopy(system.unet).requires_grad_(True)
     tuned.tuning = tuning_layer(system.embed_dim).to(system.device) if config.tuning else None

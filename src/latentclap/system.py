@@ -70,6 +70,7 @@ class FoleySystem:
         polish: iterations by which the vocoder's wave is made to agree with its log-mel
             (:func:`latentclap.audio.polish`); None, as in AudioLDM's checkpoints, trusts the vocoder.
         name: what the system was loaded from.
+        half: the UNet's weights are rounded to bf16, and its products are bf16 (:meth:`for_generation`).
     """
 
     text_encoder: nn.Module
@@ -85,11 +86,12 @@ class FoleySystem:
     polish: int | None = None
     name: str = "unnamed"
     mel: MelConfig = field(default_factory=MelConfig)
+    half: bool = False
+    #: batch sizes that a compiled UNet has seen
+    sizes: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.schedule = NoiseSchedule.from_config(dict(self.scheduler.config))
-        #: bf16 products in :meth:`eps_theta`, and the batch sizes that a compiled UNet has seen
-        self.half, self.sizes = False, set()
         self.eval()
 
     # ------------------------------------------------------------------------------- bookkeeping
@@ -363,6 +365,17 @@ class FoleySystem:
             fast.unet.compile(dynamic=False)
         return fast
 
+    def need_own_weights(self, what: str) -> None:
+        """Refuse what the rounded weights of :meth:`for_generation` would spoil.
+
+        Raises:
+            InputError: this is such a copy.
+        """
+        if self.half:
+            raise InputError(
+                f"this copy from for_generation() has rounded weights: take the system itself {what}"
+            )
+
     def _guided(self, E_cond: Tensor, E_uncond: Tensor, scale: float) -> Any:
         """The UNet as a noise model with classifier-free guidance, both halves in one batch."""
         if scale == 1:
@@ -497,6 +510,7 @@ class FoleySystem:
         Returns:
             The folder.
         """
+        self.need_own_weights("to save it")
         return storage.save_system(self, Path(folder), dtype=dtype, pipeline=pipeline)
 
 
