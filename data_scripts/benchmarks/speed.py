@@ -215,7 +215,7 @@ def numbered(rows: Iterable[Any], device: str, numbers: Iterable[int] | None) ->
 
 @app.command("train")
 def train_command(
-    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 20, minutes: Minutes = 0.0
+    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Clips per second by precision, compilation, batch and loss."""
     Measurement(name, device, out, minutes).train(steps)
@@ -293,7 +293,7 @@ def count(out: Out = Path("runs/speed_counts.json")) -> None:
 
 @app.command("all")
 def all_parts(
-    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 20, minutes: Minutes = 0.0
+    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Every part, what matters most first: rented minutes end."""
     empty_cache()
