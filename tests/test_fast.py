@@ -143,6 +143,17 @@ KERNELS = """
 """
 
 
+def test_without_triton():
+    """torch's builds for CPUs have none: the same functions in plain torch."""
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch; from latentclap.fast import ops, speed_up;"
+        "from latentclap.models import random_system; system = random_system('tiny'); speed_up(system.unet);"
+        "print(ops.kernels, system.generate(['rain'], 1, steps=1).shape == (1, system.samples))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert told.stdout.split() == ["None", "True"], told.stderr[-2000:]
+
+
 @needs_triton
 def test_kernels_in_triton_s_interpreter():
     """Forward and backward of each kernel against float64, on a CPU; a GPU's compiler is another matter."""

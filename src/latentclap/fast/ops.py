@@ -183,15 +183,6 @@ def gated_backward(dy: Tensor, x: Tensor) -> Tensor:
     return dx
 
 
-# registered when this is imported, so that nothing is left to do where torch.compile traces
-_norm = torch.library.triton_op("latentclap::group_norm", normalised, mutates_args=())
-_norm_backward = torch.library.triton_op(
-    "latentclap::group_norm_backward", normalised_backward, mutates_args=()
-)
-_gate = torch.library.triton_op("latentclap::geglu", gated, mutates_args=())
-_gate_backward = torch.library.triton_op("latentclap::geglu_backward", gated_backward, mutates_args=())
-
-
 def _keep_norm(ctx: Any, inputs: Any, output: Any) -> None:
     x, weight, bias, shift, ctx.groups, _, ctx.silu = inputs
     ctx.save_for_backward(x, weight, bias, shift, *output[1:])
@@ -211,5 +202,13 @@ def _of_gate(ctx: Any, dy: Tensor) -> Tensor:
     return _gate_backward(dy, *ctx.saved_tensors)
 
 
-_norm.register_autograd(_of_norm, setup_context=_keep_norm)
-_gate.register_autograd(_of_gate, setup_context=_keep_gate)
+if kernels is not None:
+    # when this is imported, so that nothing is left to do where torch.compile traces
+    _norm = torch.library.triton_op("latentclap::group_norm", normalised, mutates_args=())
+    _norm_backward = torch.library.triton_op(
+        "latentclap::group_norm_backward", normalised_backward, mutates_args=()
+    )
+    _gate = torch.library.triton_op("latentclap::geglu", gated, mutates_args=())
+    _gate_backward = torch.library.triton_op("latentclap::geglu_backward", gated_backward, mutates_args=())
+    _norm.register_autograd(_of_norm, setup_context=_keep_norm)
+    _gate.register_autograd(_of_gate, setup_context=_keep_gate)
