@@ -56,7 +56,7 @@ def test_counts_of_the_full_size(tmp_path, capsys):
     assert eager["least_gib"] >= told["state_gib"] and eager["fits"]["24"] >= 16
     assert eager["fits"]["16"] >= 2
     shown = speed_page([tmp_path / "counts.json"], tmp_path / "speed.md").read_text()
-    assert "training step by eq. 1 | 670.7" in shown and "Any, by counting" in shown
+    assert "training step by eq. 1 | 670.7" in shown and "### Counted, not run: audioldm" in shown
     assert "largest batch in 24 GiB" in shown and f"{eager['peak_gib']['16']:.1f}" in shown
 
 

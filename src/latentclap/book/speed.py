@@ -34,6 +34,8 @@ def _record(path: Path) -> list[str]:
         raise InputError(f"{path}: no part of speed.py's in it; it is another kind of file")
     size = "audioldm-m-full's architecture" if told["size"] == "paper" else f"size {told['size']}"
     device = told["device"][0].upper() + told["device"][1:] + (f", {told['when']}" if "when" in told else "")
+    if device == "Any, by counting":
+        device = "Counted, not run"
     text = [f"### {device}: {size}, random weights"]
     for name in parts:
         text += PARTS[name](told[name])
