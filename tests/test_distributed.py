@@ -228,6 +228,21 @@ def test_a_dry_run_tells_the_memory_and_changes_nothing(configured):
     assert "memory" not in alone(write("dry", part="latent_clap", epochs=1), "--dry-run")
 
 
+def test_without_our_kernels(configured, monkeypatch):
+    from latentclap import finetune
+
+    def caught(*_, compile, fused, **__):
+        raise InputError(f"compile {compile}, fused {fused}")
+
+    _, write = configured
+    config = write("kernels", lam=0.0)
+    assert "--no-fused goes with --compile" in alone(config, "--no-fused")
+    monkeypatch.setattr(finetune, "finetune", caught)
+    assert "compile True, fused True" in alone(config, "--compile")
+    assert "compile True, fused False" in alone(config, "--compile", "--no-fused")
+    assert "--compile is for part finetune" in alone(write("phi", part="latent_clap"), "--compile")
+
+
 def test_another_run_s_folder_and_another_system_s_cache(configured, tmp_path):
     folder, write = configured
     config = write("encoder", part="latent_clap", epochs=1, batch_size=4)

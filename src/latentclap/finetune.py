@@ -144,6 +144,7 @@ def finetune(
     *,
     minutes: float = 0.0,
     compile: bool = False,
+    fused: bool = True,
     checkpointing: bool = False,
     channels_last: bool = False,
     tensorboard: bool = False,
@@ -159,6 +160,7 @@ def finetune(
         folder: for checkpoints and logs.
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
         compile: torch.compile UNet and φ (see ``TrainConfig``): the way to train on a GPU.
+        fused: with compile, our kernels in the UNet (see ``TrainConfig``).
         checkpointing: trade time for memory (see ``TrainConfig``).
         channels_last: order of the weights in memory (see ``TrainConfig``).
         tensorboard: write TensorBoard events.
@@ -205,6 +207,7 @@ def finetune(
             seed=config.seed,
             minutes=minutes,
             compile=compile,
+            fused=fused,
             checkpointing=checkpointing,
             channels_last=channels_last,
             tensorboard=tensorboard,

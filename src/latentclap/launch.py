@@ -114,7 +114,7 @@ class Launch:
         from latentclap.cache import ShardedCache
 
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
-        #: compile, checkpointing, channels_last: how it is trained, which is not part of the result
+        #: compile, fused, checkpointing, channels_last: how it is trained, which is not part of the result
         self.ways = ways
         self.profile = load_profile(file.profile)
         self.data = ShardedCache(file.cache)
@@ -280,6 +280,9 @@ def train(
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Weights in the order of a GPU's tensor cores.")
     ] = False,
+    diffusers: Annotated[
+        bool, typer.Option("--no-fused", help="With --compile: diffusers' own UNet, without our kernels.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything; say what would run, and its memory.")
@@ -296,6 +299,9 @@ def train(
     if file.part != "finetune" and any(ways.values()):
         asked = next("--" + name.replace("_", "-") for name, on in ways.items() if on)
         raise InputError(f"{asked} is for part finetune, not {file.part}")
+    if diffusers and not compile:
+        raise InputError("--no-fused goes with --compile: without it the UNet is diffusers' own anyway")
+    ways["fused"] = not diffusers
     launch = Launch(file, state, minutes=minutes, quiet=quiet, **ways)
     if dry_run:
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
