@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
+from latentclap.train.ahead import Ahead, Inputs
 from latentclap.train.config import TrainConfig, TrainingError, learning_rate
 from latentclap.train.data import Batches, item_generators, sample_order, share
 from latentclap.train.ema import EMA
@@ -70,7 +70,8 @@ def train(
         raise InputError(f"{description}: there is no training data")
     loop = _Loop(task, data, config, Path(folder), progress, description)
     try:
-        return loop.run(use_ema, on_checkpoint)
+        with _search(config.compile):
+            return loop.run(use_ema, on_checkpoint)
     finally:
         loop.stop_ahead()
 
@@ -119,8 +120,7 @@ class _Loop:
         self.lags = self.accelerator.device.type == "cuda"
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
         #: where it runs behind, the CPU has time to prepare the next step: a thread does, by its start in the stream
-        self.ahead = ThreadPoolExecutor(1) if self.lags else None
-        self.coming: dict[int, Future] = {}
+        self.ahead = Ahead(self._drawn, self.accelerator.device) if self.lags else None
         self.step, self.seconds = 0, 0.0
         #: where the optimiser's moments began: later than the run if it went on from a packed checkpoint
         self.begun = 0
@@ -199,8 +199,7 @@ class _Loop:
         sums: dict[str, Tensor] = {}
         for k in range(config.grad_accum):
             start = first + k * config.batch_size
-            batch, rngs = self._inputs(start, count)
-            batch = {name: value.to(acc.device, non_blocking=True) for name, value in batch.items()}
+            batch, rngs = self._inputs(start)
             # dropout draws from the global generator: make it a function of the position too
             torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
             sync = k == config.grad_accum - 1
@@ -221,25 +220,21 @@ class _Loop:
             self.ema.update(self.modules)
         return {**sums, "grad_norm": norm}
 
-    def _inputs(self, start: int, count: int) -> tuple[dict[str, Tensor], list[torch.Generator]]:
-        """The batch at a place of the stream with its random numbers, and the items' generators."""
+    def _inputs(self, start: int) -> Inputs:
+        """The batch at a place of the stream, on the device, with its random numbers, and the items' generators."""
         if self.ahead is None:
-            return self._drawn(start, count)
-        future = self.coming.pop(start, None) or self.ahead.submit(self._drawn, start, count)
-        following = start + self.config.batch_size
-        self.coming = {following: self.ahead.submit(self._drawn, following, count)}
-        return future.result()
+            batch, rngs = self._drawn(start)
+        else:
+            batch, rngs = self.ahead.get(start, start + self.config.batch_size)
+        return {name: value.to(self.accelerator.device) for name, value in batch.items()}, rngs
 
-    def _drawn(self, start: int, count: int) -> tuple[dict[str, Tensor], list[torch.Generator]]:
+    def _drawn(self, start: int) -> Inputs:
+        count = self.share[1]
         batch = self.data.batch(self._items(start, count))
         if hasattr(self.data, "prepare"):
             self.data.prepare(self._items(start + self.config.batch_size, count))
         rngs = item_generators(self.config.seed, start, count)
-        batch = batch | self.bare.draw(batch, rngs)
-        if self.accelerator.device.type == "cuda":
-            # a plain copy from pageable memory makes the CPU wait for all that a GPU was told before
-            batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
-        return batch, rngs
+        return batch | self.bare.draw(batch, rngs), rngs
 
     def _items(self, start: int, count: int) -> list[int]:
         """The items at a place of the stream."""
@@ -264,8 +259,7 @@ class _Loop:
     def stop_ahead(self) -> None:
         """Let go of the thread that prepares the next step."""
         if self.ahead:
-            self.coming.clear()
-            self.ahead.shutdown(cancel_futures=True)
+            self.ahead.stop()
 
     def _sound(self) -> bool:
         """Whether all unread losses and gradients are finite."""
@@ -374,6 +368,17 @@ class _Loop:
                 f"the processes do not see the same checkpoint (steps {steps}): {self.folder} must be on a file"
                 " system that all machines share"
             )
+
+
+@contextmanager
+def _search(on: bool) -> Iterator[None]:
+    """cuDNN tries its algorithms once per shape: worth it where shapes stay, as a compiled step's do."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or on
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _prepare_modules(task: Task, config: TrainConfig) -> None:
