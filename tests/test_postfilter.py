@@ -10,14 +10,16 @@ from latentclap.postfilter import PAPER, PRESETS, YUAN, PostFilter, clap_score, 
 
 
 class Generator:
-    """Waves of 4 equal samples, uniform in (0, 1) by seed; the score of a clip is its value."""
+    """Waves of 4 equal samples, uniform in (0, 1) by seed and item; the score of a clip is its value."""
 
     def __init__(self):
         self.calls = []
 
-    def __call__(self, classes, n, seed, **kw):
-        self.calls.append((tuple(classes), n, seed, kw))
-        return np.repeat(np.random.default_rng(seed).random((n, 1)), 4, axis=1).astype(np.float32)
+    def __call__(self, classes, n, seed, first, **kw):
+        self.calls.append((tuple(classes), n, first, kw))
+        (cls,) = classes
+        items = [np.random.default_rng([seed, CLASSES.index(cls), i]).random() for i in range(first, first + n)]
+        return np.repeat(np.array(items, np.float32)[:, None], 4, axis=1)
 
 
 def value(waves, cls):
@@ -71,7 +73,7 @@ def test_bound_returns_the_best_seen_and_flags_it():
     got = filter_generate(Generator(), score, ["rain"], 3, one(0.9999, upper=1.0, max_tries=4), seed=1)
     assert not got.accepted.any() and got.exhausted["rain"] == 3
     assert got.tries["rain"].tolist() == [4, 4, 4] and got.generated_count["rain"] == 24
-    by_place = np.stack(seen).reshape(4, 3, 2).max(axis=(0, 2))
+    by_place = np.stack(seen).reshape(4, 2, 3).max(axis=(0, 1))  # try, candidate, place
     np.testing.assert_allclose(got.scores, by_place)
 
 
@@ -93,13 +95,24 @@ def test_a_score_in_range_is_preferred_to_one_above():
     assert got.scores.tolist() == [0.1] and not got.accepted[0]
 
 
-def test_seeds_differ_by_class_try_and_batch():
+def test_candidates_are_the_items_in_their_order():
     generator = Generator()
-    filter_generate(generator, value, CLASSES, 4, one(0.999, upper=1.0, max_tries=3), batch=3, seed=5)
-    seeds = [seed for _, _, seed, _ in generator.calls]
-    assert len(set(seeds)) == len(seeds) == 7 * 3 * 3
+    got = filter_generate(generator, value, CLASSES, 4, one(0.999, upper=1.0, max_tries=3), batch=3, seed=5)
+    assert not got.accepted.any()
+    for cls in CLASSES:
+        items = [i for c, n, first, _ in generator.calls if c == (cls,) for i in range(first, first + n)]
+        assert items == list(range(4 * 2 * 3))
     assert max(n for _, n, _, _ in generator.calls) == 3
-    assert all(isinstance(seed, int) for seed in seeds)
+
+
+def test_what_passes_at_once_is_what_no_filter_gives():
+    plain = Generator()(["rain"], 6, seed=2, first=0)
+    alone = filter_generate(Generator(), value, ["rain"], 6, one(0.0, candidates=1), seed=2)
+    np.testing.assert_array_equal(alone.waves, plain)
+    best = filter_generate(Generator(), value, ["rain"], 6, one(0.0, candidates=3), seed=2)
+    items = Generator()(["rain"], 18, seed=2, first=0)[:, 0].reshape(3, 6)  # candidate, place
+    np.testing.assert_allclose(best.scores, items.max(0), rtol=1e-6)
+    assert (best.waves[:, 0] >= plain[:, 0]).all()
 
 
 def test_deterministic():

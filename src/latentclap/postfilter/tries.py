@@ -32,12 +32,14 @@ def filter_generate(
 ) -> FilterResult:
     """Generate ``n`` clips a class through a post-filter.
 
-    Every call of ``generate_fn`` gets its own seed, made from (seed, class, try, batch): the same arguments
-    give the same clips. All clips of a class that still wait are generated together, try by try, in batches.
+    Candidates are the items 0, 1, 2, ... of (class, seed), in the order in which they are needed. The first
+    candidates of the n places are items 0 to n - 1, the clips that generation without a filter gives: a row of a
+    table and the same row with a filter then differ by what the filter did and not by another draw. All clips
+    of a class that still wait are generated together, try by try, in batches.
 
     Args:
-        generate_fn: ``generate_fn(classes=[cls], n=k, seed=int, **generate_kw)`` -> (k, samples), such as
-            ``FoleySystem.generate``.
+        generate_fn: ``generate_fn(classes=[cls], n=k, seed=seed, first=i, **generate_kw)`` -> (k, samples): items
+            i to i + k - 1, whatever else is generated, such as ``FoleySystem.generate``.
         score_fn: ``score_fn(waves, cls)`` -> (k,) cosine similarities.
         classes: which, any spelling.
         n: clips returned per class.
@@ -92,24 +94,24 @@ def _filter_class(
     ranks = np.full(n, -np.inf)
     scores, accepted, tries = np.full(n, np.nan), np.zeros(n, bool), np.zeros(n, int)
     generated, start = 0, time.perf_counter()
-    for attempt in range(preset.max_tries):
+    for _ in range(preset.max_tries):
         waiting = np.flatnonzero(~accepted)
         if waiting.size == 0:
             break
         made, similar = _candidates(
-            generate_fn, score_fn, cls, len(waiting) * k, (seed, attempt), batch, generate_kw
+            generate_fn, score_fn, cls, generated, len(waiting) * k, seed, batch, generate_kw
         )
         generated += len(made)
         for row, place in enumerate(waiting):
-            ours = similar[row * k : (row + 1) * k]
-            best = int(np.argmax(ours))
+            ours = range(row, len(made), len(waiting))  # the first candidates of all places come first
+            best = max(ours, key=lambda i: similar[i])
             tries[place] += 1
-            score = float(ours[best])
+            score = float(similar[best])
             # beyond the upper limit a clip is worse the more similar it is
             rank = score if score <= preset.upper else -score
             if rank > ranks[place]:
                 ranks[place], scores[place] = rank, score
-                waves[place] = np.array(made[row * k + best])
+                waves[place] = np.array(made[best])
             accepted[place] = low <= score <= preset.upper
     return {
         "waves": np.stack([w for w in waves if w is not None]),
@@ -125,18 +127,17 @@ def _candidates(
     generate_fn: Generate,
     score_fn: Score,
     cls: str,
+    first: int,
     count: int,
-    key: tuple[int, int],
+    seed: int,
     batch: int,
     generate_kw: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Generate and score ``count`` clips of a class in batches: (count, samples), (count,)."""
+    """Generate and score ``count`` items of a class in batches, from a first one: (count, samples), (count,)."""
     made, similar = [], []
-    for i, start in enumerate(range(0, count, batch)):
-        size = min(batch, count - start)
-        entropy = [key[0], CLASSES.index(cls), key[1], i]
-        call_seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
-        waves = np.asarray(generate_fn(classes=[cls], n=size, seed=call_seed, **generate_kw))
+    for start in range(first, first + count, batch):
+        size = min(batch, first + count - start)
+        waves = np.asarray(generate_fn(classes=[cls], n=size, seed=seed, first=start, **generate_kw))
         values = np.asarray(score_fn(waves, cls), dtype=np.float64).reshape(-1)
         if len(waves) != size or len(values) != size:
             raise InputError(
