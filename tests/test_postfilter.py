@@ -18,7 +18,9 @@ class Generator:
     def __call__(self, classes, n, seed, first, **kw):
         self.calls.append((tuple(classes), n, first, kw))
         (cls,) = classes
-        items = [np.random.default_rng([seed, CLASSES.index(cls), i]).random() for i in range(first, first + n)]
+        items = [
+            np.random.default_rng([seed, CLASSES.index(cls), i]).random() for i in range(first, first + n)
+        ]
         return np.repeat(np.array(items, np.float32)[:, None], 4, axis=1)
 
 

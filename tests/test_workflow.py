@@ -1,10 +1,15 @@
 """What `make book` looks at before anything runs."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from badinput import Shelf
 from latentclap.errors import InputError
+from latentclap.launch import TrainFile, finetune_config
+from latentclap.needs import COMMANDS, missing
+from latentclap.profiles import load_profile
 from latentclap.workflow import app
 
 
@@ -50,3 +55,25 @@ def test_what_cannot_work_is_said(shelf, option, material, says):
 def test_the_shipped_profile_is_silent():
     result = check("--profile", "quick")
     assert (result.exit_code, result.output) == (0, "")
+
+
+def test_what_a_profile_names_and_is_not_there_is_listed_with_its_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = check("--profile", "paper")
+    assert isinstance(result.exception, InputError) and "6 that profile paper names" in str(result.exception)
+    lines = dict(line.split(": ", 1) for line in result.output.strip().splitlines())
+    assert set(lines) == set(COMMANDS)
+    assert all(COMMANDS[name] in line for name, line in lines.items())
+    (tmp_path / "checkpoints/audioldm-m-full").mkdir(parents=True)
+    profile = load_profile("paper").override(model__judge="laion/clap-htsat-unfused")  # a hub's, not a path
+    left = [line.split(":")[0] for line in missing(profile, data_dir="mine")]
+    assert left == ["model.latent_clap", "evaluate.reference", "evaluate.vggish"]
+
+
+def test_the_training_files_of_the_paper_go_with_its_profile():
+    folder = Path(__file__).parents[1] / "data_scripts/train"
+    phi, tuned = (TrainFile.read(folder / f"{name}.toml") for name in ("phi_wavcaps", "finetune_dcase"))
+    assert (phi.part, tuned.part) == ("latent_clap", "finetune")
+    paper = load_profile("paper")
+    assert paper.model.latent_clap == f"{phi.folder}/latent_clap"
+    assert finetune_config(paper, tuned.changes).lam == paper.finetune.lam

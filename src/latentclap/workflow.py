@@ -14,6 +14,7 @@ import typer
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_text
 from latentclap.limits import check_profile
+from latentclap.needs import missing
 from latentclap.profiles import load_profile
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,9 +39,16 @@ def check(
     profile: Annotated[str, typer.Option(help="name, or path of a .toml file")] = "quick",
     data: Annotated[str, typer.Option(help="folder in DCASE layout; empty: the profile's")] = "",
 ) -> None:
-    """Look at a profile, and at every file of a data folder, before anything runs; list what cannot be used."""
+    """Look at a profile, what it names, and every file of a data folder, before anything runs; list what is amiss."""
     chosen = load_profile(profile)
     check_profile(chosen)
+    lacking = missing(chosen, data)
+    if lacking:
+        typer.echo("\n".join(lacking))
+        raise InputError(
+            f"{len(lacking)} that profile {chosen.name} names are not there; the book's page How to reproduce"
+            " (book/reproduce.md) has all commands in their order"
+        )
     folder = data or chosen.data.folder
     if not folder:
         return

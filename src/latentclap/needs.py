@@ -1,0 +1,51 @@
+"""What a profile needs and does not find, with the command that brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from latentclap import storage
+from latentclap.profiles import Profile
+
+_GET = "python data_scripts/get.py"
+#: what of a profile is a file or folder -> the command that brings it
+COMMANDS = {
+    "model.system": f"{_GET} audioldm",
+    "model.judge": f"{_GET} clap --transformers",
+    "model.latent_clap": "python -m latentclap.train data_scripts/train/phi_wavcaps.toml",
+    "data.folder": f"{_GET} dcase",
+    "evaluate.reference": f"{_GET} stats",
+    "evaluate.vggish": f"{_GET} vggish",
+}
+
+
+def missing(profile: Profile, data_dir: str = "") -> list[str]:
+    """A line for each file or folder that a profile names and that is not there.
+
+    A name of a hub (``owner/model``, nothing of that name on the disk) is left to the hub; a path below
+    ``checkpoints``, ``data`` or ``runs`` is none.
+
+    Args:
+        profile: any.
+        data_dir: a data folder given beside the profile: the profile's own is not needed then.
+    """
+    return list(_missing(profile, data_dir))
+
+
+def _missing(profile: Profile, data_dir: str) -> Iterator[str]:
+    for name, command in COMMANDS.items():
+        section, key = name.split(".")
+        value = getattr(getattr(profile, section), key)
+        if not value or (name == "data.folder" and data_dir):
+            continue
+        path = Path(value)
+        shipped = key in ("system", "latent_clap") and storage.shipped(value).is_dir()
+        if shipped or path.exists() or (key in ("system", "judge") and _on_a_hub(value)):
+            continue
+        yield f"{name}: {value} (from: {command})"
+
+
+def _on_a_hub(name: str) -> bool:
+    parts = Path(name).parts
+    return len(parts) == 2 and parts[0] not in ("checkpoints", "data", "runs", ".", "..", "~", "/")
