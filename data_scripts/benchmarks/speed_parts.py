@@ -28,6 +28,7 @@ from latentclap.models import audioldm_unet, random_system, size
 from latentclap.system import FoleySystem
 from latentclap.train import TensorBatches, TrainConfig, TrainingError, train
 
+LAPS = 3  # timed laps of a row of training
 LAM = 1000.0  # the paper's λ of fine-tuning without a tuning layer
 GIB = 2**30
 
@@ -243,19 +244,21 @@ class Systems:
 
 
 def train_row(systems: Systems, row: Training, steps: int, peak: float) -> dict[str, Any]:
-    """Clips per second of a row after a warm-up as long as what is timed, share of the peak, memory."""
+    """Clips per second of a row, the median of three laps after a warm-up as long as one, and their range; memory."""
     gpu = systems.device != "cpu"
     system, phi = systems.of("train", row.compile, row.fused, row.batch, row.checkpointing)
     flops = 3 * forward_flops(system)
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        history = run_training(system, phi, row, 2 * steps, Path(folder), log_every=steps)
+        history = run_training(system, phi, row, (1 + LAPS) * steps, Path(folder), log_every=steps)
     at = {line["step"]: line["seconds"] for line in history}
-    rate = row.batch * steps / (at[2 * steps] - at[steps])
+    laps = [at[(k + 1) * steps] - at[k * steps] for k in range(1, 1 + LAPS)]
+    rate, *ends = (row.batch * steps / lap for lap in (np.median(laps), max(laps), min(laps)))
     return asdict(row) | {
-        "clips_per_second": rate,
-        "share": rate * flops / peak,
+        "clips_per_second": float(rate),
+        "range": ends,
+        "share": float(rate * flops / peak),
         "gib": torch.cuda.max_memory_allocated() / GIB if gpu else None,
         "first_step_seconds": at[1],
     }

@@ -102,7 +102,7 @@ def _train(told: Mapping[str, Any]) -> list[str]:
             str(row["batch"]),
             "yes" if row["loss"] else "no",
             *(
-                (f"{row['clips_per_second']:.1f}", f"{row['share']:.1%}", _gib(row["gib"]))
+                (_rate(row), f"{row['share']:.1%}", _gib(row["gib"]))
                 if "error" not in row
                 else ("does not fit", "", "")
             ),
@@ -110,7 +110,17 @@ def _train(told: Mapping[str, Any]) -> list[str]:
         for row in told["rows"]
     ]
     head = ("training", "batch", "eq. 3", "clips per second", "share of the peak", "GiB")
-    return [table(head, rows), _peak(told)]
+    laps = (
+        "The median of three laps, and their range."
+        if any("range" in row for row in told["rows"])
+        else "One lap a row: rows that lie a few per cent apart, such as with and without eq. 3, are not told apart."
+    )
+    return [table(head, rows), f"{laps} {_peak(told)}"]
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    told = f"{row['clips_per_second']:.1f}"
+    return f"{told} ({row['range'][0]:.1f} to {row['range'][1]:.1f})" if "range" in row else told
 
 
 def _generate(told: Mapping[str, Any]) -> list[str]:
@@ -173,7 +183,7 @@ def _profile(told: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(kind, *(f"{row['by_kind'].get(kind, 0.0):.1f}" for row in told)) for kind in kinds]
     rows += [("idle", *(f"{row['idle_ms']:.1f}" for row in told))]
     rows += [("**all**", *(f"{row['ms_per_step']:.1f}" for row in told))]
-    return [table(head, rows)]
+    return [table(head, rows), "Measured under the profiler, which itself takes some time of a step."]
 
 
 def _compile(told: Mapping[str, float]) -> list[str]:
