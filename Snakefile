@@ -74,6 +74,7 @@ rule book:
         executed=EXECUTED,
         key=KEY,
         times="book/runs/family.json",
+        records=lambda w, input: " ".join(f"--speed {record}" for record in input.speed),
     log:
         f"{EXECUTED}/book.log",
     shell:
@@ -85,7 +86,7 @@ rule book:
         "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
-        "{BIN}/python -m latentclap.book cost {input.rates} && "
+        "{BIN}/python -m latentclap.book cost {input.rates} {params.records} && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "

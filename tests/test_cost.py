@@ -50,6 +50,17 @@ def test_the_page_s_tables_follow_from_the_file(tmp_path):
     assert cost_tables(tmp_path / "rates.json", tmp_path / "again.md").read_text() != text
 
 
+def test_our_own_rates_stand_beside(tmp_path):
+    record = ROOT / "book/runs/speed_h200.json"
+    told = read_json(record)
+    fastest = max(row["clips_per_second"] for row in told["train"]["rows"])
+    text = cost_tables(ROOT / "book/runs/rates.json", tmp_path / "cost.md", speed=[record]).read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| {told['device']}"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    trained = table_1(load_profile("paper"), read_json(ROOT / "book/runs/rates.json")["dev_clips"]).trained
+    assert cells[2:4] == [f"{fastest:.0f}", f"{trained / fastest / 3600:.1f}"]
+
+
 def test_every_figure_s_source_is_in_the_bibliography():
     entries = (ROOT / "book/references.bib").read_text()
     for card in read_json(ROOT / "book/runs/rates.json")["published"].values():

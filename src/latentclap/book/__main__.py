@@ -87,11 +87,15 @@ def badinput(
 def cost(
     rates: Annotated[Path, typer.Argument(help="Measured rates and published throughputs (JSON).")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/cost.md"),
+    speed: Annotated[
+        list[Path] | None,
+        typer.Option(help="Record of data_scripts/benchmarks/speed.py; may be given again."),
+    ] = None,
 ) -> None:
     """Write the tables of the page on GPU-hours."""
     from latentclap.book.scale import cost_tables
 
-    typer.echo(str(cost_tables(rates, out)))
+    typer.echo(str(cost_tables(rates, out, speed=speed or ())))
 
 
 @app.command()

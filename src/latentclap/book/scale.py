@@ -13,7 +13,11 @@ from latentclap.profiles import Profile, load_profile
 
 
 def cost_tables(
-    rates: str | Path, out: str | Path = "book/generated/cost.md", *, profile: str = "paper"
+    rates: str | Path,
+    out: str | Path = "book/generated/cost.md",
+    *,
+    profile: str = "paper",
+    speed: Sequence[str | Path] = (),
 ) -> Path:
     """Write the cost page's tables: the rates, what there is to do, and its GPU-hours.
 
@@ -21,6 +25,7 @@ def cost_tables(
         rates: JSON with measured rates and published throughputs (book/runs/rates.json).
         out: the Markdown file to write.
         profile: whose numbers of epochs, clips, seeds and steps are counted.
+        speed: records of data_scripts/benchmarks/speed.py: their rates of training are shown beside.
 
     Raises:
         InputError: there is no such file, or it is not of that kind.
@@ -28,7 +33,9 @@ def cost_tables(
     told, chosen = _read(rates, ("device", "rates", "published", "dev_clips", "steps")), load_profile(profile)
     clips = told["dev_clips"]
     work = {"Table I": table_1(chosen, clips), "Fig. 3": figure_3(chosen, clips)}
-    parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen), _published(told)]
+    parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen)]
+    parts += [_own(speed, work)] * bool(speed)
+    parts.append(_published(told))
     write_text(out, "\n\n".join(parts) + "\n")
     return Path(out)
 
@@ -44,7 +51,7 @@ def _rates(told: Mapping[str, Any]) -> str:
         for name, rate in told["rates"].items()
     ]
     head = ("name", "how", "training, clips per second", f"100 clips, {told['steps']} steps, seconds")
-    return f"### Rates measured on one {told['device']}, torch {told['torch']}\n\n{table(head, rows)}"
+    return f"### Rates of one {told['device']}, torch {told['torch']}\n\n{table(head, rows)}"
 
 
 def _work(work: Mapping[str, Work], profile: Profile, clips: int) -> str:
@@ -86,6 +93,28 @@ def _hours(told: Mapping[str, Any], work: Mapping[str, Work], profile: Profile) 
         if part == "total" or getattr(next(iter(columns.values()))[experiment], part)
     ]
     return f"### GPU-hours\n\n{table(('part', *columns), rows)}"
+
+
+def _own(records: Sequence[str | Path], work: Mapping[str, Work]) -> str:
+    rows = []
+    for path in records:
+        told = _read(path, ("size", "device", "commit"))
+        if told["size"] != "paper":
+            continue
+        rates = [
+            r["clips_per_second"] for r in told.get("train", {}).get("rows", ()) if r.get("clips_per_second")
+        ]
+        if rates:
+            spent = [f"{w.trained / max(rates) / 3600:.1f}" for w in work.values()]
+            rows.append((told["device"], told["commit"][:7], f"{max(rates):.0f}", *spent))
+    head = (
+        "device",
+        "commit",
+        "training, clips per second, fastest row",
+        *(f"{name}: fine-tuning, hours" for name in work),
+    )
+    text = "From the records of `data_scripts/benchmarks/speed.py` on the page on [scale](scale.md), training alone:"
+    return f"### By this repository's own benchmark\n\n{text}\n\n{table(head, rows)}"
 
 
 def _published(told: Mapping[str, Any]) -> str:
