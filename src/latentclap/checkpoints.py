@@ -30,6 +30,8 @@ BUFFERS = frozenset(
         "scale",
     }
 )
+#: Those of them that a module computes when it is built: nothing is lost where a file lacks them.
+COMPUTED = frozenset({"num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index"})
 
 
 def shipped(name: str) -> Path:
@@ -80,6 +82,14 @@ def check_system(folder: Path) -> None:
             check_files(folder / part)
         if part in WEIGHTED and not weight_files(folder / part):
             raise InputError(f"{folder / part}: no weights file; the checkpoint is not complete")
+
+
+def is_computed(name: str, module: Any) -> bool:
+    """Whether a module has the right value for an entry of its state where no file holds it."""
+    if name in ("mean", "scale"):
+        # of a vocoder: only one that normalises its mels reads them
+        return not getattr(getattr(module, "config", None), "normalize_before", True)
+    return name.rpartition(".")[2] in COMPUTED
 
 
 def check_files(folder: Path) -> None:
