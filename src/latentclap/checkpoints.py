@@ -64,6 +64,13 @@ def resolve(name_or_path: str | Path) -> Path:
         raise InputError(f"no folder {name!r} here, and the hub did not give it ({reason})") from None
 
 
+def latent_clap_folder(name_or_path: str | Path) -> Path:
+    """Folder of a Latent CLAP encoder: the one that comes with a system (shipped or a folder), or its own."""
+    systems = [shipped(str(name_or_path)), Path(name_or_path)]
+    within = [folder / "latent_clap" for folder in systems]
+    return next((folder for folder in within if folder.is_dir()), Path(name_or_path))
+
+
 def check_system(folder: Path) -> None:
     """Look whether a folder is a whole system: its parts are there and none of their files is damaged.
 
