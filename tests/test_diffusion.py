@@ -83,6 +83,42 @@ def test_ladder_is_the_original_one():
             sampling_steps(1000, bad)
 
 
+@pytest.mark.parametrize("offset", [0, 1, 5])
+def test_every_count_of_steps_spans_the_schedule(offset):
+    """300 steps once began at n = 898, 501 at 501, and 1000 took 999 twice; pure noise stands for the first s_n."""
+    for steps in range(1, 1001):
+        ladder = sampling_steps(1000, steps, offset)
+        assert len(ladder) == steps
+        assert (ladder.diff() < 0).all()
+        assert 0 <= ladder[-1] <= offset
+        assert 1000 - 2 * (1000 // steps) <= ladder[0] <= 999
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 12, 25, 50, 100, 200, 250, 500])
+def test_counts_that_nearly_divide_keep_diffusers_steps(steps):
+    """Records of these counts stay what they are."""
+    scheduler = diffusers.DDIMScheduler(**SCHEDULER)
+    scheduler.set_timesteps(steps)
+    assert sampling_steps(1000, steps).tolist() == scheduler.timesteps.tolist()
+
+
+def gaussian(s, n):
+    """The exact noise of s_n where s_0 has mean 2 and standard deviation one half."""
+    abar = NoiseSchedule().abar[n].view(-1, 1, 1, 1)
+    return (1 - abar).sqrt() * (s - 2 * abar.sqrt()) / (0.25 * abar + 1 - abar)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc"])
+@pytest.mark.parametrize("steps", [7, 12, 50, 300, 334, 501, 600, 999, 1000])
+def test_samplers_reach_a_gaussian(schedule, sampler, steps):
+    """Once 1.64 of 501 steps, 1.77 of 600, and an IndexError of 1000 (dpmsolver++)."""
+    noise = torch.randn(16, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std()
+    out = sample(gaussian, noise, schedule, steps=steps, sampler=sampler, scheduler_config=SCHEDULER)
+    assert out.mean().item() == pytest.approx(2.0, abs=0.06)
+    assert out.std().item() == pytest.approx(0.5, rel=0.35 if steps < 50 else 0.08 if steps < 100 else 0.02)
+
+
 def model(s, n):
     """A noise model that is exact for data of variance one half, so that sampling has a known result."""
     abar = NoiseSchedule().abar[n].view(-1, 1, 1, 1)
@@ -131,7 +167,7 @@ def test_the_solvers_come_to_ddim_s_answer_as_steps_grow(schedule, sampler):
 
 
 @pytest.mark.parametrize("sampler", ["dpmsolver++", "unipc"])
-@pytest.mark.parametrize("steps", [5, 12, 200])
+@pytest.mark.parametrize("steps", [5, 12, 200, 300, 501, 1000])
 def test_the_solvers_take_ddim_s_steps(schedule, sampler, steps):
     called = []
     sample(

@@ -1,5 +1,8 @@
 """Embeddings: VGGish's front end and network, the training-free statistics, the judge."""
 
+import copy
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -21,6 +24,7 @@ from latentclap.embeddings import (
 )
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
+from latentclap.files import file_sha256
 
 
 def tone(hertz, seconds=4.0, sr=16_000, level=0.5):
@@ -164,11 +168,17 @@ class TestVGGish:
         path = tmp_path / "vggish.pth"
         torch.save({**state, "pproc.pca_means": torch.zeros(128)}, path)
         loaded = VGGish(path, "textbook")
-        assert loaded.name == "vggish-textbook"
+        assert re.fullmatch("vggish-textbook-[0-9a-f]{8}", loaded.name)
         assert loaded.report["unexpected"] == ["pproc.pca_means"] and loaded.report["missing"] == []
         wave = tone(440)
         assert loaded(wave, 16_000).shape == (7, 128)
         torch.testing.assert_close(loaded.net.state_dict()["features.0.weight"], state["features.0.weight"])
+
+    def test_the_published_file_has_the_published_name(self, vggish, tmp_path, monkeypatch):
+        path = tmp_path / "vggish.pth"
+        torch.save(vggish.net.state_dict(), path)
+        monkeypatch.setattr("latentclap.embeddings.vggish.PUBLISHED", file_sha256(path))
+        assert VGGish(path).name == "vggish-dcase"
 
     def test_bad_weights(self, vggish, tmp_path):
         with pytest.raises(InputError, match="no such VGGish weights"):
@@ -224,6 +234,14 @@ class TestJudge:
         assert p.shape == (2, 7)
         np.testing.assert_allclose(p.sum(1), 1)
 
+    def test_other_weights_are_another_embedding(self, judge_folder):
+        """A distance between two judges' statistics means nothing; both were once called "judge"."""
+        a, b = JudgeEmbedding(judge_folder), JudgeEmbedding()
+        assert a.name == JudgeEmbedding(judge_folder).name != b.name
+        sides = [ClipEmbeddings.from_clips([e(tone(440), 16_000)] * 2, e.name).stats() for e in (a, b)]
+        with pytest.raises(InputError, match=f"different embeddings: '{a.name}' and '{b.name}'"):
+            sides[0].distance(sides[1])
+
     def test_absent_weights(self, tmp_path):
         with pytest.raises(InputError, match=r"no config\.json; not a judge"):
             JudgeEmbedding(tmp_path)
@@ -240,6 +258,19 @@ class TestRegistry:
 
         e = CLAPEmbedding(System())
         assert e(tone(440, sr=22_050), 22_050).shape == (1, 512)
+
+    def test_another_clap_is_another_embedding(self, tiny):
+        name = CLAPEmbedding(tiny).name
+        assert re.fullmatch("clap-[0-9a-f]{8}", name)
+        other = copy.copy(tiny)
+        other.clap = copy.deepcopy(tiny.clap)
+        assert CLAPEmbedding(other).name == name
+        with torch.no_grad():
+            next(other.clap.audio_model.parameters()).add_(1e-3)
+        assert CLAPEmbedding(other).name != name
+        other.clap, other.feature_extractor = tiny.clap, copy.deepcopy(tiny.feature_extractor)
+        other.feature_extractor.frequency_min += 1
+        assert CLAPEmbedding(other).name != name
 
     def test_unknown_and_incomplete(self):
         with pytest.raises(InputError, match="unknown embedding 'clop'; use one of mel-statistics"):

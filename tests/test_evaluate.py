@@ -1,12 +1,13 @@
 """FAD per class from arrays, files, folders and statistics; CLAP similarity."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
-from latentclap.embeddings import VGGish, get_embedding
+from latentclap.embeddings import MelStatistics, VGGish, get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import clap_similarity, clips_in_folder, embed_clips, evaluate, prepare_clip
 from latentclap.fad import save_stats
@@ -180,6 +181,16 @@ class TestPrepare:
         estimate = got.estimates["rain"]
         assert (estimate.n_windows, estimate.n_ref_windows) == (60, 1000) and np.isfinite(estimate.fad)
         assert "vggish-dcase-random" in got.name and "ref=1000 windows" in got.name
+
+    def test_statistics_that_do_not_name_their_embedding(self, sides):
+        """Those of VGGish in another mode have as many dimensions, and other distances (facts D1)."""
+        ears, (generated, _) = MelStatistics(), sides
+        stats = {c: embed_clips(v, ears, 16_000).stats() for c, v in generated.items()}
+        named = evaluate(generated, stats, ears, n_boot=0)
+        assert "not stated" not in named.name and named.settings["reference_embedding"] == ears.name
+        unnamed = evaluate(generated, {c: replace(s, embedding="") for c, s in stats.items()}, ears, n_boot=0)
+        assert "clips of an embedding not stated, " in unnamed.text()
+        assert unnamed.settings["reference_embedding"] == "not stated"
 
 
 class Ears:

@@ -350,6 +350,16 @@ def test_a_laion_file_judges(laion_tiny, tmp_path):
     assert embeddings[0].shape == (1, 512)
     # the same numbers; kernels round by how a tensor lies in memory
     torch.testing.assert_close(*embeddings, rtol=0, atol=1e-6)
+    # texts need the tokenizer of its words, which a file finds beside it
+    assert system.clap.config.text_config.vocab_size != len(system.tokenizer)
+    with pytest.raises(InputError, match="its tokenizer was not found"):
+        system.similarity(waves, ["rain"])
+    train_tokenizer(["a dog bark", "rain", "a gun shot", "keyboard", "foot steps"], 400).save_pretrained(
+        tmp_path / "roberta-base"
+    )
+    system = FoleySystem.from_pretrained(tmp_path / "system", judge=path)
+    assert system.judge_tokenizer.vocab_size != system.tokenizer.vocab_size
+    assert -1 <= system.similarity(waves, ["rain"])[0] <= 1
 
 
 # -------------------------------------------------------------------------------------- LAION files

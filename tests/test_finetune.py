@@ -1,5 +1,6 @@
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,6 +164,18 @@ def test_training_phi_beats_the_mean_vector(tmp_path):
     constant = torch.nn.functional.cosine_similarity(target.mean(0, keepdim=True), target[label[72:]]).mean()
     assert ours > constant + 0.15
     assert not any(p.requires_grad for p in phi.parameters())
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 7, 10, 200])
+def test_the_weight_s_expectation_is_exact(count):
+    """5 levels once gave .0703 and 10 levels .0822, of .0874 (facts H)."""
+    levels = [int((k + 0.5) * 1000 / count) for k in range(count)]
+    losses = {"n": levels, "ddpm": [1.0] * count, "clap": [1.0] * count, "cosine": [0.5] * count}
+    assert summarise(losses)["lclap"] == pytest.approx(np.mean(10 ** (-np.arange(1000) / 200)), rel=1e-6)
+    # and a loss that grows with n gives what all steps would
+    losses["clap"] = [1 + level / 1000 for level in levels]
+    exact = np.mean(10 ** (-np.arange(1000) / 200) * (1 + np.arange(1000) / 1000))
+    assert summarise(losses)["lclap"] == pytest.approx(exact, rel=0.6 / count)
 
 
 def test_heldout_losses_are_paired(tiny, phi, tiny_cache):

@@ -6,6 +6,7 @@ from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.lab import SYSTEMS, Lab
+from latentclap.limits import check_profile
 from latentclap.profiles import load_profile
 
 
@@ -68,6 +69,23 @@ def test_generated_clips_and_scores(lab):
     assert list(result.estimates) == list(CLASSES)
     assert result.average >= 0
     assert set(lab.similarity(waves)) == set(CLASSES)
+
+
+def test_fad_in_clap_s_space(lab):
+    """check_profile passed it and a notebook failed on it, after the training."""
+    profile = lab.profile.override(evaluate__embedding="clap")
+    check_profile(profile)
+    other = Lab(profile, progress=False, device="cpu")
+    result = other.fad(lab.waves("dev", 3))
+    assert result.average >= 0
+    assert result.name.startswith("FAD[clap-")
+
+
+def test_the_system_s_own_encoder(lab):
+    profile = lab.profile.override(model__latent_clap="")
+    own = Lab(profile, progress=False, device="cpu")
+    assert torch.equal(own.phi.out.weight, lab.phi.out.weight)
+    assert own.checkpoint_id == lab.checkpoint_id
 
 
 def test_filtered_counts_its_cost(lab):

@@ -44,6 +44,14 @@ def test_save_and_load(tmp_path):
         LatentCLAP.from_pretrained(tmp_path)
 
 
+def test_the_one_that_comes_with_a_system(tmp_path):
+    mini = LatentCLAP.from_pretrained("mini")
+    mini.save_pretrained(tmp_path / "system" / "latent_clap")
+    again = LatentCLAP.from_pretrained(tmp_path / "system")
+    assert again.config == mini.config
+    assert torch.equal(again.out.weight, mini.out.weight)
+
+
 def test_eq_2_is_a_mean_square():
     a, b = torch.randn(2, 3, 512)
     torch.testing.assert_close(latent_clap_loss(a, b), (a - b).square().mean())

@@ -1,3 +1,6 @@
+import tomllib
+from importlib.resources import files
+
 import pytest
 
 from latentclap.errors import InputError
@@ -18,6 +21,24 @@ def test_the_paper_s_numbers():
     assert (paper.generate.steps, paper.generate.guidance_scale) == (200, 2.0)
     assert paper.evaluate.clips_per_class == 100
     assert paper.sweep.epochs == 100
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_file_names_every_value(name):
+    """What is left to a default is not told where the book says that every value is."""
+    path = files("latentclap") / "profiles" / f"{name}.toml"
+    told, known = tomllib.loads(path.read_text()), load_profile(name).as_dict()
+    del known["name"]
+    assert set(told) == set(known)
+    for section, values in known.items():
+        if section != "about":
+            assert set(told[section]) == set(values), section
+
+
+def test_an_encoder_that_comes_with_the_system(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[model]\nsystem = "some/folder"\nlatent_clap = ""\n')
+    assert load_profile(path).model.latent_clap == "some/folder"
 
 
 def test_override():

@@ -1,3 +1,7 @@
+import ast
+import shutil
+from pathlib import Path
+
 import pytest
 
 from latentclap import runs
@@ -88,6 +92,74 @@ def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monk
     assert code_hash.__wrapped__(("room",)) != before
     with pytest.raises(FileNotFoundError):
         code_hash.__wrapped__(("absent",))
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [(f"{name.replace('.', '/')}.py", True) for name in CORE if "." in name]
+    + [
+        ("audio/mel.py", True),
+        ("cache/build.py", True),
+        ("classes.py", True),
+        ("convert/clap.py", True),
+        ("data/reading.py", True),
+        ("embeddings/judge.py", True),
+        ("evaluate/table.py", True),
+        ("fad/distance.py", True),
+        ("lab.py", True),
+        ("latent_clap.py", True),
+        ("measure.py", True),
+        ("postfilter/tries.py", True),
+        ("storage.py", True),
+        ("train/loop.py", True),
+        ("book/figures.py", False),
+        ("cli.py", False),
+        ("getting/fetch.py", False),
+        ("pretrain/stages.py", False),
+        ("profiles.py", False),
+        ("workflow.py", False),
+    ],
+)
+def test_code_that_makes_results_counts(tmp_path, monkeypatch, file, counts):
+    """Results of other code were taken for this code's; an edit of a page must not train again."""
+    package = tmp_path / "latentclap"
+    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    before = code_hash.__wrapped__()
+    with open(package / file, "a") as stream:
+        stream.write("# changed\n")
+    assert (code_hash.__wrapped__() != before) is counts
+
+
+#: what the bench imports although no result depends on its code
+NO_RESULTS = {
+    "errors": "messages",
+    "files": "files are read and written whole, or not",
+    "foley": "makes clips, which count by their content",
+    "launch": "the command line's way to train",
+    "memory": "foretells what a training needs",
+    "meta": "captions, which count by their content",
+    "pretrain": "all but its tasks makes the shipped weights, which count by their content",
+    "profiles": "values, which count themselves",
+    "runs": "this hash",
+    "scan": "finds clips, which count by their content",
+}
+
+
+def test_no_module_behind_the_bench_is_forgotten():
+    seen, ahead = set(), ["lab"]
+    while ahead:
+        name = ahead.pop()
+        seen.add(name)
+        if name in NO_RESULTS:
+            continue
+        for path in runs._sources(name):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("latentclap"):
+                    parts = node.module.split(".")[1:]
+                    found = [parts[0]] if parts else [alias.name for alias in node.names]
+                    ahead += [n for n in found if n not in seen]
+    assert seen - {name.partition(".")[0] for name in CORE} - set(NO_RESULTS) == set()
 
 
 def test_files_are_whole_or_absent(tmp_path):

@@ -1,12 +1,18 @@
 """Damaged checkpoints: each is one line that names the part, and none is loaded in part."""
 
+import copy
+import shutil
+
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
 from latentclap import FoleySystem
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
-from latentclap.models import random_system
+from latentclap.models import random_system, train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +73,100 @@ def test_damaged_latent_clap(tmp_path):
     (tmp_path / "model.safetensors").write_text("no weights")
     with pytest.raises(InputError, match="damaged"):
         LatentCLAP.from_pretrained(tmp_path)
+
+
+def foreign(folder, **changes):
+    """The ClapModel of the tiny system with other sizes, and other weights."""
+    from transformers import ClapModel
+
+    clap = random_system("tiny").clap
+    config = copy.deepcopy(clap.config)
+    for name, value in changes.items():
+        setattr(config.text_config, name, value)
+    torch.manual_seed(1)
+    ClapModel(config).save_pretrained(folder)
+    random_system("tiny").feature_extractor.save_pretrained(folder)
+    return folder
+
+
+def test_a_judge_beside_a_shared_text_tower(tmp_path):
+    """A folder without text_encoder/ once could not be given a judge, and was told to have no clap/."""
+    folder = random_system("tiny").save_pretrained(tmp_path / "system", pipeline=False)
+    assert not (folder / "text_encoder").exists()
+    own = FoleySystem.from_pretrained(folder)
+    judged = FoleySystem.from_pretrained(folder, judge=foreign(tmp_path / "judge"))
+    assert torch.equal(own.encode_text(["rain"]), judged.encode_text(["rain"]))
+    assert not torch.equal(own.encode_text(["rain"], judge=True), judged.encode_text(["rain"], judge=True))
+    shutil.rmtree(folder / "clap")
+    with pytest.raises(InputError, match=r"neither text_encoder/ nor clap/"):
+        FoleySystem.from_pretrained(folder, judge=tmp_path / "judge")
+
+
+def test_mini_takes_a_judge(mini, tmp_path):
+    judged = FoleySystem.from_pretrained("mini", judge=foreign(tmp_path / "judge"))
+    assert torch.equal(judged.encode_text(["rain"]), mini.encode_text(["rain"]))
+    # the tiny text tower has other words than mini's: audio can be judged, texts cannot
+    wave = np.zeros((1, 16_000), dtype=np.float32)
+    assert judged.encode_audio(wave).shape == (1, 512)
+    with pytest.raises(InputError, match=r"judging CLAP knows \d+ words, the conditioning one 946"):
+        judged.similarity(wave, ["rain"])
+
+
+@pytest.mark.parametrize("place", ["own", "system"])
+def test_a_judge_reads_texts_by_its_own_tokenizer(tmp_path, place):
+    """Numbers of another's words once gave similarities of nothing."""
+    words = train_tokenizer(["rain on a roof", "a gun shot", "foot steps", "a dog"] * 3, 320)
+    judge = foreign(tmp_path / "clap", vocab_size=len(words))
+    words.save_pretrained(judge if place == "own" else tmp_path / "tokenizer")
+    system = FoleySystem.from_pretrained(
+        random_system("tiny").save_pretrained(tmp_path / "system"), judge=judge
+    )
+    assert len(system.judge_tokenizer) == len(words) != len(system.tokenizer)
+    ids = words(["rain"], return_tensors="pt", padding="max_length", max_length=64)
+    E = system.clap.get_text_features(**{k: ids[k] for k in ("input_ids", "attention_mask")}).pooler_output
+    torch.testing.assert_close(
+        system.encode_text(["rain"], judge=True), torch.nn.functional.normalize(E, dim=-1)
+    )
+    again = FoleySystem.from_pretrained(system.save_pretrained(tmp_path / "again"))
+    assert torch.equal(again.encode_text(["rain"], judge=True), system.encode_text(["rain"], judge=True))
+    assert torch.equal(again.encode_text(["rain"]), system.encode_text(["rain"]))
+
+
+def test_a_judge_with_too_many_words(tmp_path):
+    words = train_tokenizer(["rain on a roof", "a gun shot", "foot steps", "a dog"] * 3, 320)
+    judge = foreign(tmp_path / "judge", vocab_size=len(words) - 1)
+    words.save_pretrained(judge)
+    folder = random_system("tiny").save_pretrained(tmp_path / "system")
+    with pytest.raises(InputError, match=r"judge: its tokenizer has \d+ tokens, the text tower \d+"):
+        FoleySystem.from_pretrained(folder, judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("part", "tensor"),
+    [("clap", "audio_model.audio_encoder.batch_norm.running_mean"), ("vocoder", "mean")],
+)
+def test_missing_statistics(tmp_path, part, tensor):
+    """Batch-norm statistics that a file lacked once became 0 and 1; so did what a vocoder normalises with."""
+    folder = random_system("tiny").save_pretrained(tmp_path / "system", pipeline=False)
+    path = folder / part / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[tensor]
+    save_file(tensors, path, metadata={"format": "pt"})
+    if part == "vocoder":
+        FoleySystem.from_pretrained(folder)  # AudioLDM's does not normalise
+        config = (folder / "vocoder" / "config.json").read_text()
+        assert '"normalize_before": false' in config
+        config = config.replace('"normalize_before": false', '"normalize_before": true')
+        (folder / "vocoder" / "config.json").write_text(config)
+    with pytest.raises(InputError, match=rf"{part}: 1 tensors are missing, first {tensor}"):
+        FoleySystem.from_pretrained(folder)
+
+
+def test_computed_tables_may_be_missing(tmp_path):
+    folder = random_system("tiny").save_pretrained(tmp_path / "system", pipeline=False)
+    path = folder / "clap" / "model.safetensors"
+    tensors = load_file(path)
+    kept = {k: v for k, v in tensors.items() if not k.endswith(("num_batches_tracked", "position_index"))}
+    assert len(kept) < len(tensors)
+    save_file(kept, path, metadata={"format": "pt"})
+    FoleySystem.from_pretrained(folder)

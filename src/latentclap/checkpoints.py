@@ -30,6 +30,8 @@ BUFFERS = frozenset(
         "scale",
     }
 )
+#: Those of them that a module computes when it is built: nothing is lost where a file lacks them.
+COMPUTED = frozenset({"num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index"})
 
 
 def shipped(name: str) -> Path:
@@ -62,6 +64,13 @@ def resolve(name_or_path: str | Path) -> Path:
         raise InputError(f"no folder {name!r} here, and the hub did not give it ({reason})") from None
 
 
+def latent_clap_folder(name_or_path: str | Path) -> Path:
+    """Folder of a Latent CLAP encoder: the one that comes with a system (shipped or a folder), or its own."""
+    systems = [shipped(str(name_or_path)), Path(name_or_path)]
+    within = [folder / "latent_clap" for folder in systems]
+    return next((folder for folder in within if folder.is_dir()), Path(name_or_path))
+
+
 def check_system(folder: Path) -> None:
     """Look whether a folder is a whole system: its parts are there and none of their files is damaged.
 
@@ -80,6 +89,14 @@ def check_system(folder: Path) -> None:
             check_files(folder / part)
         if part in WEIGHTED and not weight_files(folder / part):
             raise InputError(f"{folder / part}: no weights file; the checkpoint is not complete")
+
+
+def is_computed(name: str, module: Any) -> bool:
+    """Whether a module has the right value for an entry of its state where no file holds it."""
+    if name in ("mean", "scale"):
+        # of a vocoder: only one that normalises its mels reads them
+        return not getattr(getattr(module, "config", None), "normalize_before", True)
+    return name.rpartition(".")[2] in COMPUTED
 
 
 def check_files(folder: Path) -> None:

@@ -24,7 +24,8 @@ CAMEL_CASE: dict[str, str] = {
     "sneeze_cough": "Sneeze_Cough",
 }
 
-#: The <label> of the paper's prompt. The paper does not list them; these are its Table I headings in full.
+#: The <label> of the paper's prompt. The paper does not list them; these are the classes as section II-B names them,
+#: with "or" for the stroke of its "sneeze/cough", as in speech.
 LABELS: dict[str, str] = {
     "dog_bark": "dog bark",
     "footstep": "footstep",

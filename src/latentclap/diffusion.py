@@ -126,15 +126,23 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def sampling_steps(train_steps: int, steps: int, offset: int = 1) -> Tensor:
-    """Return the DDIM steps in descending order: ``offset``, offset + N/steps, ... (facts A4: 1, 6, ..., 996).
+    """Return the sampling steps n in descending order, all different: (steps,) int64.
+
+    They are AudioLDM's and diffusers' (facts A4: 1, 6, ..., 996 of 200): ``offset``, offset + N // steps, ...
+    That leaves N % steps at the top unvisited, where pure noise stands for s_n. Where as much as a distance is left
+    (300 steps would begin at 898, 501 at 501), the steps are spread over offset ... N - 1 instead. ``offset``
+    gives way where so many steps have no room for it: 1000 are 999, ..., 0.
 
     Raises:
         ValueError: steps is not within 1 ... train_steps.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps={steps}: must be between 1 and {train_steps}")
-    grid = torch.arange(steps) * (train_steps // steps) + offset
-    return grid.clamp(max=train_steps - 1).flip(0)
+    distance, left = divmod(train_steps, steps)
+    offset = min(offset, train_steps - 1 - (steps - 1) * distance)
+    i = torch.arange(steps)
+    grid = i * distance if left < distance else i * (train_steps - offset) // steps
+    return (grid + offset).flip(0)
 
 
 def sample(
@@ -175,12 +183,12 @@ def sample(
     s = noise
     # where the ladder ends: diffusers' set_alpha_to_one, which AudioLDM leaves off
     final = schedule.abar.new_tensor(1.0) if config.get("set_alpha_to_one", False) else schedule.abar[0]
-    for n in tqdm(ladder, desc="sampling", leave=False, disable=not progress):
+    ends = [*(schedule.abar[n] for n in ladder[1:]), final]
+    for n, abar_to in zip(
+        tqdm(ladder, desc="sampling", leave=False, disable=not progress), ends, strict=True
+    ):
         eps = model(s, torch.full((len(s),), n, device=s.device))
-        abar_n = schedule.abar[n]
-        n_to = n - schedule.steps // steps
-        abar_to = schedule.abar[n_to] if n_to >= 0 else final
-        s = _ddim_update(s, eps, abar_n, abar_to, eta, generators)
+        s = _ddim_update(s, eps, schedule.abar[n], abar_to, eta, generators)
     return s
 
 

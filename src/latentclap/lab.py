@@ -24,6 +24,7 @@ from torch import Tensor
 
 from latentclap import storage
 from latentclap.cache import build_cache, read_waves
+from latentclap.checkpoints import latent_clap_folder
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip, FoleyDataset, open_dataset
 from latentclap.embeddings import Embedding, get_embedding
@@ -275,7 +276,11 @@ class Lab:
     def embedding(self) -> Embedding:
         """The FAD embedding of the profile."""
         section = self.profile.evaluate
-        options = {"weights": section.vggish} if section.embedding.startswith("vggish") else {}
+        options: dict[str, Any] = {}
+        if section.embedding.startswith("vggish"):
+            options["weights"] = section.vggish
+        elif section.embedding == "clap":
+            options["system"] = self.system  # the pretrained one, whatever is scored: all share its CLAP
         return get_embedding(section.embedding, **options)
 
     @cached_property
@@ -337,12 +342,6 @@ class Lab:
     def similarity(self, generated: dict[str, np.ndarray]) -> dict[str, list[float]]:
         """Cosine similarity of each clip with its class prompt by the judging CLAP (V-A)."""
         return {c: self.system.similarity(w, [prompt(c)] * len(w)).tolist() for c, w in generated.items()}
-
-
-def latent_clap_folder(name_or_path: str) -> Path:
-    """Folder of a Latent CLAP encoder: the one that ships with a named system, or any folder."""
-    shipped = storage.shipped(name_or_path) / "latent_clap"
-    return shipped if shipped.is_dir() else Path(name_or_path)
 
 
 def _first_seconds(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

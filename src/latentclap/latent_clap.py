@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from latentclap.checkpoints import latent_clap_folder
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, load_tensors, read_json, write_json
 
@@ -114,13 +115,16 @@ class LatentCLAP(nn.Module):
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LatentCLAP:
+    def from_pretrained(cls, name_or_path: str | Path) -> LatentCLAP:
         """Read what :meth:`save_pretrained` wrote, in float32 and evaluation mode.
+
+        Args:
+            name_or_path: its folder, or a system that it comes with: "mini", or a system's folder.
 
         Raises:
             InputError: a file is missing or damaged, or the weights do not fit the configuration.
         """
-        folder = Path(folder)
+        folder = latent_clap_folder(name_or_path)
         if not (folder / "config.json").is_file():
             raise InputError(f"no Latent CLAP encoder in {folder}: config.json is missing")
         config = read_json(folder / "config.json")

@@ -198,7 +198,7 @@ class Launch:
         )
 
     def _parts(self) -> tuple[FinetuneConfig, FoleySystem, LatentCLAP | None]:
-        from latentclap.lab import latent_clap_folder
+        from latentclap.checkpoints import latent_clap_folder
         from latentclap.latent_clap import LatentCLAP
 
         config = finetune_config(self.profile, self.file.changes)

@@ -84,14 +84,24 @@ def heldout_losses(
     return out
 
 
-def summarise(losses: dict[str, list[float]]) -> dict[str, float]:
-    """Expectations over uniform n: eq. 1, eq. 3 with the paper's w, and the mean cosine over n <= 200."""
-    n = torch.tensor(losses["n"])
-    w = step_weight(n).numpy()
+def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str, float]:
+    """Expectations over uniform n: eq. 1, eq. 3 with the paper's w, and the mean cosine over n <= 200.
+
+    A level stands for the steps that are nearer to it than to any other. The losses change slowly over those, w does
+    not (it halves every 60 steps): so it enters as its mean over them, and E[w] is exact whatever the levels.
+
+    Args:
+        losses: of :func:`heldout_losses`.
+        steps: N, the number of training steps.
+    """
+    n, levels = torch.arange(steps), torch.tensor(losses["n"])
+    cell = (n[:, None] - levels).abs().argmin(1)
+    # the sum of w over a level's steps, over N: how much of E[w] is the level's
+    w = np.bincount(cell.numpy(), step_weight(n).double().numpy(), len(levels)) / steps
     near = np.array(losses["n"]) <= 200
     return {
         "ddpm": float(np.mean(losses["ddpm"])),
-        "lclap": float(np.mean(w * np.array(losses["clap"]))),
+        "lclap": float(np.sum(w * np.array(losses["clap"]))),
         "cosine_200": float(np.array(losses["cosine"])[near].mean()) if near.any() else float("nan"),
     }
 

@@ -19,11 +19,18 @@ from latentclap.errors import InputError
 
 @dataclass(frozen=True)
 class ModelSection:
-    """Which checkpoints. ``judge`` and ``latent_clap`` empty: those that come with the system."""
+    """Which checkpoints. ``judge`` and ``latent_clap`` empty: those that come with the system.
+
+    ``latent_clap`` may name a system too, and then is the encoder that comes with it.
+    """
 
     system: str = "mini"
     latent_clap: str = "mini"
     judge: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.latent_clap:
+            object.__setattr__(self, "latent_clap", self.system)  # frozen, but not before it is whole
 
 
 @dataclass(frozen=True)

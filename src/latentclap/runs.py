@@ -51,16 +51,28 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-#: modules whose code decides what a trained point or a generated clip is
+#: modules whose code decides what a cached latent, a trained point, a generated clip or a score is. Data and profiles
+#: count by their content, so that code that makes or reads them is left out, as is what only shows results.
 CORE = (
     "audio",
     "cache",
+    "checkpoints",
+    "classes",
+    "convert",
+    "data",
     "diffusion",
+    "embeddings",
+    "evaluate",
+    "fad",
+    "fast",
     "finetune",
+    "lab",
     "latent_clap",
     "losses",
     "measure",
     "postfilter",
+    "pretrain.tasks",
+    "storage",
     "system",
     "train",
 )
@@ -73,8 +85,8 @@ def code_hash(modules: tuple[str, ...] = CORE) -> str:
 
 
 def _sources(module: str) -> list[Path]:
-    """The files of a module of ours: one, or every file of a package."""
-    file = Path(__file__).parent / f"{module}.py"
+    """The files of a module of ours, named from the package on: one, or every file of a package."""
+    file = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
     # a folder may be left of another version, with nothing but compiled files in it
     files = [file] if file.is_file() else sorted(file.with_suffix("").rglob("*.py"))
     if not files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -14,11 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from latentclap.checkpoints import (
-    BUFFERS,
     INDEX,
     check_files,
     check_system,
     clip_frames,
+    is_computed,
     polish_iterations,
     resolve,
     shipped,  # noqa: F401  others ask storage for it
@@ -47,20 +48,22 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
 def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:
     """See :meth:`FoleySystem.from_pretrained`."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import AutoTokenizer, SpeechT5HifiGan
+    from transformers import SpeechT5HifiGan
 
     if is_original(name_or_path):
         return _load_original(Path(name_or_path), judge)
     folder = resolve(name_or_path)
     check_system(folder)
     frames = clip_frames(folder)
-    tokenizer = load_part(AutoTokenizer, folder / "tokenizer")
-    if len(tokenizer) <= 100:
-        # transformers gives an empty tokenizer, without a word, where its files are missing
-        raise InputError(
-            f"{folder / 'tokenizer'} holds only {len(tokenizer)} tokens: its vocabulary is missing"
-        )
-    clap, extractor = _load_clap(folder / "clap", required=False) if judge is None else _load_judge(judge)
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    own = folder / "clap" if (folder / "clap" / "config.json").is_file() else None
+    if judge is not None:
+        clap, extractor, words = _load_judge(judge, tokenizer)
+    elif own:
+        clap, extractor = _load_clap(own)
+        words = _tokenizer_in(own, clap)
+    else:
+        clap, extractor, words = None, None, None
     unet = load_part(UNet2DConditionModel, folder / "unet", torch_dtype=torch.float32)
     vae = load_part(AutoencoderKL, folder / "vae", torch_dtype=torch.float32)
     stride = 2 ** (len(unet.config.block_out_channels) + len(vae.config.block_out_channels) - 2)
@@ -81,6 +84,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         tuning=tuning,
         clap=clap,
         feature_extractor=extractor,
+        judge_tokenizer=words,
         frames=frames,
         polish=polish_iterations(folder),
         name=str(name_or_path),
@@ -95,24 +99,72 @@ def is_original(name_or_path: str | Path) -> bool:
 def _load_original(path: Path, judge: str | Path | None) -> FoleySystem:
     from latentclap.convert import convert_audioldm
 
-    # the tokenizer, which no .ckpt holds, may lie beside it: by itself, or in the hub folder of the same model
-    beside = [path.parent / "roberta-base", path.with_suffix("") / "tokenizer"]
-    tokenizer = next((folder for folder in beside if folder.is_dir()), "roberta-base")
-    system = convert_audioldm(path, tokenizer=tokenizer).system
+    system = convert_audioldm(path, tokenizer=_tokenizer_beside(path)).system
     if judge is not None:
-        system.clap, system.feature_extractor = _load_judge(judge)
+        system.clap, system.feature_extractor, system.judge_tokenizer = _load_judge(judge, system.tokenizer)
         system.eval()
     return system
 
 
-def _load_judge(judge: str | Path) -> tuple[nn.Module, Any]:
-    """The CLAP that judges: a LAION .pt file, a folder, or a hub name."""
+def _tokenizer_beside(path: Path) -> Path | str:
+    """RoBERTa's tokenizer, which no original file holds: beside it by itself or in its hub folder, else the hub's."""
+    beside = [path.parent / "roberta-base", path.with_suffix("") / "tokenizer"]
+    return next((folder for folder in beside if folder.is_dir()), "roberta-base")
+
+
+def _load_judge(judge: str | Path, conditioning: Any) -> tuple[nn.Module, Any, Any]:
+    """The CLAP that judges, a LAION .pt file, a folder, or a hub name, with its front end and its tokenizer.
+
+    The tokenizer is None where it has none of its own: that of the conditioning CLAP is taken if it fits.
+    """
     if not is_original(judge):
-        return _load_clap(resolve(judge), required=True)
+        folder = resolve(judge)
+        clap, extractor = _load_clap(folder)
+        words = _tokenizer_in(folder, clap)
+        if words is None and folder.name == "clap":  # a part of a system's folder
+            words = _tokenizer_in(folder.parent / "tokenizer", clap)
+        return clap, extractor, words
     from latentclap.convert import convert_clap, read_checkpoint
+    from latentclap.convert.audioldm import load_tokenizer
 
     converted = convert_clap(read_checkpoint(judge))
-    return converted.model, converted.feature_extractor
+    vocabulary, words = converted.model.config.text_config.vocab_size, None
+    if vocabulary != len(conditioning):
+        # without one only texts cannot be judged, and FoleySystem says so
+        with contextlib.suppress(InputError):
+            words = _shortened(load_tokenizer(_tokenizer_beside(Path(judge)), vocabulary), converted.model)
+    return converted.model, converted.feature_extractor, words
+
+
+def _tokenizer_in(folder: Path, clap: nn.Module) -> Any:
+    """The tokenizer of a ClapModel that a folder holds, or None.
+
+    Raises:
+        InputError: it has more words than the ClapModel.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return None
+    words, known = _load_tokenizer(folder), clap.config.text_config.vocab_size
+    if len(words) > known:
+        raise InputError(f"{folder}: its tokenizer has {len(words)} tokens, the text tower {known}")
+    return _shortened(words, clap)
+
+
+def _shortened(tokenizer: Any, clap: nn.Module) -> Any:
+    """The tokenizer with texts no longer than the text tower's positions, which RoBERTa counts from 2."""
+    positions = clap.config.text_config.max_position_embeddings
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions - 2)
+    return tokenizer
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = load_part(AutoTokenizer, folder)
+    if len(tokenizer) <= 100:
+        # transformers gives an empty tokenizer, without a word, where its files are missing
+        raise InputError(f"{folder} holds only {len(tokenizer)} tokens: its vocabulary is missing")
+    return tokenizer
 
 
 def load_part(cls: Any, folder: Path, **options: Any) -> Any:
@@ -138,7 +190,7 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     if not weights:
         return loaded
     model, report = loaded
-    missing = sorted(key for key in report["missing_keys"] if key.rpartition(".")[2] not in BUFFERS)
+    missing = sorted(key for key in report["missing_keys"] if not is_computed(key, model))
     if missing:
         raise InputError(
             f"{folder}: {len(missing)} tensors are missing, first {missing[0]}; copy or download it again"
@@ -152,13 +204,11 @@ def _reason(error: Exception) -> str:
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
-def _load_clap(folder: Path, *, required: bool) -> tuple[nn.Module | None, Any]:
+def _load_clap(folder: Path) -> tuple[nn.Module, Any]:
     from transformers import ClapFeatureExtractor, ClapModel
 
     if not (folder / "config.json").is_file():
-        if required:
-            raise InputError(f"{folder} holds no ClapModel: config.json is missing")
-        return None, None
+        raise InputError(f"{folder} holds no ClapModel: config.json is missing")
     return load_part(ClapModel, folder, dtype=torch.float32), load_part(ClapFeatureExtractor, folder)
 
 
@@ -173,13 +223,14 @@ def text_encoder_of(clap: nn.Module) -> nn.Module:
 
 
 def _load_text_encoder(folder: Path, clap: nn.Module | None) -> nn.Module:
+    """The CLAP that conditions: text_encoder/, else the text half of clap/, which is given where it is loaded."""
     from transformers import ClapTextModelWithProjection
 
     if (folder / "text_encoder").is_dir():
         return load_part(ClapTextModelWithProjection, folder / "text_encoder", dtype=torch.float32)
-    if clap is None:
+    if clap is None and not (folder / "clap" / "config.json").is_file():
         raise InputError(f"{folder} has neither text_encoder/ nor clap/: no text can be encoded")
-    return text_encoder_of(clap)
+    return text_encoder_of(clap if clap is not None else _load_clap(folder / "clap")[0])
 
 
 # --------------------------------------------------------------------------------------------- saving
@@ -258,6 +309,8 @@ def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, p
     system.scheduler.save_pretrained(folder / "scheduler")
     if system.feature_extractor is not None:
         system.feature_extractor.save_pretrained(folder / "clap")
+    if system.clap is not None and system.judge_tokenizer is not None:
+        system.judge_tokenizer.save_pretrained(folder / "clap")
     if pipeline:
         write_json(folder / "model_index.json", _model_index(system))
     write_json(

@@ -71,6 +71,7 @@ class FoleySystem:
             (:func:`latentclap.audio.polish`); None, as in AudioLDM's checkpoints, trusts the vocoder.
         name: what the system was loaded from.
         half: the UNet's weights are rounded to bf16, and its products are bf16 (:meth:`for_generation`).
+        judge_tokenizer: the tokenizer of ``clap``; None where it is ``tokenizer`` too.
     """
 
     text_encoder: nn.Module
@@ -87,6 +88,7 @@ class FoleySystem:
     name: str = "unnamed"
     mel: MelConfig = field(default_factory=MelConfig)
     half: bool = False
+    judge_tokenizer: Any = None
     #: batch sizes that a compiled UNet has seen
     sizes: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
 
@@ -170,17 +172,26 @@ class FoleySystem:
                 many short captions, and differs by rounding only.
 
         Raises:
-            InputError: the judging CLAP is asked for and there is none.
+            InputError: the judging CLAP is asked for and there is none, or not its tokenizer.
         """
-        if judge:
-            self._need_clap("its text embeddings")
-        return self._texts(self.clap if judge else self.text_encoder, texts, padding)
+        if not judge:
+            return self._texts(self.text_encoder, self.tokenizer, texts, padding)
+        self._need_clap("its text embeddings")
+        words, own = self.clap.config.text_config.vocab_size, self.text_encoder.config.vocab_size
+        if self.judge_tokenizer is None and words != own:
+            # another's numbers of words would give embeddings of nothing, without a word
+            raise InputError(
+                f"the judging CLAP knows {words} words, the conditioning one {own}, and its tokenizer was not found:"
+                " put its files (for LAION's, roberta-base's) into the judge's folder, or for a LAION file into"
+                " roberta-base/ beside it"
+            )
+        return self._texts(self.clap, self.judge_tokenizer or self.tokenizer, texts, padding)
 
-    def _texts(self, model: nn.Module, texts: Sequence[str], padding: str) -> Tensor:
-        tokens = self.tokenizer(
+    def _texts(self, model: nn.Module, tokenizer: Any, texts: Sequence[str], padding: str) -> Tensor:
+        tokens = tokenizer(
             list(texts),
             padding=padding,
-            max_length=self.tokenizer.model_max_length,
+            max_length=tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         ).to(self.device)

@@ -14,14 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentclap.checkpoints import is_computed
 from latentclap.errors import InputError
 
 #: Share of a part's parameters that must match.
 WHOLE = 0.99
-#: State of our modules that is computed when they are built and never read from a file.
-_COMPUTED = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|relative_position_index|num_batches_tracked)$|^(mean|scale)$"
-)
 #: (pattern of a source's name, reason why nothing is lost without it)
 Benign = Iterable[tuple[str, str]]
 
@@ -135,7 +132,7 @@ def compare(part: str, module: nn.Module, mapped: Mapped) -> LoadReport:
         given = mapped.state.get(name)
         if given is not None and given.shape == tensor.shape:
             matched.append(name)
-        elif given is None and _COMPUTED.search(name):
+        elif given is None and is_computed(name, module):
             benign.setdefault("computed by our module, not read", []).append(name)
         else:
             missing.append(name)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import torch
 
 from latentclap.errors import InputError
 
@@ -13,7 +18,7 @@ class Embedding(ABC):
     """A wave in, (windows, dim) float64 out.
 
     Attributes:
-        name: goes into every FAD's name and statistics file.
+        name: goes into every FAD's name and statistics file; of a network that has other weights, another name.
         sampling_rate: the rate it works at, Hz.
         dim: dimensions.
         front_end: what happens before the network, for the FAD's full name.
@@ -46,3 +51,14 @@ class Embedding(ABC):
 
     @abstractmethod
     def _embed(self, wave: np.ndarray, sr: int) -> np.ndarray: ...
+
+
+def weights_hash(state: Mapping[str, torch.Tensor], settings: Any = None) -> str:
+    """Eight hexadecimal digits of a network's weights, and of JSON settings that its output depends on too."""
+    hasher = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name in sorted(state):
+        hasher.update(name.encode())
+        # as float32, so that weights are the same wherever they were loaded
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        hasher.update(tensor.numpy().tobytes())
+    return hasher.hexdigest()[:8]

@@ -7,18 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from latentclap.embeddings.base import Embedding
+from latentclap.embeddings.base import Embedding, weights_hash
 
 
 class CLAPEmbedding(Embedding):
     """E_audio of a `FoleySystem`'s CLAP, one unit vector a clip.
 
     Fewer clips than dimensions give a rank-deficient covariance: the distance stays exact, its upward bias
-    grows.
+    grows. Two CLAPs are two embeddings: the name ends with a hash of the audio branch's weights and front end.
+
+    Args:
+        system: whose judging CLAP embeds.
+        name: in place of "clap-<hash>".
     """
 
-    def __init__(self, system: Any, name: str = "clap") -> None:
-        self.system, self.name = system, name
+    def __init__(self, system: Any, name: str = "") -> None:
+        self.system, self.name = system, name or _name(system)
         self.sampling_rate = int(system.sampling_rate)
         self.dim = 512
         self.front_end = "CLAP audio branch, one vector a clip"
@@ -29,3 +33,13 @@ class CLAPEmbedding(Embedding):
         wave = resample(wave.astype(np.float32), sr, self.sampling_rate)
         E_audio = self.system.encode_audio(wave[None])
         return np.asarray(torch.as_tensor(E_audio).detach().float().cpu())
+
+
+def _name(system: Any) -> str:
+    clap = getattr(system, "clap", None)
+    if clap is None:
+        return "clap"
+    audio = {
+        n: t for n, t in clap.state_dict().items() if n.startswith(("audio_model.", "audio_projection."))
+    }
+    return f"clap-{weights_hash(audio, system.feature_extractor.to_dict())}"

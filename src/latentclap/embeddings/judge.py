@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from latentclap.classes import CLASSES
-from latentclap.embeddings.base import Embedding
+from latentclap.embeddings.base import Embedding, weights_hash
 from latentclap.embeddings.front_end import MELS, RATE, at_16k, log_mel_patches
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, load_tensors, read_json, write_json
@@ -81,6 +81,8 @@ class JudgeNet(nn.Module):
 class JudgeEmbedding(Embedding):
     """The package's own trained classifier as an embedding and as a judge of class.
 
+    Its weights change from family to family, so that the embedding's name, "judge-<hash>", ends with a hash of them.
+
     Args:
         folder: with ``model.safetensors`` and ``config.json``; None for the weights in the package.
         device: of the network.
@@ -89,7 +91,7 @@ class JudgeEmbedding(Embedding):
         InputError: no weights there.
     """
 
-    name, sampling_rate = "judge", RATE
+    sampling_rate = RATE
     front_end = "16 kHz, peak 1, log-mel 64 x 96 a second"
 
     def __init__(self, folder: str | Path | None = None, device: str | torch.device = "cpu") -> None:
@@ -100,6 +102,7 @@ class JudgeEmbedding(Embedding):
             self.net = JudgeNet.load(folder)
         self.device = torch.device(device)
         self.dim = self.net.config["dim"]
+        self.name = f"judge-{weights_hash(self.net.state_dict())}"
         self.net.eval().requires_grad_(False).to(self.device)
 
     def patches(self, wave: np.ndarray, sr: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from latentclap.embeddings.base import Embedding
+from latentclap.embeddings.base import Embedding, weights_hash
 from latentclap.embeddings.front_end import (
     DCASE_RATE,
     DCASE_SAMPLES,
@@ -20,6 +20,10 @@ from latentclap.embeddings.front_end import (
     log_mel_patches,
 )
 from latentclap.errors import InputError
+from latentclap.files import file_sha256
+
+#: SHA-256 of torchvggish's published file, whose embeddings compare with the organisers' statistics
+PUBLISHED = "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b"
 
 
 class VGGishNet(nn.Module):
@@ -70,8 +74,9 @@ class VGGish(Embedding):
     ``textbook`` resamples to 16 kHz and scales to peak 1.
 
     Args:
-        weights: torchvggish's published state dict (``vggish-10086976.pth``); None for random weights, which
-            are good for tests only and are named so.
+        weights: torchvggish's published state dict (``vggish-10086976.pth``); another file's embeddings have a
+            hash of its weights in their name. None for random weights, which are good for tests only and are
+            named so.
         mode: ``dcase`` or ``textbook``.
         device: of the network.
         seed: of random weights.
@@ -102,6 +107,8 @@ class VGGish(Embedding):
             with torch.device("meta"):  # 72 M parameters: no random numbers for what the file replaces
                 self.net = VGGishNet()
             self.report = self._load(Path(weights))
+            if file_sha256(weights) != PUBLISHED:
+                self.name += f"-{weights_hash(self.net.state_dict())}"
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)

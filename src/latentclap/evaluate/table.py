@@ -25,6 +25,7 @@ from latentclap.fad import (
 )
 from latentclap.files import write_json
 
+NOT_STATED = "not stated"
 Side = Mapping[str, Clips | GaussianStats] | str | Path
 
 
@@ -157,7 +158,8 @@ def evaluate(
         generated: {class: clips}, or a folder in DCASE layout (<class>/*.wav). Clips are arrays (samples,),
             files, or `ClipEmbeddings`.
         reference: the same, {class: `GaussianStats`}, or a statistics npz. All of its classes that were
-            generated are used; a generated class it lacks is an error.
+            generated are used; a generated class it lacks is an error. Statistics of another embedding are an
+            error too; where they do not state theirs, the figure's name says so.
         embedding: an `Embedding` or the name of one that needs nothing else.
         sr: rate of arrays, Hz.
         n_boot: bootstrap draws; 0 for none.
@@ -193,6 +195,8 @@ def evaluate(
         "embedding": embedding.name,
         "front_end": embedding.front_end,
         "dim": embedding.dim,
+        # statistics that name another one were refused
+        "reference_embedding": embedding.name if all(ref[c].embedding for c in gen) else NOT_STATED,
         "seconds": seconds,
         "level": level,
         "n_boot": n_boot,
@@ -224,6 +228,9 @@ def _full_name(embedding: Embedding, estimates: dict[str, FadEstimate], settings
         if all(ref_clips)
         else f"{sizes([e.n_ref_windows for e in estimates.values()])} windows"
     )
+    if settings["reference_embedding"] == NOT_STATED:
+        # nothing but the dimensions could be compared: VGGish in another mode has as many
+        ref += f" of an embedding {NOT_STATED}"
     sides = "generated and reference" if settings["reference_resampled"] else "generated"
     interval = (
         f"{settings['level']:.0%} bootstrap over {sides} clips "
