@@ -124,6 +124,98 @@ def test_a_picture_is_a_palette_png_of_fixed_size(tmp_path):
     assert (picture.mode, picture.size, picture.format) == ("P", PICTURE_SIZE, "PNG")
 
 
+# ------------------------------------------------------------------------------- one loudness a row
+
+
+def clicks(rate: float) -> np.ndarray:
+    """Short clicks in silence: peaks far above the loudness, as steps have them."""
+    wave = np.zeros(4 * SR, np.float32)
+    wave[:: int(SR / rate)] = 1.0
+    return wave
+
+
+def heard(path: Path) -> float:
+    import soundfile
+
+    return pyloudnorm.Meter(SR).integrated_loudness(soundfile.read(path)[0])
+
+
+def spread(clips) -> float:
+    levels = [heard(clip.path) for clip in clips]
+    return max(levels) - min(levels)
+
+
+@pytest.fixture
+def uneven(tmp_path) -> dict[str, AudioFile]:
+    """A row of which two clips cannot reach -23 LUFS."""
+    waves = {"tone": fake_book.tone(440), "clicks": clicks(30), "few clicks": clicks(8)}
+    return {name: save_player(wave, SR, tmp_path / "audio" / name) for name, wave in waves.items()}
+
+
+def test_the_players_of_a_row_share_the_level_that_all_reach(uneven):
+    """Also where the files alone are there, as on the listening page; the originals stay as they were."""
+    assert spread(uneven.values()) > 4
+    before = {path: path.read_bytes() for clip in uneven.values() for path in (clip.path, clip.picture)}
+    from_files = {name: AudioFile(clip.path, clip.picture) for name, clip in uneven.items()}
+    for row in (uneven, from_files):
+        grid = player_row(row, footnote=True)
+        assert spread(grid.cells.values()) < 1
+        least = min(heard(clip.path) for clip in uneven.values())
+        assert grid.levels[0].level == pytest.approx(least, abs=0.5)
+        assert "All clips of a row play at one loudness" in grid.html()
+        assert f"(here {grid.levels[0].level:.0f} LUFS)" in grid.html()
+        assert all(clip.picture.is_file() for clip in grid.cells.values())
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_rows_are_levelled_apart_and_one_of_equal_clips_is_left_alone(uneven, tmp_path):
+    other = save_player(fake_book.tone(300), SR, tmp_path / "audio" / "other")
+    cells = {("a", "x"): uneven["tone"], ("a", "y"): uneven["few clicks"]}
+    cells |= {("b", "x"): uneven["tone"], ("b", "y"): other}
+    grid = listening_grid(["a", "b"], ["x", "y"], cells)
+    assert grid.cells["b", "x"].path == uneven["tone"].path
+    assert grid.cells["a", "x"].path != uneven["tone"].path
+    assert re.search(r"here -\d+ to -23 LUFS", grid.html())
+
+
+def test_nobody_follows_a_nearly_silent_clip(uneven, tmp_path):
+    silent = save_player(np.zeros(4 * SR, np.float32), SR, tmp_path / "silent")
+    faint = save_player(fake_book.tone(440), SR, tmp_path / "faint", lufs=-60)
+    grid = player_row({"tone": uneven["tone"], "faint": faint, "silence": silent}, footnote=True)
+    assert heard(grid.cells["", "tone"].path) == pytest.approx(-23, abs=1)
+    assert "nearly silent clips stay quieter (1)" in grid.html()
+
+
+def test_the_listening_page_and_the_card_have_rows_of_one_loudness(uneven, tmp_path):
+    names = list(uneven)
+    items = [
+        listening_item(uneven[names[k % 3]], cls, system, i)
+        for cls in CLASSES
+        for k, system in enumerate([*SYSTEMS, "Pretrained"])
+        for i in range(3)
+    ]
+    source = write_listening_items(tmp_path / "new.json", items, rule="All.")
+    entries = read_json(source)["items"]
+    row = [tmp_path / e["wave"] for e in entries if e["cls"] == CLASSES[0] and e["index"] == 0]
+    assert spread(map(AudioFile, row)) < 1
+    old = read_json(source)  # as an older run left it
+    for entry, item in zip(old["items"], items, strict=True):
+        entry["wave"] = f"audio/{item.audio.path.name}"
+    write_json(tmp_path / "old.json", old)
+    write_json(tmp_path / "model_card.json", {"name": "mini"})
+    for source in ("new.json", "old.json"):
+        static, out = tmp_path / "book" / source / "_static", tmp_path / "l.md"
+        listening_page([tmp_path / source], out, static)
+        files = {clip.name for clip in (static / "audio/listening").glob("*.mp3")}
+        assert len(files) == 3 and not any(
+            name.count("_at-") > 1 for name in files
+        )  # encoded again once at most
+        assert spread(AudioFile(static / "audio/listening" / f) for f in files) < 1
+        card = model_card(tmp_path / "model_card.json", out, listen=tmp_path / source, static=static)
+        assert "All clips of a row play at one loudness" in card.read_text()
+        assert spread(map(AudioFile, (static / "audio/model_card").glob("*.mp3"))) < 1
+
+
 # ----------------------------------------------------------------------------------------- grids
 
 

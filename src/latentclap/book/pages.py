@@ -7,10 +7,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from latentclap.book.figures import SYSTEMS, canonical_system
-from latentclap.book.grid import listening_grid
+from latentclap.book.grid import Listening, listening_grid
+from latentclap.book.levels import Levelled, level_rows
 from latentclap.book.media import Shelf
 from latentclap.book.players import AudioFile
 from latentclap.classes import CLASSES, LABELS, canonical_class
@@ -55,6 +57,7 @@ def write_listening_items(path: str | Path, items: Iterable[Item], *, rule: str)
     """
     path = Path(path)
     folder = path.parent.resolve()
+    items = _levelled(items)
 
     def relative(file: Path | None) -> str | None:
         return None if file is None else Path(os.path.relpath(Path(file).resolve(), folder)).as_posix()
@@ -73,6 +76,18 @@ def write_listening_items(path: str | Path, items: Iterable[Item], *, rule: str)
     ]
     write_json(path, {"rule": rule, "items": entries})
     return path
+
+
+def _levelled(items: Iterable[Item]) -> list[Item]:
+    """The items with the players of each class and index at one loudness: they become a row of the page."""
+    items = list(items)
+    rows: dict[tuple[str, int], list[int]] = {}
+    for number, item in enumerate(items):
+        rows.setdefault((item.cls, item.index), []).append(number)
+    for key, row in level_rows({key: [items[i].audio for i in row] for key, row in rows.items()}).items():
+        for i, audio in zip(rows[key], row.clips, strict=True):
+            items[i] = dataclasses.replace(items[i], audio=audio)
+    return items
 
 
 # ----------------------------------------------------------------------------------- listening page
@@ -108,12 +123,14 @@ def listening_page(
     shelf, book = Shelf(static, "listening"), Path(static).parent
     links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
     parts = [*(f"*{rule}*" for rule in rules), f'<p class="lc-nav">{" · ".join(links)}</p>']
+    levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
-        clips = {(f"clip {i}", s): _shelved(cells[cls, s, i].audio, shelf) for i in indices for s in wanted}
-        grid = listening_grid(
-            [f"clip {i}" for i in indices], wanted, clips, title=LABELS[cls], footnote=cls == classes[-1]
-        )
+        clips = {(f"clip {i}", s): cells[cls, s, i].audio for i in indices for s in wanted}
+        last = cls == classes[-1]
+        grid = _shelved_grid([f"clip {i}" for i in indices], wanted, clips, shelf, LABELS[cls], footnote=last)
+        levels += grid.levels
+        grid.levels = levels  # the line under the last grid speaks of all of them
         parts += [f"## {LABELS[cls].capitalize()}", grid.html(book)]
     shelf.sweep()
     write_text(out, "\n\n".join(parts) + "\n")
@@ -179,6 +196,22 @@ def _check_complete(
         raise InputError(f"listening page: {len(missing)} missing in {names}: {'; '.join(missing[:5])}")
 
 
+def _shelved_grid(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    clips: Mapping[tuple[str, str], AudioFile],
+    shelf: Shelf,
+    title: str,
+    *,
+    footnote: bool,
+) -> Listening:
+    """A grid with its players on the shelf; items of older runs may still have to be levelled."""
+    with TemporaryDirectory() as folder:
+        grid = listening_grid(rows, columns, clips, title=title, footnote=footnote, folder=folder)
+        grid.cells = {key: _shelved(clip, shelf) for key, clip in grid.cells.items()}
+    return grid
+
+
 def _shelved(audio: AudioFile, shelf: Shelf) -> AudioFile:
     picture = shelf.put(audio.picture) if audio.picture else None
     return dataclasses.replace(audio, path=shelf.put(audio.path), picture=picture)
@@ -239,11 +272,9 @@ def _card_grid(source: str | Path, static: str | Path) -> list[str]:
     """One clip per class: real, reconstructed, generated, with the line that says how they were chosen."""
     cells, rules = _read_items([source])
     shelf = Shelf(static, "model_card")
-    clips = {
-        (LABELS[c], s): _shelved(item.audio, shelf) for (c, s, _), item in cells.items() if s in CARD_SYSTEMS
-    }
+    clips = {(LABELS[c], s): item.audio for (c, s, _), item in cells.items() if s in CARD_SYSTEMS}
     rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]
-    grid = listening_grid(rows, CARD_SYSTEMS, clips, title="what the family sounds like", footnote=True)
+    grid = _shelved_grid(rows, CARD_SYSTEMS, clips, shelf, "what the family sounds like", footnote=True)
     shelf.sweep()
     return [
         "## What it sounds like",
