@@ -36,7 +36,7 @@ from latentclap.book import (
     write_listening_items,
 )
 from latentclap.book.collect import collect_notebook
-from latentclap.book.figures import canonical_system
+from latentclap.book.figures import canonical_system, describe_figure
 from latentclap.book.pages import CARD_SYSTEMS, listening_page, model_card
 from latentclap.book.players import PICTURE_SIZE, spectrogram_levels
 from latentclap.classes import CLASSES
@@ -477,6 +477,52 @@ def test_collect_refuses_what_is_no_finished_run(clip, tmp_path):
     assert not (tmp_path / "nb").exists()
 
 
+def test_sixteen_curves_can_be_told_apart():
+    with plt.rc_context():
+        figure_style()
+        axis = plt.subplots()[1]
+        lines = [axis.plot([0, i])[0] for i in range(16)]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 16
+        assert len({line.get_color() for line in lines[:8]}) == 8
+        plt.close()
+
+
+def test_a_figure_says_in_words_what_it_shows():
+    figure, (left, right) = plt.subplots(1, 2)
+    figure.suptitle("What $\\lambda$ does")
+    left.plot([0, 1], label="$L_\\text{DDPM}$")
+    left.plot([1, 0], label="held out")
+    left.set(xlabel="step $n$", ylabel="loss")
+    left.set_title("Training", loc="left")
+    right.plot([0, 1])
+    right.set(ylabel="FAD")
+    words = describe_figure(figure)
+    plt.close(figure)
+    assert words == "What lambda does. Training: loss against step n (L_DDPM, held out). FAD"
+
+
+def test_pictures_of_a_notebook_have_an_alternative_text(tmp_path, monkeypatch):
+    """The figure's own words, from the kernel to the cell; the heading where an older run has none."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel has its own
+    plot = "import matplotlib.pyplot as plt\nfrom latentclap.book import figure_style\nfigure_style()"
+    plot += (
+        "\nf, a = plt.subplots()\na.plot([1, 2], label='ours')\na.set(xlabel='n', ylabel='w(n)')\nplt.show()"
+    )
+    cells = [nbformat.v4.new_markdown_cell("# Weights\n\nText."), new_code_cell(plot), new_code_cell("1")]
+    notebook = new_notebook(cells=cells)
+    from nbclient import NotebookClient
+
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    old = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure size 1x1 with 1 Axes>"})
+    notebook.cells[2].outputs = [old]
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    done = collect_notebook(tmp_path / "a.ipynb", tmp_path / "nb", tmp_path / "_static")
+    alts = [
+        c.metadata.mystnb.image.alt for c in nbformat.read(done.notebook, 4).cells if c.cell_type == "code"
+    ]
+    assert alts == ["w(n) against n (ours)", "Figure: Weights"]
+
+
 # ------------------------------------------------------------------------------ generated pages
 
 
@@ -575,6 +621,40 @@ def test_the_model_card_becomes_a_page(tmp_path):
         assert part in text
     with pytest.raises(InputError, match="no such model card"):
         model_card(tmp_path / "none.json")
+
+
+def test_the_model_card_counts_a_recording_once_and_says_what_holds_of_licences(tmp_path):
+    source = {"class": "rain", "licence": "GPL-3", "files": 2, "recordings": ["a", "a2"], "authors": ["ann"]}
+    card = {
+        "name": "mini",
+        "machine": "x86_64, 1 threads, cpu",
+        "real_clips": 6,
+        "corpus": [
+            {"kind": "procedural", "class": "rain", "clips": 5},
+            {"kind": "real", "class": "rain", "clips": 6},
+        ],
+        "real_sources": [source],
+        "stages": {"ldm": {"corpus_clips": 11, "corpus_real": 6}, "vae": {"corpus_real": 8}},
+        "earlier": [{"stages": {"vae": {"step": 3, "corpus_clips": 9, "corpus_real": 4}}}],
+        "files": {"unet/diffusion_pytorch_model.safetensors": "ab12"},
+    }
+    write_json(tmp_path / "model_card.json", card)
+    text = model_card(tmp_path / "model_card.json", tmp_path / "card.md").read_text()
+    for part in (
+        "| Recordings | 2 clips of 2 recordings, each three times |",
+        "| procedural | rain | 5 |",
+        "| real | rain | 2 × 3 |",
+        "| ldm | 11 | 2 × 3 |",
+        "2 × 4",
+        "| 1 | VAE | 3 |  |  |  | 9 | 2 × 2 |",
+        "| file | SHA-256 |",
+        "| `unet/diffusion_pytorch_model.safetensors` | `ab12` |",
+        "released by us under Apache-2.0",
+        "licence that it has: GPL-3.",
+        "x86_64, 1 thread, cpu",
+    ):
+        assert part in text, part
+    assert "Real clips" not in text
 
 
 def test_the_model_card_says_how_long_it_takes(tmp_path):
