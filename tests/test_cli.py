@@ -1,6 +1,7 @@
 """The command line: what it writes, what it refuses, and how it says so."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from latentclap import cli
+from latentclap import checkpoints, cli
 from latentclap.audio import read_wave
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
@@ -334,6 +335,13 @@ def test_info_prints_lines_and_json(tiny):
         assert expected in text
     assert json.loads(run("info", folder, "--json").output) == describe(folder)
     assert "tuning" not in json.loads(run("info", folder / "vae", "--json").output)["components"]
+
+
+def test_info_counts_a_recording_once():
+    card = json.loads((checkpoints.shipped("mini") / "model_card.json").read_text())
+    files = sum(row["files"] for row in card["real_sources"])
+    assert f"recordings ({files} clips of " in run("info", "mini").output
+    assert re.search(r"recordings, each (once|twice|three times|four times)\)", run("info", "mini").output)
 
 
 def test_info_refuses(tiny, tmp_path):

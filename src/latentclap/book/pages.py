@@ -18,6 +18,8 @@ from latentclap.book.players import AudioFile
 from latentclap.classes import CLASSES, LABELS, canonical_class
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
+from latentclap.recordings import REAL, copies, counted
+from latentclap.recordings import heard as real_heard
 
 #: Items of each class that the listening page must have.
 MINIMUM_ITEMS = 3
@@ -261,11 +263,77 @@ def model_card(
     measured += speed_sections(times) if times else []
     heard = _card_grid(listen, static) if listen and Path(listen).is_file() else []
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
-    write_text(
-        out,
-        "\n\n".join(part for part in (text, *heard, *measured, *_sections(content)) if part) + "\n",
-    )
+    parts = (text, *heard, *measured, *_licence(content), *_sections(_once(content)))
+    # records of earlier versions count "1 threads"
+    write_text(out, re.sub(r"\b1 threads\b", "1 thread", "\n\n".join(filter(None, parts))) + "\n")
     return Path(out)
+
+
+def _licence(content: Mapping[str, Any]) -> list[str]:
+    """What may be done with the weights, and whose recordings they heard; nothing for a card without recordings."""
+    sources = content.get("real_sources")
+    if not sources:
+        return []
+    listed = sorted({row.get("licence", "not stated") for row in sources})
+    return [
+        "## Licence",
+        "The weights are released by us under Apache-2.0. They were trained on procedural sounds and on recordings"
+        f" ({real_heard(content.get('corpus', []), sources)}), and each recording keeps the licence that it has:"
+        f" {', '.join(listed)}. The table under *Real sources* lists them all, with their authors. Neither this"
+        " repository nor the weights' files contain the recordings.",
+        "What the licence of a recording means for weights that were trained on it is not settled, and some of these"
+        " ask for attribution, for the same licence on derived works, or leave open what they allow. Look at the list"
+        " before you redistribute the weights or use them commercially.",
+    ]
+
+
+def _once(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The card with recordings counted once: rows of its corpora hold each of them several times."""
+    out, corpus, sources = {}, content.get("corpus", []), content.get("real_sources", [])
+    for key, value in content.items():
+        if key in ("real_clips", "real_copies"):
+            if "recordings" not in out and (told := real_heard(corpus, sources)):
+                out["recordings"] = told
+        elif key == "corpus":
+            out[key] = _corpus_once(value, sources)
+        elif key == "stages":
+            out[key] = _stages_once(value, sources)
+        elif key == "earlier":
+            out[key], had = [], sources
+            for told in value:
+                had = told.get("real_sources", had)
+                again = {"corpus": _corpus_once(told["corpus"], had)} if "corpus" in told else {}
+                out[key].append({**told, "stages": _stages_once(told.get("stages") or {}, had), **again})
+        else:
+            out[key] = value
+    return out
+
+
+def _corpus_once(
+    corpus: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of a corpus with "14 × 3" in place of the 42 clips that 14 recordings are, each in it three times."""
+    rows = sum(row.get("clips", 0) for row in corpus if row.get("kind") == REAL)
+    often = copies(rows, counted(sources)[0])
+
+    def once(row: Mapping[str, Any]) -> dict[str, Any]:
+        n = row.get("clips", 0)
+        if row.get("kind") != REAL or not often or n % often:
+            return dict(row)
+        return {**row, "clips": f"{n // often} × {often}"}
+
+    return [once(row) for row in corpus]
+
+
+def _stages_once(
+    stages: Mapping[str, Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    clips, _ = counted(sources)
+    out = {}
+    for name, stage in stages.items():
+        often = copies(stage.get("corpus_real", 0), clips)
+        out[name] = {**stage, "corpus_real": f"{clips} × {often}"} if often else dict(stage)
+    return out
 
 
 def _card_grid(source: str | Path, static: str | Path) -> list[str]:
@@ -297,6 +365,9 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
     for key, value in content.items():
         if key == "earlier" and value:
             parts += _rounds(value)
+        elif key == "files" and isinstance(value, Mapping):
+            rows = ((f"`{name}`", f"`{digest}`") for name, digest in value.items())
+            parts += ["## Files", table(("file", "SHA-256"), rows)]
         elif isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
     return parts
@@ -312,8 +383,9 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     parts = [
         "## Earlier rounds",
-        "What each part began with: rounds of training before the one above, the latest first. A round was trained on"
-        " the corpus of the one after it, which has the number before, where nothing else is said below.",
+        "What each part began with: rounds of training before the one above, which is round 0; the latest first."
+        " Unless stated below, round k used the corpus of round k - 1. *Corpus clips* counts a recording as often as"
+        " the corpus holds it; *corpus real* is recorded clips × how often each is in it.",
         table(("round", "stage", *map(_words, columns)), rows),
     ]
     for i, entry in enumerate(rounds, 1):
