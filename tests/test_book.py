@@ -542,6 +542,42 @@ def test_the_listening_page_has_every_class_system_and_clip(tmp_path):
     assert all((tmp_path / "book" / value).is_file() for value in local)
 
 
+def test_the_listening_page_gives_similarities_a_scale(tmp_path):
+    source = fake_book.listening_items(tmp_path / "listening.json", fake_book.players(tmp_path / "audio"))
+    told = {"judge": "mini", "embedded": True, "clips": 112, "commit": "abc"}
+    told |= {"own": {"mean": 0.6, "low": 0.5, "high": 0.7}, "other": {"mean": 0.1, "low": -0.1, "high": 0.3}}
+    write_json(tmp_path / "s.json", told)
+    out = tmp_path / "l.md"
+    listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
+    text = out.read_text()
+    assert "*Real Audio* is a procedural sound" in text
+    assert "over 112 clips" in text and "own prompt 0.60 on average (90 % lie between 0.50 and 0.70)" in text
+    write_json(tmp_path / "s.json", told | {"embedded": False})
+    listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
+    assert "is a recording of the data folder" in out.read_text()
+    write_json(tmp_path / "s.json", {"judge": "mini"})
+    for file, message in (("s.json", "run it again"), ("none.json", "no such file")):
+        with pytest.raises(InputError, match=message):
+            listening_page([source], out, tmp_path / "_static", scale=tmp_path / file)
+
+
+def test_the_scale_of_similarities_is_that_of_the_system(tiny_profile, tmp_path, monkeypatch):
+    from latentclap.book.similarity import measure_similarity
+    from latentclap.classes import prompt
+    from latentclap.lab import Lab
+    from latentclap.profiles import load_profile
+
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path / "runs"))
+    lab = Lab(load_profile(tiny_profile), progress=False, device="cpu")
+    told = read_json(measure_similarity(lab, tmp_path / "s.json", clips=2))
+    waves = lab.waves("eval", 2)
+    own = np.concatenate([lab.system.similarity(w, [prompt(c)] * 2) for c, w in waves.items()])
+    assert told["clips"] == 14 and told["embedded"] is True
+    assert told["own"]["mean"] == pytest.approx(own.mean(), abs=1e-5)
+    rest = [lab.system.similarity(w, [prompt(d)] * 2) for c, w in waves.items() for d in CLASSES if d != c]
+    assert told["other"]["mean"] == pytest.approx(np.concatenate(rest).mean(), abs=1e-5)
+
+
 def test_listening_items_may_come_as_a_plain_list_from_two_files(tmp_path):
     clips = fake_book.players(tmp_path / "audio")
     items = read_json(fake_book.listening_items(tmp_path / "all.json", clips))["items"]

@@ -15,6 +15,7 @@ from latentclap.book.grid import Listening, listening_grid
 from latentclap.book.levels import Levelled, level_rows
 from latentclap.book.media import Shelf
 from latentclap.book.players import AudioFile
+from latentclap.book.similarity import similarity_sentences
 from latentclap.classes import CLASSES, LABELS, canonical_class
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
@@ -102,6 +103,7 @@ def listening_page(
     *,
     systems: Sequence[str] = SYSTEMS,
     classes: Sequence[str] = CLASSES,
+    scale: str | Path | None = None,
 ) -> int:
     """Write the listening page's grids, a section per class, and copy their players; return how many.
 
@@ -113,6 +115,7 @@ def listening_page(
         static: the book's ``_static``; players go to ``static/audio/listening/``.
         systems: the columns, in order.
         classes: the sections, in order.
+        scale: what :func:`latentclap.book.similarity.measure_similarity` wrote; None: the page goes without.
 
     Raises:
         InputError: a source is missing or malformed, a cell is there twice, or one is missing.
@@ -124,7 +127,8 @@ def listening_page(
 
     shelf, book = Shelf(static, "listening"), Path(static).parent
     links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
-    parts = [*(f"*{rule}*" for rule in rules), f'<p class="lc-nav">{" · ".join(links)}</p>']
+    told = similarity_sentences(scale) if scale else []
+    parts = [*(f"*{rule}*" for rule in rules), *told, f'<p class="lc-nav">{" · ".join(links)}</p>']
     levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
