@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from latentclap.checkpoints import shipped
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, load_tensors, read_json, write_json
 
@@ -114,13 +115,17 @@ class LatentCLAP(nn.Module):
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LatentCLAP:
+    def from_pretrained(cls, name_or_folder: str | Path) -> LatentCLAP:
         """Read what :meth:`save_pretrained` wrote, in float32 and evaluation mode.
+
+        Args:
+            name_or_folder: "mini" (the one that ships with that system), a folder, or the folder of a system that
+                has one in ``latent_clap/``.
 
         Raises:
             InputError: a file is missing or damaged, or the weights do not fit the configuration.
         """
-        folder = Path(folder)
+        folder = _folder(name_or_folder)
         if not (folder / "config.json").is_file():
             raise InputError(f"no Latent CLAP encoder in {folder}: config.json is missing")
         config = read_json(folder / "config.json")
@@ -131,6 +136,16 @@ class LatentCLAP(nn.Module):
             reason = str(error).splitlines()[0]
             raise InputError(f"{folder}: weights and config.json do not fit each other ({reason})") from None
         return model.float().eval()
+
+
+def _folder(name_or_folder: str | Path) -> Path:
+    """Where the encoder lies: a folder, in that of a system, or what ships under the name."""
+    folder, name = Path(name_or_folder), str(name_or_folder)
+    if folder.is_dir():
+        inner = folder / "latent_clap"
+        return inner if inner.is_dir() and not (folder / "config.json").is_file() else folder
+    own = shipped(name) / "latent_clap"
+    return own if own.is_dir() and "/" not in name and "." not in name else folder
 
 
 def _init(module: nn.Module) -> None:
