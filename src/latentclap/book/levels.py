@@ -14,11 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from latentclap.book.players import LUFS, PEAK, AudioFile, write_player
+from latentclap.book.players import LUFS, PEAK, AudioFile, file_loudness, write_player
 
-#: Differences within a row that are left as they are, in LU: of samples as they were written, and of decoded files,
-#: to which an encoder adds up to half a unit (it spreads sharp sounds over its blocks).
-TOLERANCE, TOLERANCE_DECODED = 0.2, 0.9
+#: Differences within a row that are left as they are, in LU: hardly heard.
+TOLERANCE = 0.5
+#: How often a copy is encoded at most, until what is decoded has the level.
+TRIES = 4
 #: A clip that cannot come within so many LU of :data:`LUFS` is nearly silent: the others do not follow it down.
 FOLLOWED = 20.0
 
@@ -57,9 +58,8 @@ def level_row(clips: Sequence[AudioFile], folder: str | Path | None = None) -> L
     if not heard:
         return Levelled(clips)
     level = min(LUFS, *heard)
-    tolerance = TOLERANCE if all(clip.lufs is not None for clip in clips) else TOLERANCE_DECODED
     done = [
-        _lowered(clip, level - value, level, folder) if value > level + tolerance else clip
+        _lowered(clip, value, level, folder) if value > level + TOLERANCE else clip
         for clip, value in zip(clips, reached, strict=True)
     ]
     quieter = sum(np.isfinite(value) and value < LUFS - FOLLOWED for value in reached)
@@ -92,29 +92,31 @@ def sentence(rows: Sequence[Levelled]) -> str:
 
 
 def _loudness(clip: AudioFile) -> float:
-    from latentclap.audio import loudness
-
     if clip.lufs is not None:
         return clip.lufs
-    if not clip.path.is_file():
-        return -np.inf
-    wave, sr = _wave(clip)
-    return loudness(wave, sr)
+    return file_loudness(clip.path) if clip.path.is_file() else -np.inf
 
 
 def _wave(clip: AudioFile) -> tuple[np.ndarray, int]:
     """The clip's samples: as its maker still holds them, else decoded from the file."""
     from latentclap.audio import read_wave
 
-    if clip.wave is not None:
-        return clip.wave, clip.sampling_rate or 0
+    if clip.wave is not None and clip.sampling_rate:
+        return clip.wave, clip.sampling_rate
     wave, sr = read_wave(clip.path)
     return wave[0], sr
 
 
-def _lowered(clip: AudioFile, gain_db: float, level: float, folder: str | Path | None) -> AudioFile:
+def _lowered(clip: AudioFile, heard: float, level: float, folder: str | Path | None) -> AudioFile:
+    """A copy that is ``level`` loud; encoders do not keep the loudness, so that its gain is found by trying."""
     wave, sr = _wave(clip)
     where = clip.path.parent if folder is None else Path(folder)
     path = where / f"{clip.path.stem}_at{level:.1f}lufs{clip.path.suffix}"
-    made = write_player(wave * np.float32(10 ** (gain_db / 20)), sr, path, picture=clip.picture is not None)
-    return dataclasses.replace(made, caption=clip.caption, lufs=level)
+    gain_db, picture = 0.0, clip.picture is not None
+    for _ in range(TRIES):
+        gain_db += level - heard
+        made = write_player(wave * np.float32(10 ** (gain_db / 20)), sr, path, picture=picture)
+        heard = level if made.lufs is None else made.lufs
+        if abs(heard - level) <= TOLERANCE / 2 or not np.isfinite(heard):
+            break
+    return dataclasses.replace(made, caption=clip.caption)

@@ -40,7 +40,7 @@ class AudioFile:
     caption: str = ""
     seconds: float | None = None
     sampling_rate: int | None = None
-    #: integrated loudness; None: measure the file
+    #: integrated loudness of the file; None: not measured yet
     lufs: float | None = None
     #: the samples as written, where this process made them: a copy at another level is then encoded once only
     wave: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -107,11 +107,22 @@ def save_player(
 
 def write_player(heard: np.ndarray, sr: int, path: Path, *, picture: bool = True) -> AudioFile:
     """Write samples (n,) as they are to be heard, with their picture beside them."""
-    from latentclap.audio import loudness, write_wave
+    from latentclap.audio import write_wave
 
     write_wave(path, heard, sr)
     image = spectrogram_png(heard, sr, path.with_suffix(".png")) if picture else None
-    return AudioFile(path, image, "", len(heard) / sr, int(sr), loudness(heard, sr), heard)
+    return AudioFile(path, image, "", len(heard) / sr, int(sr), file_loudness(path), heard)
+
+
+def file_loudness(path: Path) -> float:
+    """Integrated loudness of a sound file as a browser decodes it, in LUFS; minus infinity for silence.
+
+    Not that of the samples that were encoded: MP3 makes rain up to 2 LU louder.
+    """
+    from latentclap.audio import loudness, read_wave
+
+    wave, sr = read_wave(path)
+    return loudness(wave, sr)
 
 
 def spectrogram_png(wave: Any, sr: int, path: str | Path, *, seconds: float = PICTURE_SECONDS) -> Path:
