@@ -79,8 +79,14 @@ class Listening:
 
     def _row(self, row: str, base: Path) -> str:
         cells = "".join(
-            _cell(self.cells.get((row, column)), f"{self.title}, {row}, {column}".removeprefix(", "), base)
-            for column in self.columns
+            _cell(
+                self.cells.get((row, column)),
+                f"{self.title}, {row}, {column}".removeprefix(", "),
+                base,
+                # the style sheet writes each player's heading over it, with the key that plays it
+                f' data-column="{html.escape(column, quote=True)}"' + (f' data-key="{k}"' if k < 10 else ""),
+            )
+            for k, column in enumerate(self.columns, 1)
         )
         return f'<tr class="lc-row"><th scope="row">{html.escape(row)}</th>{cells}</tr>'
 
@@ -186,9 +192,9 @@ def select_examples(n: int, k: int, seed: int = 0) -> tuple[list[int], str]:
 # --------------------------------------------------------------------------------------------- HTML
 
 
-def _cell(audio: AudioFile | None, label: str, base: Path) -> str:
+def _cell(audio: AudioFile | None, label: str, base: Path, heading: str) -> str:
     if audio is None:
-        return '<td class="lc-missing">–</td>'
+        return f'<td class="lc-missing"{heading}>–</td>'
     source = _source(audio.path, base)
     spoken = html.escape(label, quote=True)
     picture = ""
@@ -202,7 +208,7 @@ def _cell(audio: AudioFile | None, label: str, base: Path) -> str:
     link = f'<a href="{source}" download="{name}" aria-label="Download: {spoken}">{kind}</a>'
     caption = f"{html.escape(audio.caption)} · {link}" if audio.caption else link
     return (
-        '<td><audio controls controlslist="nodownload noplaybackrate" preload="none" '
+        f'<td{heading}><audio controls controlslist="nodownload noplaybackrate" preload="none" '
         f'src="{source}" aria-label="{spoken}"></audio>{picture}'
         f'<div class="lc-caption">{caption}</div></td>'
     )
