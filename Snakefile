@@ -58,6 +58,7 @@ rule book:
         notebooks=expand(f"{EXECUTED}/{{name}}.done", name=NOTEBOOKS),
         figures=FIGURES,
         card="src/latentclap/weights/mini/model_card.json",
+        similarity=f"{EXECUTED}/similarity.json",
         fidelity="tests/fidelity/results.json",
         mistakes="book/runs/bad_input.json",
         rates="book/runs/rates.json",
@@ -81,7 +82,7 @@ rule book:
         # a page of another profile's run must not stay behind: the folders are made anew
         "echo 'building the book' >&2; rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
-        "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) && "
+        "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) --scale {input.similarity} && "
         "{BIN}/python -m latentclap.book modelcard {input.card} --times {params.times} $(test -f {params.executed}/03_finetune.listening "
         "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
@@ -91,6 +92,20 @@ rule book:
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
+
+
+rule similarity:
+    input:
+        source=SOURCE,
+        after=f"{EXECUTED}/00_data.done",
+    output:
+        f"{EXECUTED}/similarity.json",
+    params:
+        profile=PROFILE,
+        data=DATA,
+    threads: 1
+    shell:
+        "{BIN}/python -m latentclap.book similarity --profile {params.profile:q} --data {params.data:q} --out {output} > /dev/null"
 
 
 rule notebook:

@@ -62,8 +62,9 @@ def main(
     from latentclap.cache import cache_parts, find_parts
     from latentclap.cache.parts import rank_and_world
 
-    if batch_size < 1 or workers < 0:
-        raise InputError(f"--batch-size {batch_size}, --workers {workers}: at least 1 and 0 are needed")
+    for option, value, least in (("--batch-size", batch_size, 1), ("--workers", workers, 0)):
+        if value < least:
+            raise InputError(f"{option} {value}: at least {least}")
     if verify:
         _verify(out)
         return

@@ -36,7 +36,7 @@ from latentclap.book import (
     write_listening_items,
 )
 from latentclap.book.collect import collect_notebook
-from latentclap.book.figures import canonical_system
+from latentclap.book.figures import canonical_system, describe_figure
 from latentclap.book.pages import CARD_SYSTEMS, listening_page, model_card
 from latentclap.book.players import PICTURE_SIZE, spectrogram_levels
 from latentclap.classes import CLASSES
@@ -122,6 +122,98 @@ def test_pictures_share_one_scale(tmp_path):
 def test_a_picture_is_a_palette_png_of_fixed_size(tmp_path):
     picture = Image.open(spectrogram_png(fake_book.tone(500), SR, tmp_path / "p.png"))
     assert (picture.mode, picture.size, picture.format) == ("P", PICTURE_SIZE, "PNG")
+
+
+# ------------------------------------------------------------------------------- one loudness a row
+
+
+def clicks(rate: float) -> np.ndarray:
+    """Short clicks in silence: peaks far above the loudness, as steps have them."""
+    wave = np.zeros(4 * SR, np.float32)
+    wave[:: int(SR / rate)] = 1.0
+    return wave
+
+
+def heard(path: Path) -> float:
+    import soundfile
+
+    return pyloudnorm.Meter(SR).integrated_loudness(soundfile.read(path)[0])
+
+
+def spread(clips) -> float:
+    levels = [heard(clip.path) for clip in clips]
+    return max(levels) - min(levels)
+
+
+@pytest.fixture
+def uneven(tmp_path) -> dict[str, AudioFile]:
+    """A row of which two clips cannot reach -23 LUFS."""
+    waves = {"tone": fake_book.tone(440), "clicks": clicks(30), "few clicks": clicks(8)}
+    return {name: save_player(wave, SR, tmp_path / "audio" / name) for name, wave in waves.items()}
+
+
+def test_the_players_of_a_row_share_the_level_that_all_reach(uneven):
+    """Also where the files alone are there, as on the listening page; the originals stay as they were."""
+    assert spread(uneven.values()) > 4
+    before = {path: path.read_bytes() for clip in uneven.values() for path in (clip.path, clip.picture)}
+    from_files = {name: AudioFile(clip.path, clip.picture) for name, clip in uneven.items()}
+    for row in (uneven, from_files):
+        grid = player_row(row, footnote=True)
+        assert spread(grid.cells.values()) < 1
+        least = min(heard(clip.path) for clip in uneven.values())
+        assert grid.levels[0].level == pytest.approx(least, abs=0.5)
+        assert "All clips of a row play at one loudness" in grid.html()
+        assert f"(here {grid.levels[0].level:.0f} LUFS)" in grid.html()
+        assert all(clip.picture.is_file() for clip in grid.cells.values())
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_rows_are_levelled_apart_and_one_of_equal_clips_is_left_alone(uneven, tmp_path):
+    other = save_player(fake_book.tone(300), SR, tmp_path / "audio" / "other")
+    cells = {("a", "x"): uneven["tone"], ("a", "y"): uneven["few clicks"]}
+    cells |= {("b", "x"): uneven["tone"], ("b", "y"): other}
+    grid = listening_grid(["a", "b"], ["x", "y"], cells)
+    assert grid.cells["b", "x"].path == uneven["tone"].path
+    assert grid.cells["a", "x"].path != uneven["tone"].path
+    assert re.search(r"here -\d+ to -23 LUFS", grid.html())
+
+
+def test_nobody_follows_a_nearly_silent_clip(uneven, tmp_path):
+    silent = save_player(np.zeros(4 * SR, np.float32), SR, tmp_path / "silent")
+    faint = save_player(fake_book.tone(440), SR, tmp_path / "faint", lufs=-60)
+    grid = player_row({"tone": uneven["tone"], "faint": faint, "silence": silent}, footnote=True)
+    assert heard(grid.cells["", "tone"].path) == pytest.approx(-23, abs=1)
+    assert "nearly silent clips stay quieter (1)" in grid.html()
+
+
+def test_the_listening_page_and_the_card_have_rows_of_one_loudness(uneven, tmp_path):
+    names = list(uneven)
+    items = [
+        listening_item(uneven[names[k % 3]], cls, system, i)
+        for cls in CLASSES
+        for k, system in enumerate([*SYSTEMS, "Pretrained"])
+        for i in range(3)
+    ]
+    source = write_listening_items(tmp_path / "new.json", items, rule="All.")
+    entries = read_json(source)["items"]
+    row = [tmp_path / e["wave"] for e in entries if e["cls"] == CLASSES[0] and e["index"] == 0]
+    assert spread(map(AudioFile, row)) < 1
+    old = read_json(source)  # as an older run left it
+    for entry, item in zip(old["items"], items, strict=True):
+        entry["wave"] = f"audio/{item.audio.path.name}"
+    write_json(tmp_path / "old.json", old)
+    write_json(tmp_path / "model_card.json", {"name": "mini"})
+    for source in ("new.json", "old.json"):
+        static, out = tmp_path / "book" / source / "_static", tmp_path / "l.md"
+        listening_page([tmp_path / source], out, static)
+        files = {clip.name for clip in (static / "audio/listening").glob("*.mp3")}
+        assert len(files) == 3 and not any(
+            name.count("_at-") > 1 for name in files
+        )  # encoded again once at most
+        assert spread(AudioFile(static / "audio/listening" / f) for f in files) < 1
+        card = model_card(tmp_path / "model_card.json", out, listen=tmp_path / source, static=static)
+        assert "All clips of a row play at one loudness" in card.read_text()
+        assert spread(map(AudioFile, (static / "audio/model_card").glob("*.mp3"))) < 1
 
 
 # ----------------------------------------------------------------------------------------- grids
@@ -385,6 +477,52 @@ def test_collect_refuses_what_is_no_finished_run(clip, tmp_path):
     assert not (tmp_path / "nb").exists()
 
 
+def test_sixteen_curves_can_be_told_apart():
+    with plt.rc_context():
+        figure_style()
+        axis = plt.subplots()[1]
+        lines = [axis.plot([0, i])[0] for i in range(16)]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 16
+        assert len({line.get_color() for line in lines[:8]}) == 8
+        plt.close()
+
+
+def test_a_figure_says_in_words_what_it_shows():
+    figure, (left, right) = plt.subplots(1, 2)
+    figure.suptitle("What $\\lambda$ does")
+    left.plot([0, 1], label="$L_\\text{DDPM}$")
+    left.plot([1, 0], label="held out")
+    left.set(xlabel="step $n$", ylabel="loss")
+    left.set_title("Training", loc="left")
+    right.plot([0, 1])
+    right.set(ylabel="FAD")
+    words = describe_figure(figure)
+    plt.close(figure)
+    assert words == "What lambda does. Training: loss against step n (L_DDPM, held out). FAD"
+
+
+def test_pictures_of_a_notebook_have_an_alternative_text(tmp_path, monkeypatch):
+    """The figure's own words, from the kernel to the cell; the heading where an older run has none."""
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel has its own
+    plot = "import matplotlib.pyplot as plt\nfrom latentclap.book import figure_style\nfigure_style()"
+    plot += (
+        "\nf, a = plt.subplots()\na.plot([1, 2], label='ours')\na.set(xlabel='n', ylabel='w(n)')\nplt.show()"
+    )
+    cells = [nbformat.v4.new_markdown_cell("# Weights\n\nText."), new_code_cell(plot), new_code_cell("1")]
+    notebook = new_notebook(cells=cells)
+    from nbclient import NotebookClient
+
+    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    old = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure size 1x1 with 1 Axes>"})
+    notebook.cells[2].outputs = [old]
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    done = collect_notebook(tmp_path / "a.ipynb", tmp_path / "nb", tmp_path / "_static")
+    alts = [
+        c.metadata.mystnb.image.alt for c in nbformat.read(done.notebook, 4).cells if c.cell_type == "code"
+    ]
+    assert alts == ["w(n) against n (ours)", "Figure: Weights"]
+
+
 # ------------------------------------------------------------------------------ generated pages
 
 
@@ -402,6 +540,42 @@ def test_the_listening_page_has_every_class_system_and_clip(tmp_path):
     assert sum(tag == "audio" for tag, _ in page.tags) == 7 * 6 * 3
     local = [value for _, value in page.found if not value.startswith("#")]
     assert all((tmp_path / "book" / value).is_file() for value in local)
+
+
+def test_the_listening_page_gives_similarities_a_scale(tmp_path):
+    source = fake_book.listening_items(tmp_path / "listening.json", fake_book.players(tmp_path / "audio"))
+    told = {"judge": "mini", "embedded": True, "clips": 112, "commit": "abc"}
+    told |= {"own": {"mean": 0.6, "low": 0.5, "high": 0.7}, "other": {"mean": 0.1, "low": -0.1, "high": 0.3}}
+    write_json(tmp_path / "s.json", told)
+    out = tmp_path / "l.md"
+    listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
+    text = out.read_text()
+    assert "*Real Audio* is a procedural sound" in text
+    assert "over 112 clips" in text and "own prompt 0.60 on average (90 % lie between 0.50 and 0.70)" in text
+    write_json(tmp_path / "s.json", told | {"embedded": False})
+    listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
+    assert "is a recording of the data folder" in out.read_text()
+    write_json(tmp_path / "s.json", {"judge": "mini"})
+    for file, message in (("s.json", "run it again"), ("none.json", "no such file")):
+        with pytest.raises(InputError, match=message):
+            listening_page([source], out, tmp_path / "_static", scale=tmp_path / file)
+
+
+def test_the_scale_of_similarities_is_that_of_the_system(tiny_profile, tmp_path, monkeypatch):
+    from latentclap.book.similarity import measure_similarity
+    from latentclap.classes import prompt
+    from latentclap.lab import Lab
+    from latentclap.profiles import load_profile
+
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path / "runs"))
+    lab = Lab(load_profile(tiny_profile), progress=False, device="cpu")
+    told = read_json(measure_similarity(lab, tmp_path / "s.json", clips=2))
+    waves = lab.waves("eval", 2)
+    own = np.concatenate([lab.system.similarity(w, [prompt(c)] * 2) for c, w in waves.items()])
+    assert told["clips"] == 14 and told["embedded"] is True
+    assert told["own"]["mean"] == pytest.approx(own.mean(), abs=1e-5)
+    rest = [lab.system.similarity(w, [prompt(d)] * 2) for c, w in waves.items() for d in CLASSES if d != c]
+    assert told["other"]["mean"] == pytest.approx(np.concatenate(rest).mean(), abs=1e-5)
 
 
 def test_listening_items_may_come_as_a_plain_list_from_two_files(tmp_path):
@@ -483,6 +657,40 @@ def test_the_model_card_becomes_a_page(tmp_path):
         assert part in text
     with pytest.raises(InputError, match="no such model card"):
         model_card(tmp_path / "none.json")
+
+
+def test_the_model_card_counts_a_recording_once_and_says_what_holds_of_licences(tmp_path):
+    source = {"class": "rain", "licence": "GPL-3", "files": 2, "recordings": ["a", "a2"], "authors": ["ann"]}
+    card = {
+        "name": "mini",
+        "machine": "x86_64, 1 threads, cpu",
+        "real_clips": 6,
+        "corpus": [
+            {"kind": "procedural", "class": "rain", "clips": 5},
+            {"kind": "real", "class": "rain", "clips": 6},
+        ],
+        "real_sources": [source],
+        "stages": {"ldm": {"corpus_clips": 11, "corpus_real": 6}, "vae": {"corpus_real": 8}},
+        "earlier": [{"stages": {"vae": {"step": 3, "corpus_clips": 9, "corpus_real": 4}}}],
+        "files": {"unet/diffusion_pytorch_model.safetensors": "ab12"},
+    }
+    write_json(tmp_path / "model_card.json", card)
+    text = model_card(tmp_path / "model_card.json", tmp_path / "card.md").read_text()
+    for part in (
+        "| Recordings | 2 clips of 2 recordings, each three times |",
+        "| procedural | rain | 5 |",
+        "| real | rain | 2 × 3 |",
+        "| ldm | 11 | 2 × 3 |",
+        "2 × 4",
+        "| 1 | VAE | 3 |  |  |  | 9 | 2 × 2 |",
+        "| file | SHA-256 |",
+        "| `unet/diffusion_pytorch_model.safetensors` | `ab12` |",
+        "released by us under Apache-2.0",
+        "licence that it has: GPL-3.",
+        "x86_64, 1 thread, cpu",
+    ):
+        assert part in text, part
+    assert "Real clips" not in text
 
 
 def test_the_model_card_says_how_long_it_takes(tmp_path):

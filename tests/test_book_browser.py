@@ -237,14 +237,34 @@ def test_no_page_scrolls_sideways_on_a_phone(page, site):
     assert wide == {}
 
 
-def test_the_grid_scrolls_in_its_own_box_under_a_fixed_first_column(page, site):
-    page.set_viewport_size(PHONE)
-    visit(page, site / "listening.html")
-    box = page.locator(".lc-scroll").first
-    before = box.locator("tbody th").first.bounding_box()["x"]
-    box.evaluate("b => { b.scrollLeft = 300 }")
-    assert box.evaluate("b => b.scrollLeft") == 300
-    assert box.locator("tbody th").first.bounding_box()["x"] == pytest.approx(before, abs=2)
+@pytest.mark.parametrize("width", [400, 1300, 1920])
+def test_no_player_is_out_of_sight_and_each_has_room_to_seek(page, site, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    for path in (site / "listening.html", next(site.glob("notebooks/03*.html"))):
+        visit(page, path)
+        assert page.evaluate(
+            "() => [...document.querySelectorAll('.lc-scroll')].every(b => b.scrollWidth <= b.clientWidth)"
+        )
+        players = page.evaluate(
+            "() => [...document.querySelectorAll('.lc-grid audio')].map(a => a.clientWidth)"
+        )
+        assert min(players) >= 125, path.name
+        headings = page.evaluate(
+            "() => [...document.querySelectorAll('.lc-grid td')].map(c => getComputedStyle(c, '::before').content)"
+        )
+        assert not {"none", "normal", '""'} & set(headings)
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+def test_paths_in_tables_are_not_broken_into_letters(page, site, width):
+    """What is too wide for the page scrolls in the table's own box."""
+    page.set_viewport_size({"width": width, "height": 900})
+    visit(page, site / "reproduce.html")
+    lines = page.evaluate(
+        """() => [...document.querySelectorAll('article td code')].map(
+            c => c.getClientRects().length / Math.max(1, c.textContent.length / 12))"""
+    )
+    assert lines and max(lines) <= 1
 
 
 def test_grids_are_legible_in_dark_mode(page, site):

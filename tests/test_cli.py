@@ -1,6 +1,7 @@
 """The command line: what it writes, what it refuses, and how it says so."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from latentclap import cli
+from latentclap import checkpoints, cli
 from latentclap.audio import read_wave
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
@@ -201,13 +202,17 @@ def test_generate_prompts_and_all(tmp_path, fake):
         (["--classes", "rain", "--prompt", "rain"], "one of the two"),
         (["--prompt", "..."], "needs words"),
         (["--prompt", "a dog", "--prompt", "A dog!"], "differ"),
-        (["--classes", "rain", "-n", "0"], "-n 0"),
-        (["--classes", "rain", "--seed", "-1"], "--seed -1"),
+        (["--classes", "rain", "-n", "0"], "-n 0: at least 1"),
+        (["--classes", "rain", "--batch-size", "0"], "--batch-size 0: at least 1"),
+        (["--classes", "rain", "--seed", "-1"], "--seed -1: at least 0"),
+        (["--classes", "rain", "--guidance-scale", "nan"], "--guidance-scale nan: give a finite number"),
         (["--classes", "rain", "--eta", "3"], "--eta 3: it lies between"),
     ],
 )
 def test_generate_refuses(tmp_path, arguments, message):
-    assert message in refused("generate", *arguments, "-o", tmp_path / "out")
+    said = refused("generate", *arguments, "-o", tmp_path / "out")
+    assert message in said
+    assert said.count("at least") <= 1  # what is right is not spoken of
     assert not (tmp_path / "out").exists()
 
 
@@ -269,7 +274,10 @@ def test_evaluate_prints_and_writes(two_folders):
 
 def test_evaluate_same_folder_is_zero(two_folders):
     path = two_folders / "r.json"
-    assert run("evaluate", two_folders / "a", two_folders / "a", "--n-boot", 0, "--json", path).exit_code == 0
+    result = run("evaluate", two_folders / "a", two_folders / "a", "--n-boot", 0, "--json", path)
+    assert result.exit_code == 0
+    assert "generated clips are reference clips too" in result.stderr
+    assert "warning" not in run("evaluate", two_folders / "a", two_folders / "b", "--n-boot", 0).stderr
     assert json.loads(path.read_text())["average"] == pytest.approx(0, abs=1e-6)
 
 
@@ -282,7 +290,7 @@ def test_evaluate_refuses(two_folders):
     assert "needs its weights" in refused("evaluate", a, b, "--embedding", "vggish-dcase")
     assert "contradict" in refused("evaluate", a, b, "--vggish", a, "--embedding", "clap")
     assert "no such VGGish" in refused("evaluate", a, b, "--vggish", two_folders / "w.pth")
-    assert "negative" in refused("evaluate", a, b, "--n-boot", "-1")
+    assert "--n-boot -1: at least 0" in refused("evaluate", a, b, "--n-boot", "-1")
     assert "reference has no" in refused("evaluate", b, a, "--n-boot", 0)
     (a / "rain/bad.wav").write_text("no sound")
     assert "unreadable" in refused("evaluate", a, b)
@@ -334,6 +342,13 @@ def test_info_prints_lines_and_json(tiny):
         assert expected in text
     assert json.loads(run("info", folder, "--json").output) == describe(folder)
     assert "tuning" not in json.loads(run("info", folder / "vae", "--json").output)["components"]
+
+
+def test_info_counts_a_recording_once():
+    card = json.loads((checkpoints.shipped("mini") / "model_card.json").read_text())
+    files = sum(row["files"] for row in card["real_sources"])
+    assert f"recordings ({files} clips of " in run("info", "mini").output
+    assert re.search(r"recordings, each (once|twice|three times|four times)\)", run("info", "mini").output)
 
 
 def test_info_refuses(tiny, tmp_path):

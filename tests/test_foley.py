@@ -167,6 +167,7 @@ def test_layout_and_tables(tmp_path):
     assert not journal_path(folder).exists()
     for row in dev + held:
         assert all(row.values())
+        assert row["licence"] == "Apache-2.0"
         info = sf.info(folder / row["current_file_path"])
         assert (info.samplerate, info.channels, info.frames, info.subtype) == (22050, 1, 88200, "PCM_16")
         clip = synthesize(row["category"], int(row["seed"]), split=row["current_file_path"].split("/")[0])

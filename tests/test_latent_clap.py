@@ -52,6 +52,19 @@ def test_the_one_that_comes_with_a_system(tmp_path):
     assert torch.equal(again.out.weight, mini.out.weight)
 
 
+def test_the_one_that_ships_is_found_by_name(tmp_path):
+    from latentclap.checkpoints import shipped
+
+    mini = LatentCLAP.from_pretrained("mini")
+    again = LatentCLAP.from_pretrained(shipped("mini") / "latent_clap")
+    in_a_system = LatentCLAP.from_pretrained(shipped("mini"))
+    for other in (again, in_a_system):
+        assert all(torch.equal(a, b) for a, b in zip(mini.parameters(), other.parameters(), strict=True))
+    for name in ("maxi", "../mini", tmp_path / "mini"):
+        with pytest.raises(InputError, match="no Latent CLAP encoder"):
+            LatentCLAP.from_pretrained(name)
+
+
 def test_eq_2_is_a_mean_square():
     a, b = torch.randn(2, 3, 512)
     torch.testing.assert_close(latent_clap_loss(a, b), (a - b).square().mean())

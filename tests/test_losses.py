@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 
 from latentclap.diffusion import NoiseSchedule
+from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import (
     READINGS,
@@ -47,6 +50,43 @@ def batch(schedule):
 
 def loss_of(loss, b):
     return loss(b["eps_theta"], b["s_n"], b["n"], b["E_audio"], s_0=b["s_0"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n": torch.tensor([5, -1, 150, 600])}, "n=-1 is no step; they are 0 to 999"),
+        ({"n": torch.tensor([5, 40, 150, 1000])}, "n=1000 is no step"),
+        (
+            {"n": torch.tensor([5, 40])},
+            r"n is torch.int64 \(2,\); give one whole step number for each of the 4",
+        ),
+        ({"n": torch.tensor([[5, 40, 150, 600]])}, r"n is torch.int64 \(1, 4\)"),
+        ({"n": torch.tensor(5)}, r"n is torch.int64 \(\)"),
+        ({"n": torch.rand(4)}, "n is torch.float32"),
+        ({"E_audio": torch.randn(3, 512)}, r"E_audio is \(3, 512\); give one embedding for each of the 4"),
+        (
+            {"E_audio": torch.randn(4, 256)},
+            r"E_audio is \(4, 256\), but φ embeds these latents as \(4, 512\)",
+        ),
+        ({"E_audio": torch.randn(512)}, r"E_audio is \(512,\)"),
+        ({"eps_theta": torch.randn(4, 8, 16, 16)}, r"eps_theta is \(4, 8, 16, 16\) and s_n \(4, 8, 32, 16\)"),
+        ({"s_0": torch.randn(1, 8, 32, 16)}, "s_0 is"),
+        ({"s_n": torch.randn(4, 32, 16)}, r"latents are \(B, C, T, F\)"),
+    ],
+)
+def test_wrong_shapes_and_steps_are_one_clear_line(phi, batch, change, says):
+    with pytest.raises(InputError, match=says) as stop:
+        loss_of(LatentCLAPLoss(phi), batch | change)
+    assert "\n" not in str(stop.value)
+
+
+def test_it_compiles_in_one_graph(phi, batch):
+    """The look at the steps' values is left out there: it would break the graph."""
+    torch._dynamo.reset()
+    loss = LatentCLAPLoss(copy.deepcopy(phi).eval())
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(loss_of(compiled, batch), loss_of(loss, batch))
 
 
 @pytest.mark.parametrize("reading", FACTORS)

@@ -156,9 +156,14 @@ def test_the_card_shows_what_was_measured(tmp_path):
     assert "What it can do" not in text
     write_json(tmp_path / "quality.json", report)
     text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
-    for figure in ("17 real recordings", "1.23", "0.75 (0.53 to 0.89), n = 20", "rain 0.12", "0.40 / 0.80 of 50",
+    for figure in ("17 real recordings", "1.234", "0.75 (0.53 to 0.89), n = 20", "rain 0.12", "0.40 / 0.80 of 50",
                    "0.111 / 0.222 / 0.333", "steps 8", "Commit abc", "| 900 | 0.00087 | 0.46 | 3.7 |"):  # fmt: skip
         assert figure in text, figure
+    assert "1.00 by log-mels and 1.00 by CLAP embeddings. They lie no nearer" in text
+    report["nearest"]["generated"] = {"mel": [0.01, 0.2, 0.3], "clap": [0.011, 0.02, 0.03]}
+    write_json(tmp_path / "quality.json", report)
+    text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
+    assert "0.09 by log-mels and 1.00 by CLAP embeddings. By log-mels that is much nearer" in text
 
 
 def test_sampler_grid_has_two_curves_per_sampler():

@@ -126,7 +126,7 @@ class TestAnova:
             (lambda d: d.rename(columns={"rater": "subject"}), "no column rater"),
             (lambda d: d.iloc[:0], "empty"),
             (lambda d: d.assign(y="high"), "not numeric"),
-            (lambda d: d.assign(y=d.y.where(d.index != 4)), "1 rows with a missing value, first at row 4"),
+            (lambda d: d.assign(y=d.y.where(d.index != 4)), "1 row with a missing value, first at row 4"),
             (lambda d: d.drop(index=4), "rater 'r01' .* has no rating for every model"),
             (lambda d: d.assign(rater=[f"r{i % 9}" for i in range(len(d))]), "appears in 3 classes"),
             (lambda d: d[d["class"] == "g0"], "one class only"),

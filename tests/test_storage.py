@@ -27,7 +27,7 @@ def shelf(tmp_path_factory):
         ("text_unet", "unet/diffusion_pytorch_model.safetensors: not a safetensors file"),
         ("no_unet_file", "unet: no weights file"),
         ("other_widths", "unet: cannot be loaded (Cannot load"),
-        ("missing_tensor", "unet: 1 tensors are missing, first class_embedding.bias"),
+        ("missing_tensor", "unet: tensor class_embedding.bias is missing"),
         ("cut_config", "unet/config.json: not JSON"),
         ("cut_vocoder", "vocoder/model.safetensors: cut short"),
         ("cut_clap", "clap/model.safetensors: cut short"),

@@ -19,6 +19,7 @@ from latentclap.checkpoints import (
     weight_files,
 )
 from latentclap.errors import InputError
+from latentclap.recordings import REAL, heard
 
 _PARTS = ("text_encoder", "tuning", "unet", "vae", "vocoder", "clap", "latent_clap", "judge")
 #: Parts that no sound passes through when it is generated: they train or judge.
@@ -155,11 +156,14 @@ def _card(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         told = json_or_nothing(folder / "model_card.json")
+        corpus = told.get("corpus", [])
         clips: Counter[str] = Counter()
-        for entry in told.get("corpus", []):
+        for entry in corpus:
             clips[entry.get("kind", "other")] += entry.get("clips", 0)
-        corpus = ", ".join(f"{n} {kind}" for kind, n in clips.items())
-        return f"{told.get('name', folder.name)}: trained on {corpus} clips" if corpus else None
+        del clips[REAL]  # the corpus holds each several times
+        parts = [f"{n} {kind} clips" for kind, n in clips.items()]
+        parts += [f"recordings ({real})"] if (real := heard(corpus, told.get("real_sources", []))) else []
+        return f"{told.get('name', folder.name)}: trained on {' and '.join(parts)}" if parts else None
     text = card.read_text(encoding="utf-8", errors="replace")
     if text.startswith("---"):
         text = text.partition("\n---")[2]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from latentclap.diffusion import NoiseSchedule, append_dims
+from latentclap.errors import InputError
 
 Reduction = Literal["mean", "sum"]
 Weighting = str | Callable[[Tensor], Tensor]
@@ -245,13 +246,52 @@ class LatentCLAPLoss(nn.Module):
     def per_item(
         self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, *, s_0: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return (w(n), squared distance), each (B,): eq. 3 before its expectation."""
+        """Return (w(n), squared distance), each (B,): eq. 3 before its expectation.
+
+        Raises:
+            InputError: shapes that do not go together, or (looked at on a CPU only) a step that is none.
+        """
+        self._check(eps_theta, s_n, n, E_audio, s_0)
         latent = latent_reading(
             self.reading, self.schedule, s_n, n, eps_theta, s_0=s_0, inference_steps=self.inference_steps
         )
-        squares = (E_audio.detach().float() - self.embed(latent)).square()
+        E_latent = self.embed(latent)
+        if E_audio.shape != E_latent.shape:
+            raise InputError(
+                f"LatentCLAPLoss: E_audio is {tuple(E_audio.shape)}, but φ embeds these latents as"
+                f" {tuple(E_latent.shape)}; give the embeddings of the CLAP that φ was trained for"
+            )
+        squares = (E_audio.detach().float() - E_latent).square()
         distance = squares.mean(1) if self.reduction == "mean" else squares.sum(1)
         return step_weight(n, self.weighting, schedule=self.schedule), distance
+
+    def _check(self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, s_0: Tensor | None) -> None:
+        """Shapes cost nothing. Values are looked at on a CPU only: elsewhere every step would wait for the device."""
+        shape = tuple(s_n.shape)
+        if s_n.ndim != 4:
+            raise InputError(f"LatentCLAPLoss: s_n is {shape}; latents are (B, C, T, F)")
+        for name, latent in (("eps_theta", eps_theta), ("s_0", s_0)):
+            if latent is not None and latent.shape != s_n.shape:
+                raise InputError(
+                    f"LatentCLAPLoss: {name} is {tuple(latent.shape)} and s_n {shape}; give one shape"
+                )
+        if tuple(n.shape) != shape[:1] or n.dtype.is_floating_point or n.dtype == torch.bool:
+            raise InputError(
+                f"LatentCLAPLoss: n is {n.dtype} {tuple(n.shape)}; give one whole step number for each of the"
+                f" {shape[0]} latents"
+            )
+        if E_audio.ndim != 2 or len(E_audio) != len(s_n):
+            raise InputError(
+                f"LatentCLAPLoss: E_audio is {tuple(E_audio.shape)}; give one embedding for each of the"
+                f" {shape[0]} latents, (B, D)"
+            )
+        if n.device.type == "cpu" and not torch.compiler.is_compiling() and n.numel():
+            low, high = int(n.min()), int(n.max())
+            if low < 0 or high >= self.schedule.steps:
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"LatentCLAPLoss: n={wrong} is no step; they are 0 to {self.schedule.steps - 1}"
+                )
 
     def forward(
         self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, *, s_0: Tensor | None = None
@@ -264,6 +304,9 @@ class LatentCLAPLoss(nn.Module):
             n: step numbers (B,), 0 ... N-1.
             E_audio: CLAP audio embeddings of the same clips (B, D).
             s_0: clean latents, for the reading "renoised".
+
+        Raises:
+            InputError: as :meth:`per_item`.
         """
         w, distance = self.per_item(eps_theta, s_n, n, E_audio, s_0=s_0)
         return (w * distance).mean()

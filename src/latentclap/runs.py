@@ -115,7 +115,15 @@ def device_name() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+    return f"CPU, {platform.machine()}, {threads()}"
+
+
+def threads() -> str:
+    """ "1 thread", "2 threads": how many torch computes with on a CPU."""
+    import torch
+
+    n = torch.get_num_threads()
+    return f"{n} thread{'s' * (n != 1)}"
 
 
 def versions() -> dict[str, str]:

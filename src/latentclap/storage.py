@@ -192,9 +192,9 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     model, report = loaded
     missing = sorted(key for key in report["missing_keys"] if not is_computed(key, model))
     if missing:
-        raise InputError(
-            f"{folder}: {len(missing)} tensors are missing, first {missing[0]}; copy or download it again"
-        )
+        n, first = len(missing), missing[0]
+        lacking = f"tensor {first} is missing" if n == 1 else f"{n} tensors are missing, first {first}"
+        raise InputError(f"{folder}: {lacking}; copy or download it again")
     return model
 
 

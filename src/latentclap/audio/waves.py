@@ -115,15 +115,26 @@ def normalise_loudness(
         peak: upper bound of the absolute sample value; a sharp sound stays below the wanted loudness by it.
         max_gain_db: upper bound of the gain, so that a near-silent clip does not become a hiss.
     """
-    import pyloudnorm
-
     wave = check_wave(wave, "normalise_loudness")
-    sr = check_rate(sr, "normalise_loudness")
-    measured = repeat_to(wave, max(wave.shape[-1], math.ceil(0.4 * sr) + 1))
-    with np.errstate(divide="ignore"):
-        loudness = pyloudnorm.Meter(sr).integrated_loudness(np.asarray(measured.T, dtype=np.float64))
-    if not np.isfinite(loudness):
+    measured = loudness(wave, sr)
+    if not np.isfinite(measured):
         return wave.astype(np.float32)
-    gain = 10 ** (min(lufs - loudness, max_gain_db) / 20)
+    gain = 10 ** (min(lufs - measured, max_gain_db) / 20)
     gain = min(gain, peak / max(float(np.abs(wave).max()), 1e-9))
     return (wave * gain).astype(np.float32)
+
+
+def loudness(wave: np.ndarray, sr: int) -> float:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4); minus infinity for what the meter gates out (below -70 LUFS).
+
+    Args:
+        wave: (samples,) or (channels, samples), float; shorter than the meter's 0.4 s block, it is repeated.
+        sr: rate in Hz.
+    """
+    import pyloudnorm
+
+    wave = check_wave(wave, "loudness")
+    sr = check_rate(sr, "loudness")
+    measured = repeat_to(wave, max(wave.shape[-1], math.ceil(0.4 * sr) + 1))
+    with np.errstate(divide="ignore"):
+        return float(pyloudnorm.Meter(sr).integrated_loudness(np.asarray(measured.T, dtype=np.float64)))

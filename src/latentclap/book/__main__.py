@@ -38,11 +38,28 @@ def listening(
     sources: Annotated[list[Path], typer.Argument(help="listening.json files of runs.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/listening.md"),
     static: STATIC = Path("book/_static"),
+    scale: Annotated[
+        Path | None, typer.Option(help="What `similarity` wrote; absent: no such lines.")
+    ] = None,
 ) -> None:
     """Write the listening page's grids from the items that notebooks 03 and 04 saved."""
     from latentclap.book.pages import listening_page
 
-    typer.echo(f"{out}: {listening_page(sources, out, static)} players")
+    typer.echo(f"{out}: {listening_page(sources, out, static, scale=scale)} players")
+
+
+@app.command()
+def similarity(
+    out: Annotated[Path, typer.Option(help="JSON to write.")],
+    profile: Annotated[str, typer.Option(help="Name, or path of a .toml file.")] = "quick",
+    data: Annotated[str, typer.Option(help="Folder in DCASE layout; empty: the profile's.")] = "",
+) -> None:
+    """Measure what evaluation clips reach with their own prompt and with the others', for the listening page."""
+    from latentclap.book.similarity import measure_similarity
+    from latentclap.lab import Lab
+    from latentclap.profiles import load_profile
+
+    typer.echo(str(measure_similarity(Lab(load_profile(profile), data, progress=False), out)))
 
 
 @app.command()

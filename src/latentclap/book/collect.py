@@ -22,6 +22,7 @@ from latentclap.files import write_text
 
 _REFERENCE = re.compile(r'\b(src|href)="([^"]+)"')
 _ELSEWHERE = re.compile(r"^(?:[a-z][a-z0-9+.-]*:|#|//)", re.IGNORECASE)
+_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -68,6 +69,7 @@ def collect_notebook(
             where = f"{notebook}, cell {number}"
             _clean_output(output, f"{base.resolve()}{os.sep}")
             _rewrite_output(output, shelf, out, (notebook.parent, base), where)
+    _describe_figures(content)
     _clean_metadata(content)
     write_text(out / f"{page}.ipynb", _dumps(content))
     return Collected(out / f"{page}.ipynb", shelf.players, shelf.sweep())
@@ -150,6 +152,27 @@ def _clean_output(output: Any, root: str) -> None:
             data[mime] = data[mime].replace(root, "")
     if "text" in output:
         output["text"] = output["text"].replace(root, "")
+
+
+def _describe_figures(content: Any) -> None:
+    """Give pictures a text for those who cannot see them, where MyST-NB looks for it: in the cell's metadata.
+
+    The text is the figure's own (:func:`latentclap.book.figures.describe_figure`); a figure that has none is called
+    by the heading above it.
+    """
+    heading = ""
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            found = _HEADING.findall(cell.source)
+            heading = re.sub(r"[*`$\\{}]", "", found[-1]).strip() if found else heading
+            continue
+        shown = [output.data for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})]
+        if not shown:
+            continue
+        texts = [data.get("text/plain", "").strip() for data in shown]
+        texts = [f"Figure: {heading}" if not text or text.startswith("<") else text for text in texts]
+        options = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+        options.setdefault("alt", "; ".join(dict.fromkeys(texts)))
 
 
 def _clean_metadata(content: Any) -> None:

@@ -5,6 +5,7 @@ and the line that says which run made a number.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from latentclap.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
 #: The columns of the listening page, in order; the last four are rows 2-5 of Table I under the paper's names.
@@ -43,6 +45,9 @@ SYSTEM_COLOURS: dict[str, str] = {
     "LDM+Latent+filter": "#cc3311",
     "LDM+Tuning+Latent+filter": "#ee7733",
 }
+
+#: for curves that are neither classes nor systems; from the same schemes
+CYCLE = ("#0077bb", "#cc3311", "#ee7733", "#33bbee", "#009988", "#ee3377", "#332288", "#999933")
 
 _ALIASES = {
     "real": "Real Audio",
@@ -75,9 +80,12 @@ def figure_style() -> None:
     """Set matplotlib up for the book: opaque light ground (legible on dark pages too), colours, grid.
 
     Call it once, in a notebook's first cell. What shows classes or systems takes :data:`CLASS_COLOURS` and
-    :data:`SYSTEM_COLOURS`; the default colour cycle is for anything else.
+    :data:`SYSTEM_COLOURS`; the default cycle is for anything else: eight colours, then the same with dashes. In a
+    notebook, a figure also says in words what it shows (:func:`describe_figure`), for those who cannot see it.
     """
     import matplotlib as mpl
+
+    _figures_in_words()
 
     mpl.rcParams.update(
         {
@@ -95,9 +103,7 @@ def figure_style() -> None:
             "axes.spines.right": False,
             "axes.titlesize": "medium",
             "axes.titlelocation": "left",
-            "axes.prop_cycle": mpl.cycler(
-                color=["#0077bb", "#cc3311", "#ee7733", "#33bbee", "#009988", "#ee3377"]
-            ),
+            "axes.prop_cycle": mpl.cycler(linestyle=["-", "--"]) * mpl.cycler(color=CYCLE),
             "grid.color": "#dddddd",
             "grid.linewidth": 0.6,
             "xtick.color": "#444444",
@@ -110,6 +116,45 @@ def figure_style() -> None:
             "image.origin": "lower",
         }
     )
+
+
+def describe_figure(figure: Figure) -> str:
+    """Say in words what a figure shows: its title, then each panel's title, axes and curves."""
+    parts = [_unset(figure.get_suptitle())]
+    for axes in figure.axes:
+        title = next((t for t in (axes.get_title(place) for place in ("left", "center", "right")) if t), "")
+        x, y = axes.get_xlabel(), axes.get_ylabel()
+        across = f"{y} against {x}" if x and y else x or y
+        curves = [name for name in axes.get_legend_handles_labels()[1] if not name.startswith("_")]
+        text = ": ".join(filter(None, (title, across)))
+        text += f" ({', '.join(dict.fromkeys(curves))})" if curves else ""
+        parts.append(_unset(text.strip()))
+    return ". ".join(dict.fromkeys(filter(None, parts)))
+
+
+def _unset(text: str) -> str:
+    """TeX without its marks: "$L_\\text{DDPM}$, $\\lambda$" reads "L_DDPM, lambda"."""
+    text = re.sub(r"\\(?:text|mathrm|mathbb|mathcal|mathbf|left|right|[,;! ])", "", text)
+    return " ".join(re.sub(r"\\(?=[A-Za-z|])|[${}]", "", text).split())
+
+
+def _figures_in_words() -> None:
+    """In a notebook, have a figure's plain text (which is there beside the picture) describe it."""
+    import sys
+
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    # the inline backend is set up by the first figure, and forgets then how figures are shown
+    plt.close(plt.figure())
+
+    def words(figure: Figure, printer: Any, cycle: bool) -> None:
+        printer.text(describe_figure(figure) or repr(figure))
+
+    shell.display_formatter.formatters["text/plain"].for_type(Figure, words)
 
 
 def paper_beside(
@@ -219,4 +264,5 @@ def _plain(key: str, value: Any) -> str:
         return ", ".join(f"{name} {value[name]}" for name in _VERSIONS if name in value)
     if isinstance(value, list | tuple):
         return ", ".join(str(entry) for entry in value)
-    return str(value)
+    # recorded by earlier versions: "1 threads"
+    return re.sub(r"\b1 threads\b", "1 thread", str(value))

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from latentclap.book.players import DB_RANGE, LUFS, PICTURE_SECONDS, AudioFile
+from latentclap.book.levels import Levelled, level_rows, sentence
+from latentclap.book.players import DB_RANGE, PICTURE_SECONDS, AudioFile
 from latentclap.errors import InputError
 
 #: Set to "embed", players carry their bytes in the page: for notebooks on Colab or sent by mail.
@@ -25,16 +26,21 @@ EMBED_VARIABLE = "LATENTCLAP_PLAYERS"
 #: The class by which :mod:`latentclap.book.collect` knows our blocks.
 MARK = "lc-listen"
 
-#: Printed once under every grid, so that nobody has to trust the ear against the page.
+#: Printed once under every grid after the line on loudness, so that nobody has to trust the ear against the page.
 FOOTNOTE = (
-    f"Every clip is brought to {LUFS:g} LUFS (peak at most 0.9). Pictures share one scale: "
-    f"{PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to {DB_RANGE[1]:+g} dB. "
-    "One player pauses the others; the number keys switch between the players of a row."
+    f"Pictures share one scale: {PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to "
+    f"{DB_RANGE[1]:+g} dB. One player pauses the others; the number keys switch between the players of a row."
 )
 
 
 class Listening:
-    """A block of players: Jupyter shows it, :meth:`html` returns its HTML."""
+    """A block of players: Jupyter shows it, :meth:`html` returns its HTML.
+
+    Attributes:
+        rows, columns, cells, title: what :func:`listening_grid` was given; clips of a row are at one loudness.
+        levels: how loud the rows are, for the line below.
+        footnote: print the line on loudness and scales.
+    """
 
     def __init__(
         self,
@@ -44,9 +50,10 @@ class Listening:
         *,
         title: str = "",
         footnote: bool = True,
+        levels: Sequence[Levelled] = (),
     ) -> None:
         self.rows, self.columns, self.cells = list(rows), list(columns), dict(cells)
-        self.title, self.footnote = title, footnote
+        self.title, self.footnote, self.levels = title, footnote, list(levels)
 
     def html(self, base: str | Path | None = None) -> str:
         """Return the HTML, with paths relative to the folder ``base``. None: the folder of the notebook."""
@@ -59,7 +66,8 @@ class Listening:
         )
         body = "".join(self._row(row, base) for row in self.rows)
         label = html.escape(self.title or "audio examples", quote=True)
-        note = f'<p class="lc-note">{html.escape(FOOTNOTE)}</p>' if self.footnote else ""
+        words = html.escape(f"{sentence(self.levels)} {FOOTNOTE}")
+        note = f'<p class="lc-note">{words}</p>' if self.footnote else ""
         # one line: in Markdown an empty line or four blanks would end the HTML block
         return (
             f'<div class="{MARK}" style="--lc-columns:{len(self.columns)}">'
@@ -71,8 +79,14 @@ class Listening:
 
     def _row(self, row: str, base: Path) -> str:
         cells = "".join(
-            _cell(self.cells.get((row, column)), f"{self.title}, {row}, {column}".removeprefix(", "), base)
-            for column in self.columns
+            _cell(
+                self.cells.get((row, column)),
+                f"{self.title}, {row}, {column}".removeprefix(", "),
+                base,
+                # the style sheet writes each player's heading over it, with the key that plays it
+                f' data-column="{html.escape(column, quote=True)}"' + (f' data-key="{k}"' if k < 10 else ""),
+            )
+            for k, column in enumerate(self.columns, 1)
         )
         return f'<tr class="lc-row"><th scope="row">{html.escape(row)}</th>{cells}</tr>'
 
@@ -110,8 +124,11 @@ def listening_grid(
     title: str = "",
     footnote: bool = True,
     allow_missing: bool = False,
+    folder: str | Path | None = None,
 ) -> Listening:
     """Return a table of players: rows are items (class and index), columns are systems.
+
+    The clips of a row are brought to one loudness (:mod:`latentclap.book.levels`).
 
     Args:
         rows: headings of the rows, in order.
@@ -120,6 +137,7 @@ def listening_grid(
         title: what the table shows, for screen readers.
         footnote: print the line on loudness and scales under it.
         allow_missing: leave a dash where a cell has no clip, instead of failing.
+        folder: where copies at a row's loudness go; None: beside the clips.
 
     Raises:
         InputError: nothing to show, a heading twice, or a cell without a clip.
@@ -134,7 +152,10 @@ def listening_grid(
         raise InputError(
             f"listening grid {title!r}: no clip for {'; '.join(missing[:5])} ({len(missing)} in all)"
         )
-    return Listening(rows, columns, cells, title=title, footnote=footnote)
+    keys = {row: [(row, column) for column in columns if (row, column) in cells] for row in rows}
+    levelled = level_rows({row: [cells[key] for key in keys[row]] for row in rows}, folder)
+    heard = {key: clip for row in rows for key, clip in zip(keys[row], levelled[row].clips, strict=True)}
+    return Listening(rows, columns, heard, title=title, footnote=footnote, levels=list(levelled.values()))
 
 
 def notebook_folder() -> Path:
@@ -171,9 +192,9 @@ def select_examples(n: int, k: int, seed: int = 0) -> tuple[list[int], str]:
 # --------------------------------------------------------------------------------------------- HTML
 
 
-def _cell(audio: AudioFile | None, label: str, base: Path) -> str:
+def _cell(audio: AudioFile | None, label: str, base: Path, heading: str) -> str:
     if audio is None:
-        return '<td class="lc-missing">–</td>'
+        return f'<td class="lc-missing"{heading}>–</td>'
     source = _source(audio.path, base)
     spoken = html.escape(label, quote=True)
     picture = ""
@@ -187,7 +208,7 @@ def _cell(audio: AudioFile | None, label: str, base: Path) -> str:
     link = f'<a href="{source}" download="{name}" aria-label="Download: {spoken}">{kind}</a>'
     caption = f"{html.escape(audio.caption)} · {link}" if audio.caption else link
     return (
-        '<td><audio controls controlslist="nodownload noplaybackrate" preload="none" '
+        f'<td{heading}><audio controls controlslist="nodownload noplaybackrate" preload="none" '
         f'src="{source}" aria-label="{spoken}"></audio>{picture}'
         f'<div class="lc-caption">{caption}</div></td>'
     )

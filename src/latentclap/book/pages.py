@@ -7,15 +7,20 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from latentclap.book.figures import SYSTEMS, canonical_system
-from latentclap.book.grid import listening_grid
+from latentclap.book.grid import Listening, listening_grid
+from latentclap.book.levels import Levelled, level_rows
 from latentclap.book.media import Shelf
 from latentclap.book.players import AudioFile
+from latentclap.book.similarity import similarity_sentences
 from latentclap.classes import CLASSES, LABELS, canonical_class
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
+from latentclap.recordings import REAL, copies, counted
+from latentclap.recordings import heard as real_heard
 
 #: Items of each class that the listening page must have.
 MINIMUM_ITEMS = 3
@@ -55,6 +60,7 @@ def write_listening_items(path: str | Path, items: Iterable[Item], *, rule: str)
     """
     path = Path(path)
     folder = path.parent.resolve()
+    items = _levelled(items)
 
     def relative(file: Path | None) -> str | None:
         return None if file is None else Path(os.path.relpath(Path(file).resolve(), folder)).as_posix()
@@ -75,6 +81,18 @@ def write_listening_items(path: str | Path, items: Iterable[Item], *, rule: str)
     return path
 
 
+def _levelled(items: Iterable[Item]) -> list[Item]:
+    """The items with the players of each class and index at one loudness: they become a row of the page."""
+    items = list(items)
+    rows: dict[tuple[str, int], list[int]] = {}
+    for number, item in enumerate(items):
+        rows.setdefault((item.cls, item.index), []).append(number)
+    for key, row in level_rows({key: [items[i].audio for i in row] for key, row in rows.items()}).items():
+        for i, audio in zip(rows[key], row.clips, strict=True):
+            items[i] = dataclasses.replace(items[i], audio=audio)
+    return items
+
+
 # ----------------------------------------------------------------------------------- listening page
 
 
@@ -85,6 +103,7 @@ def listening_page(
     *,
     systems: Sequence[str] = SYSTEMS,
     classes: Sequence[str] = CLASSES,
+    scale: str | Path | None = None,
 ) -> int:
     """Write the listening page's grids, a section per class, and copy their players; return how many.
 
@@ -96,6 +115,7 @@ def listening_page(
         static: the book's ``_static``; players go to ``static/audio/listening/``.
         systems: the columns, in order.
         classes: the sections, in order.
+        scale: what :func:`latentclap.book.similarity.measure_similarity` wrote; None: the page goes without.
 
     Raises:
         InputError: a source is missing or malformed, a cell is there twice, or one is missing.
@@ -107,13 +127,16 @@ def listening_page(
 
     shelf, book = Shelf(static, "listening"), Path(static).parent
     links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
-    parts = [*(f"*{rule}*" for rule in rules), f'<p class="lc-nav">{" · ".join(links)}</p>']
+    told = similarity_sentences(scale) if scale else []
+    parts = [*(f"*{rule}*" for rule in rules), *told, f'<p class="lc-nav">{" · ".join(links)}</p>']
+    levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
-        clips = {(f"clip {i}", s): _shelved(cells[cls, s, i].audio, shelf) for i in indices for s in wanted}
-        grid = listening_grid(
-            [f"clip {i}" for i in indices], wanted, clips, title=LABELS[cls], footnote=cls == classes[-1]
-        )
+        clips = {(f"clip {i}", s): cells[cls, s, i].audio for i in indices for s in wanted}
+        last = cls == classes[-1]
+        grid = _shelved_grid([f"clip {i}" for i in indices], wanted, clips, shelf, LABELS[cls], footnote=last)
+        levels += grid.levels
+        grid.levels = levels  # the line under the last grid speaks of all of them
         parts += [f"## {LABELS[cls].capitalize()}", grid.html(book)]
     shelf.sweep()
     write_text(out, "\n\n".join(parts) + "\n")
@@ -179,6 +202,22 @@ def _check_complete(
         raise InputError(f"listening page: {len(missing)} missing in {names}: {'; '.join(missing[:5])}")
 
 
+def _shelved_grid(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    clips: Mapping[tuple[str, str], AudioFile],
+    shelf: Shelf,
+    title: str,
+    *,
+    footnote: bool,
+) -> Listening:
+    """A grid with its players on the shelf; items of older runs may still have to be levelled."""
+    with TemporaryDirectory() as folder:
+        grid = listening_grid(rows, columns, clips, title=title, footnote=footnote, folder=folder)
+        grid.cells = {key: _shelved(clip, shelf) for key, clip in grid.cells.items()}
+    return grid
+
+
 def _shelved(audio: AudioFile, shelf: Shelf) -> AudioFile:
     picture = shelf.put(audio.picture) if audio.picture else None
     return dataclasses.replace(audio, path=shelf.put(audio.path), picture=picture)
@@ -228,22 +267,86 @@ def model_card(
     measured += speed_sections(times) if times else []
     heard = _card_grid(listen, static) if listen and Path(listen).is_file() else []
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
-    write_text(
-        out,
-        "\n\n".join(part for part in (text, *heard, *measured, *_sections(content)) if part) + "\n",
-    )
+    parts = (text, *heard, *measured, *_licence(content), *_sections(_once(content)))
+    # records of earlier versions count "1 threads"
+    write_text(out, re.sub(r"\b1 threads\b", "1 thread", "\n\n".join(filter(None, parts))) + "\n")
     return Path(out)
+
+
+def _licence(content: Mapping[str, Any]) -> list[str]:
+    """What may be done with the weights, and whose recordings they heard; nothing for a card without recordings."""
+    sources = content.get("real_sources")
+    if not sources:
+        return []
+    listed = sorted({row.get("licence", "not stated") for row in sources})
+    return [
+        "## Licence",
+        "The weights are released by us under Apache-2.0. They were trained on procedural sounds and on recordings"
+        f" ({real_heard(content.get('corpus', []), sources)}), and each recording keeps the licence that it has:"
+        f" {', '.join(listed)}. The table under *Real sources* lists them all, with their authors. Neither this"
+        " repository nor the weights' files contain the recordings.",
+        "What the licence of a recording means for weights that were trained on it is not settled, and some of these"
+        " ask for attribution, for the same licence on derived works, or leave open what they allow. Look at the list"
+        " before you redistribute the weights or use them commercially.",
+    ]
+
+
+def _once(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The card with recordings counted once: rows of its corpora hold each of them several times."""
+    out, corpus, sources = {}, content.get("corpus", []), content.get("real_sources", [])
+    for key, value in content.items():
+        if key in ("real_clips", "real_copies"):
+            if "recordings" not in out and (told := real_heard(corpus, sources)):
+                out["recordings"] = told
+        elif key == "corpus":
+            out[key] = _corpus_once(value, sources)
+        elif key == "stages":
+            out[key] = _stages_once(value, sources)
+        elif key == "earlier":
+            out[key], had = [], sources
+            for told in value:
+                had = told.get("real_sources", had)
+                again = {"corpus": _corpus_once(told["corpus"], had)} if "corpus" in told else {}
+                out[key].append({**told, "stages": _stages_once(told.get("stages") or {}, had), **again})
+        else:
+            out[key] = value
+    return out
+
+
+def _corpus_once(
+    corpus: Sequence[Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of a corpus with "14 × 3" in place of the 42 clips that 14 recordings are, each in it three times."""
+    rows = sum(row.get("clips", 0) for row in corpus if row.get("kind") == REAL)
+    often = copies(rows, counted(sources)[0])
+
+    def once(row: Mapping[str, Any]) -> dict[str, Any]:
+        n = row.get("clips", 0)
+        if row.get("kind") != REAL or not often or n % often:
+            return dict(row)
+        return {**row, "clips": f"{n // often} × {often}"}
+
+    return [once(row) for row in corpus]
+
+
+def _stages_once(
+    stages: Mapping[str, Mapping[str, Any]], sources: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    clips, _ = counted(sources)
+    out = {}
+    for name, stage in stages.items():
+        often = copies(stage.get("corpus_real", 0), clips)
+        out[name] = {**stage, "corpus_real": f"{clips} × {often}"} if often else dict(stage)
+    return out
 
 
 def _card_grid(source: str | Path, static: str | Path) -> list[str]:
     """One clip per class: real, reconstructed, generated, with the line that says how they were chosen."""
     cells, rules = _read_items([source])
     shelf = Shelf(static, "model_card")
-    clips = {
-        (LABELS[c], s): _shelved(item.audio, shelf) for (c, s, _), item in cells.items() if s in CARD_SYSTEMS
-    }
+    clips = {(LABELS[c], s): item.audio for (c, s, _), item in cells.items() if s in CARD_SYSTEMS}
     rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]
-    grid = listening_grid(rows, CARD_SYSTEMS, clips, title="what the family sounds like", footnote=True)
+    grid = _shelved_grid(rows, CARD_SYSTEMS, clips, shelf, "what the family sounds like", footnote=True)
     shelf.sweep()
     return [
         "## What it sounds like",
@@ -266,6 +369,9 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
     for key, value in content.items():
         if key == "earlier" and value:
             parts += _rounds(value)
+        elif key == "files" and isinstance(value, Mapping):
+            rows = ((f"`{name}`", f"`{digest}`") for name, digest in value.items())
+            parts += ["## Files", table(("file", "SHA-256"), rows)]
         elif isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
     return parts
@@ -281,8 +387,9 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     parts = [
         "## Earlier rounds",
-        "What each part began with: rounds of training before the one above, the latest first. A round was trained on"
-        " the corpus of the one after it, which has the number before, where nothing else is said below.",
+        "What each part began with: rounds of training before the one above, which is round 0; the latest first."
+        " Unless stated below, round k used the corpus of round k - 1. *Corpus clips* counts a recording as often as"
+        " the corpus holds it; *corpus real* is recorded clips × how often each is in it.",
         table(("round", "stage", *map(_words, columns)), rows),
     ]
     for i, entry in enumerate(rounds, 1):

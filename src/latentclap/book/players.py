@@ -1,7 +1,8 @@
 """The files behind a player: loudness-normalised audio and its spectrogram picture, side by side.
 
-Every clip of the book is brought to one loudness and drawn on one scale, so that neither level nor contrast
-makes a system look or sound better.
+Every clip of the book is brought to one loudness, as far as its peaks allow, and drawn on one scale; players that
+stand in one row then share the level that all of them reach (:mod:`latentclap.book.levels`). So neither level nor
+contrast makes a system look or sound better.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 from latentclap.errors import InputError
 from latentclap.files import atomic_path
 
-#: Integrated loudness (ITU-R BS.1770) of every player.
+#: Integrated loudness (ITU-R BS.1770) that a player is brought to.
 LUFS = -23.0
+#: Largest absolute sample of a player, which goes before the loudness.
+PEAK = 0.9
 #: The one range of every picture, in dB of mel magnitude (dark to light); room noise to the loudest partials.
 DB_RANGE = (-75.0, 5.0)
 #: The one time axis of every picture: seconds across its width.
@@ -37,6 +40,10 @@ class AudioFile:
     caption: str = ""
     seconds: float | None = None
     sampling_rate: int | None = None
+    #: integrated loudness of the file; None: not measured yet
+    lufs: float | None = None
+    #: the samples as written, where this process made them: a copy at another level is then encoded once only
+    wave: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def with_caption(
         self,
@@ -81,25 +88,41 @@ def save_player(
             .wav); none means .mp3. The picture gets the same name with .png.
         caption: words under the player, see :meth:`AudioFile.with_caption`.
         picture: draw the spectrogram too.
-        lufs: integrated loudness that the clip is brought to; a peak limit of 0.9 goes before it.
+        lufs: integrated loudness that the clip is brought to; a peak of at most :data:`PEAK` goes before it, and
+            a row of players may lower it further.
 
     Raises:
         InputError: the wave is empty, not mono or not finite; the suffix is none of the four.
     """
-    from latentclap.audio import (
-        normalise_loudness,
-        write_wave,
-    )  # torch: the book's own tools start without it
+    from latentclap.audio import normalise_loudness  # torch: the book's own tools start without it
 
     path = Path(path)
     if not path.suffix:
         path = path.with_suffix(".mp3")
     if path.suffix.lower() not in _AUDIO_SUFFIXES:
         raise InputError(f"{path.name}: a player is one of {', '.join(_AUDIO_SUFFIXES)}; rename the file")
-    heard = normalise_loudness(mono(wave, path.name), sr, lufs=lufs)
+    heard = normalise_loudness(mono(wave, path.name), sr, lufs=lufs, peak=PEAK)
+    return dataclasses.replace(write_player(heard, sr, path, picture=picture), caption=caption)
+
+
+def write_player(heard: np.ndarray, sr: int, path: Path, *, picture: bool = True) -> AudioFile:
+    """Write samples (n,) as they are to be heard, with their picture beside them."""
+    from latentclap.audio import write_wave
+
     write_wave(path, heard, sr)
     image = spectrogram_png(heard, sr, path.with_suffix(".png")) if picture else None
-    return AudioFile(path, image, caption, len(heard) / sr, int(sr))
+    return AudioFile(path, image, "", len(heard) / sr, int(sr), file_loudness(path), heard)
+
+
+def file_loudness(path: Path) -> float:
+    """Integrated loudness of a sound file as a browser decodes it, in LUFS; minus infinity for silence.
+
+    Not that of the samples that were encoded: MP3 makes rain up to 2 LU louder.
+    """
+    from latentclap.audio import loudness, read_wave
+
+    wave, sr = read_wave(path)
+    return loudness(wave, sr)
 
 
 def spectrogram_png(wave: Any, sr: int, path: str | Path, *, seconds: float = PICTURE_SECONDS) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,8 @@ def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate
     basis, rate = told["projection_basis"], told["projection_rate"]
     projected = [(f"{p['devices']}", f"{p['hours']:,.1f}") for p in told["projection"]]
     machine = told["machine"]
-    where = f"{machine['device']}, {machine['cores']} cores"
+    device = re.sub(r"\b1 threads\b", "1 thread", machine["device"])  # as earlier versions counted
+    where = f"{device}, {machine['cores']} cores"
     if machine["load"] > 1:
         where += f", shared: load {machine['load']:.1f} when it began, which slows what is timed by the clock"
     lines = [

@@ -29,7 +29,10 @@ COLUMNS = (
     "seed",
     "params",
     "sha256",
+    "licence",
 )
+#: Of procedural clips: the package makes them and gives them its own.
+LICENCE = "Apache-2.0"
 #: Raised whenever the sound of a given seed changes: files of another version are made anew.
 VERSION = 1
 META = {"dev": "DevMeta.csv", "eval": "EvalMeta.csv"}
@@ -74,7 +77,17 @@ def write_clip(folder: Path, job: Job) -> dict[str, Any]:
             ) from None
     digest = file_sha256(folder / job.path)
     params = json.dumps(clip.params, sort_keys=True)
-    values = (job.cls, job.path, "procedural", job.origin, clip.caption, str(job.seed), params, digest)
+    values = (
+        job.cls,
+        job.path,
+        "procedural",
+        job.origin,
+        clip.caption,
+        str(job.seed),
+        params,
+        digest,
+        LICENCE,
+    )
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -205,7 +218,12 @@ def make_dataset(
     if not jobs:
         raise InputError("per_class and eval_per_class are both zero: there is nothing to make")
     old = finished(folder)
-    rows = {job.path: old[job.path] for job in jobs if is_whole(folder, job, old.get(job.path))}
+    # tables of earlier versions tell no licence
+    rows = {
+        job.path: {**old[job.path], "licence": LICENCE}
+        for job in jobs
+        if is_whole(folder, job, old.get(job.path))
+    }
     todo = [job for job in jobs if job.path not in rows]
     for row in run_jobs(folder, todo, workers):
         rows[row["current_file_path"]] = row

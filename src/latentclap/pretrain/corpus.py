@@ -28,10 +28,11 @@ from latentclap.errors import InputError
 from latentclap.files import atomic_path, write_json
 from latentclap.foley import FAMILIES, synthesize
 from latentclap.meta import join_recordings, read_meta
+from latentclap.recordings import REAL
 
 #: added to every procedural seed, far from those of clip_seed (which are 63-bit hashes)
 SEED_BASE = 1_000_000_007
-REAL, PROCEDURAL = "real", "procedural"
+PROCEDURAL = "procedural"
 
 
 @dataclass

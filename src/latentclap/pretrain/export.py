@@ -16,9 +16,12 @@ from latentclap.errors import InputError
 from latentclap.files import file_sha256, read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import size
-from latentclap.pretrain.corpus import REAL
 from latentclap.pretrain.stages import MAKES, STAGES, Work
+from latentclap.recordings import REAL, copies, counted
+from latentclap.runs import threads
 
+#: of the weights; the recordings that they heard keep their own, which real_sources names
+LICENCE = "Apache-2.0"
 #: a card's entries on the training data
 DATA = ("corpus", "real_sources")
 
@@ -85,9 +88,10 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
         "name": work.size,
         "latentclap": version("latentclap"),
         "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {work.device}",
+        "licence": LICENCE,
+        "machine": f"{platform.machine()}, {threads()}, {work.device}",
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "real_clips": work.corpus.kind.count(REAL),
+        **real_counts(work),
         **own_data(work),
         "stages": {
             # what a run was told otherwise (steps, lr) goes before the stage's own
@@ -100,6 +104,14 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
         "files": {p.relative_to(out).as_posix(): file_sha256(p) for p in sorted(out.rglob("*.safetensors"))},
         "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file()),
     }
+
+
+def real_counts(work: Work) -> dict[str, int]:
+    """Real clips of the corpus, each counted once, and how often it holds each of them."""
+    rows = work.corpus.kind.count(REAL)
+    clips, _ = counted(read_json(work.folder / "corpus.json")["real"])
+    often = copies(rows, clips)
+    return {"real_clips": clips, "real_copies": often} if often else {"real_clips": rows}
 
 
 def own_data(work: Work) -> dict[str, list[dict[str, Any]]]:

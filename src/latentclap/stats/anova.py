@@ -41,8 +41,8 @@ def cell_means(
     bad = table[[dv, subject, within, between]].isna().any(axis=1) | ~np.isfinite(table[dv])
     if bad.any():
         raise InputError(
-            f"ratings: {int(bad.sum())} rows with a missing value, first at row {bad.to_numpy().argmax()}; "
-            "leave out the rater or fill in the rating"
+            f"ratings: {bad.sum()} row{'s' * (bad.sum() != 1)} with a missing value, "
+            f"first at row {bad.to_numpy().argmax()}; leave out the rater or fill in the rating"
         )
     classes = table.groupby(subject, observed=True)[between].nunique()
     if (classes > 1).any():
@@ -54,9 +54,10 @@ def cell_means(
     wide = wide[list(pd.unique(table[within]))]
     if wide.isna().any(axis=None):
         cls, rater = wide.index[wide.isna().any(axis=1).to_numpy().argmax()]
+        n = int(wide.isna().any(axis=1).sum())
         raise InputError(
             f"ratings: rater {rater!r} ({cls}) has no rating for every {within}; "
-            f"{int(wide.isna().any(axis=1).sum())} such raters, leave them out"
+            + ("leave this rater out" if n == 1 else f"{n} such raters, leave them out")
         )
     return wide
 
