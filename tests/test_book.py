@@ -36,6 +36,7 @@ from latentclap.book import (
     write_listening_items,
 )
 from latentclap.book.collect import collect_notebook
+from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.figures import canonical_system, describe_figure
 from latentclap.book.pages import CARD_SYSTEMS, listening_page, model_card
 from latentclap.book.players import PICTURE_SIZE, spectrogram_levels
@@ -657,6 +658,17 @@ def test_the_model_card_becomes_a_page(tmp_path):
         assert part in text
     with pytest.raises(InputError, match="no such model card"):
         model_card(tmp_path / "none.json")
+
+
+def test_the_fidelity_page_tells_a_comparison_once(tmp_path):
+    """A run with --full repeats what a plain one has compared at the same size."""
+    row = {"what": "CLAP", "size": "base", "against": "laion-clap 1", "how": "live"}
+    row |= {"difference": 5.2e-8, "scale": 0.13, "tolerance": 1e-5}
+    write_json(tmp_path / "r.json", {"groups": {"base": [row], "full": [row]}, "notes": {}})
+    fidelity_tables(tmp_path / "r.json", tmp_path / "f.md")
+    text = (tmp_path / "f.md").read_text()
+    assert text.count("| CLAP | base |") == 1
+    assert "| --- | --- | ---: | ---: | ---: |" in text  # the style sheet keeps such columns in one line
 
 
 def test_the_model_card_counts_a_recording_once_and_says_what_holds_of_licences(tmp_path):

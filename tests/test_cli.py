@@ -379,7 +379,7 @@ def test_generate_with_a_real_system(tiny, tmp_path):
         assert sr == system.sampling_rate
         np.testing.assert_allclose(written[0], np.clip(wave, -1, 1), atol=2 / 32_768)
     assert "unknown sampler" in refused(*arguments, "-o", tmp_path / "b", "--sampler", "euler")
-    assert "steps=0" in refused(*arguments, "-o", tmp_path / "b", "--steps", 0)
+    assert "--steps 0: at least 1" in refused(*arguments, "-o", tmp_path / "b", "--steps", 0)
 
 
 def test_generate_with_mini(tmp_path):
