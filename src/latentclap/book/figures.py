@@ -164,6 +164,7 @@ def paper_beside(
     ours_label: str = "this run",
     paper_label: str = "paper",
     precision: int = 2,
+    stacked: bool = False,
 ) -> Styler:
     """Return one table: our numbers in the left block, the paper's in the right one, each labelled.
 
@@ -176,6 +177,7 @@ def paper_beside(
         ours_label: heading of our block; say which profile.
         paper_label: heading of the paper's block.
         precision: decimals.
+        stacked: the paper's block under ours, for tables that are too wide to stand side by side.
 
     Raises:
         InputError: the two tables share no row or no column, or their labels are the same.
@@ -190,8 +192,14 @@ def paper_beside(
             f"ours has rows {list(ours.index)[:4]}, the paper {list(paper.index)[:4]}"
         )
     rows = [*ours.index, *(row for row in paper.index if row not in ours.index)]
-    both = pd.concat({ours_label: ours.reindex(rows), paper_label: paper.reindex(rows)}, axis=1)
-    edge = [{"selector": f".col{len(ours.columns)}", "props": "border-left: 2px solid #888"}]
+    blocks = {ours_label: ours.reindex(rows), paper_label: paper.reindex(rows)}
+    line = "2px solid #888"
+    if stacked:
+        blocks = {label: block.reindex(columns=ours.columns) for label, block in blocks.items()}
+        edge = [{"selector": f".row{len(rows)}", "props": f"border-top: {line}"}]
+    else:
+        edge = [{"selector": f".col{len(ours.columns)}", "props": f"border-left: {line}"}]
+    both = pd.concat(blocks, axis=0 if stacked else 1)
     style = both.style.format(precision=precision, na_rep="–").set_table_styles(edge)
     return style.set_table_attributes('class="dataframe lc-beside"')
 
