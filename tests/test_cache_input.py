@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 
+from latentclap.book.scale import cache_table
 from latentclap.cache import ShardedCache, build, cache_parts, find_parts, list_clips
 from latentclap.cache.exclude import read_exclusion
 from latentclap.cache.front import Bad, Front, decode_windows, stream
@@ -26,7 +27,7 @@ from latentclap.cache.shards import write_manifest
 from latentclap.cache.tars import count_items, tar_groups, tar_items
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from test_cache import RATE, Large, content, noise, said, wavcaps
+from test_cache import RATE, ROOT, Large, content, noise, said, wavcaps
 
 CAPTION = b'{"caption": "a sound"}'
 
@@ -556,3 +557,12 @@ def test_counting(tmp_path):
     shutil.copy(path, tmp_path / "cut.tar")
     (tmp_path / "cut.tar").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 0 < count_items(tmp_path / "cut.tar") < 9
+
+
+def test_records_of_several_systems_are_on_the_page(tmp_path):
+    told = read_json(ROOT / "book/runs/cache_rate.json")
+    write_json(tmp_path / "cache_rate.json", told)
+    write_json(tmp_path / "cache_rate_full.json", told | {"system": "another", "clip_seconds": 10.24})
+    text = cache_table(tmp_path / "cache_rate.json", tmp_path / "cache.md").read_text()
+    assert text.index("#### mini") < text.index("#### another")
+    assert text.count("| devices | hours |") == 2 and "with `another` and clips of 10.24 s:" in text

@@ -127,7 +127,7 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
         for entry in _entries(table):
             name = str(entry["id"])
             name = name.removesuffix(".wav").removesuffix(".flac")
-            # FreeSound has two tables, of which fsd_final_2s.json repeats most of fsd_final.json
+            # FreeSound has two tables that overlap, fsd_final.json and fsd_final_2s.json
             if (source, name) in seen:
                 again += 1
                 continue
