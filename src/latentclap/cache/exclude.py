@@ -20,14 +20,14 @@ class Exclusion:
 
     Attributes:
         everywhere: ids without a source, which are left out wherever they occur.
-        by_source: ids by the source (folder) that they belong to, in lower case.
+        sources: of other ids the sources (folders) that they belong to, in lower case.
     """
 
     everywhere: frozenset[str] = frozenset()
-    by_source: dict[str, frozenset[str]] = field(default_factory=dict)
+    sources: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.everywhere) + sum(map(len, self.by_source.values()))
+        return len(self.everywhere) + sum(map(len, self.sources.values()))
 
     def __contains__(self, key: str) -> bool:
         *folders, name = key.split("/")
@@ -35,8 +35,9 @@ class Exclusion:
             return True
         # WavCaps' blacklists say AudioSet where its captions lie in AudioSet_SL
         return any(
-            name in ids and any((f"{folder.lower()}_").startswith(f"{source}_") for folder in folders)
-            for source, ids in self.by_source.items()
+            f"{folder.lower()}_".startswith(f"{source}_")
+            for source in self.sources.get(name, ())
+            for folder in folders
         )
 
     def agrees(self, keys: Iterable[str], excluded: Iterable[str]) -> bool:
@@ -57,12 +58,14 @@ def read_exclusion(paths: Sequence[str | Path]) -> Exclusion:
         InputError: no such file, or it has another form.
     """
     everywhere: set[str] = set()
-    by_source: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
     for path in map(Path, paths):
         for source, name in _names(path):
-            source, name = source.lower(), _id(name)
-            (by_source.setdefault(source, set()) if source else everywhere).add(name)
-    return Exclusion(frozenset(everywhere), {source: frozenset(ids) for source, ids in by_source.items()})
+            if source:
+                sources.setdefault(_id(name), set()).add(source.lower())
+            else:
+                everywhere.add(_id(name))
+    return Exclusion(frozenset(everywhere), {name: frozenset(them) for name, them in sources.items()})
 
 
 def _names(path: Path) -> list[tuple[str, str]]:
