@@ -984,6 +984,21 @@ def test_another_version_leaves_the_user_s_files(dcase, tmp_path):
     assert len(load_dataset(tmp_path)) == 28 and mine.read_bytes() == b"mine"
 
 
+def test_a_manifest_that_was_removed(dcase, tmp_path):
+    """What its error message advises: the folders are known as ours all the same, by their list."""
+    web, path = dcase
+    get("dcase", _at(tmp_path), lambda _: None)
+    (tmp_path / "dev" / "rain" / "notes.txt").write_bytes(b"mine")
+    (tmp_path / NAME).write_text("{")
+    with pytest.raises(InputError, match="remove it to trust the present files anew"):
+        get("dcase", _at(tmp_path), lambda _: None)
+    (tmp_path / NAME).unlink()
+    web.asked.clear()
+    get("dcase", _at(tmp_path), lambda _: None)
+    assert web.gets(path) == [] and len(load_dataset(tmp_path)) == 28
+    assert (tmp_path / "dev" / "rain" / "notes.txt").read_bytes() == b"mine"
+
+
 def test_a_link_in_the_place_of_a_folder_is_refused_before_the_download(wavcaps, tmp_path):
     web, _ = wavcaps
     (tmp_path / "big").mkdir()

@@ -54,9 +54,9 @@ class Contents:
 
     @property
     def roots(self) -> list[str]:
-        """The topmost names of the files, below ``into``."""
-        depth = len(PurePosixPath(self.into).parts)
-        return sorted({PurePosixPath(place).parts[depth] for place in self.files})
+        """The topmost places of the files, below the manifest's folder."""
+        depth = len(PurePosixPath(self.into).parts) + 1
+        return sorted({PurePosixPath(*PurePosixPath(place).parts[:depth]).as_posix() for place in self.files})
 
     def lost(self) -> dict[str, int]:
         """The listed files that are not there with their size; whatever else lies there does not count.
@@ -137,7 +137,7 @@ class Contents:
 
     def _move(self, staging: Path, root: str) -> None:
         """One root: in one step where nothing is there yet, else file by file around what is not ours."""
-        source, target = staging / root, self.home / root
+        source, target = staging / PurePosixPath(root).name, self.folder / root
         if not os.path.lexists(source):
             return
         with contextlib.suppress(OSError):
@@ -146,10 +146,10 @@ class Contents:
             source.replace(target)
             return
         for place in self.files:
-            below = PurePosixPath(place).relative_to(self.into)
-            if below.parts[0] == root and (staging / below).is_file():
+            found = staging / PurePosixPath(place).relative_to(self.into)
+            if PurePosixPath(place).is_relative_to(root) and found.is_file():
                 (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
-                (staging / below).replace(self.folder / place)
+                found.replace(self.folder / place)
 
     def _prune(self, folder: PurePosixPath) -> None:
         """Remove the folders that a removed file leaves empty."""
@@ -160,7 +160,7 @@ class Contents:
 
     def _note(self, state: str) -> None:
         entry: dict[str, Any] = {"archive": self.digest, "state": state}
-        entry["roots"] = [PurePosixPath(self.into, root).as_posix() for root in self.roots]
+        entry["roots"] = self.roots
         entry |= {"files": len(self.files), "bytes": sum(self.files.values()), "list": self.list.name}
         self.manifest.update(unpacked={self.archive: entry})
 

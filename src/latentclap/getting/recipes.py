@@ -88,7 +88,7 @@ def _unpack(plan: Plan, contents: Contents, parts: list[Path], place: Place, say
         raise InputError(f"{archive}: nothing in it that is wanted")
     files = {_below(contents, member.place): member.size for member in members}
     depth = len(PurePosixPath(contents.into).parts)
-    _refuse_foreign(plan, {PurePosixPath(*PurePosixPath(place).parts[: depth + 1]) for place in files})
+    _refuse_foreign(plan, contents, {PurePosixPath(place).parts[: depth + 1] for place in files})
     if foreign := contents.foreign(files if lost is None else lost):
         raise InputError(
             f"{foreign} is in the way and was not unpacked by get.py; move it, and the same command goes on"
@@ -108,10 +108,12 @@ def _below(contents: Contents, place: str) -> str:
     return PurePosixPath(contents.into, place).as_posix()
 
 
-def _refuse_foreign(plan: Plan, roots: Iterable[PurePosixPath]) -> None:
+def _refuse_foreign(plan: Plan, contents: Contents, roots: Iterable[tuple[str, ...]]) -> None:
     """Stop where something of the user's lies in the way; only what an earlier unpacking made is replaced."""
-    ours = {root for entry in plan.manifest.unpacked.values() for root in entry["roots"]}
-    for root in roots:
+    # the list counts also where the manifest was removed, as its own error message may have told the user to
+    ours = {*plan.manifest.unpacked.get(contents.archive, {}).get("roots", ()), *contents.roots}
+    for parts in roots:
+        root = PurePosixPath(*parts)
         path = plan.folder / root
         if path.is_symlink():
             raise InputError(
@@ -186,7 +188,7 @@ def _dcase(source: Source, options: Options, say: Say, _: tuple[str, ...] = ()) 
     if not _announce(plan, say, unpacked):
         return
     if not intact:
-        _refuse_foreign(plan, map(PurePosixPath, ("dev", "eval")))
+        _refuse_foreign(plan, contents, [("dev",), ("eval",)])
     with plan.alone():
         plan.preflight(unpacked)
         paths = plan.run(say)
@@ -249,7 +251,9 @@ def _wavcaps(source: Source, options: Options, say: Say, subsets: tuple[str, ...
     peak = _peak(plan, list(packs.values()))
     if not _announce(plan, say, unpacked, peak):
         return
-    _refuse_foreign(plan, [PurePosixPath("audio", s) for s in subsets if s not in intact])
+    for subset in subsets:
+        if subset not in intact:
+            _refuse_foreign(plan, all_contents[subset], [("audio", subset)])
     with plan.alone():
         plan.preflight(unpacked, peak)
         plan.run(say, [item for item in plan.items if not _subset(item.remote)])
