@@ -170,6 +170,14 @@ def test_a_part_that_is_already_whole(web, tmp_path, size):
     assert web.gets("/f.bin") == ([] if size else [f"bytes={len(BODY)}-"])
 
 
+def test_what_a_kill_after_the_renaming_left_goes(thing, tmp_path):
+    get("thing", _at(tmp_path), lambda _: None)
+    for name in (".f.bin.part.json", "..f.bin.part-abcdefgh.json"):
+        (tmp_path / name).write_text("{}")
+    get("thing", _at(tmp_path), lambda _: None)
+    assert sorted(os.listdir(tmp_path)) == [".latentclap-get.json.lock", ".thing.lock", "f.bin", NAME]
+
+
 def test_wrong_bytes_are_not_kept(web, tmp_path):
     web.put("/f.bin", bytes(reversed(BODY)))
     found = hashlib.sha256(bytes(reversed(BODY))).hexdigest()
@@ -874,12 +882,14 @@ def kill_runs(repo_root, web, work, name, samples, **kw):
 SAMPLES = int(os.environ.get("LATENTCLAP_KILLS", "6"))  # 0: every step of a run
 
 
+@pytest.mark.slow
 def test_dcase_killed_at_any_moment(dcase, tmp_path, repo_root):
     web, _ = dcase
     api = pooch.downloaders.ZenodoRepository.base_api_url
     kill_runs(repo_root, web, tmp_path, "dcase", SAMPLES, api=api)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 def test_wavcaps_killed_at_any_moment(wavcaps, tmp_path, repo_root, keep):
     """With a split zip, and with archives that are dropped: part of one may be gone when the kill comes."""
@@ -888,6 +898,7 @@ def test_wavcaps_killed_at_any_moment(wavcaps, tmp_path, repo_root, keep):
     kill_runs(repo_root, web, tmp_path, "wavcaps", SAMPLES, **kw)
 
 
+@pytest.mark.slow
 def test_another_version_killed_at_any_moment(dcase, tmp_path, repo_root):
     """The old one is replaced file by file around what is the user's: that is ended, too, and nothing is mixed."""
     web, _ = dcase
@@ -901,6 +912,7 @@ def test_another_version_killed_at_any_moment(dcase, tmp_path, repo_root):
     assert (rain / "notes.txt").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_verifying_killed_at_any_moment(wavcaps, tmp_path, repo_root):
     """Everything is unpacked once more, over a folder that has lost a file."""
     web, _ = wavcaps

@@ -81,9 +81,14 @@ def fetch(remote: RemoteFile, target: Path, network: Network | None = None) -> s
         _download(remote, target, network)
         digest = _checked(remote, target, keep=False)
     part_of(target).replace(target)
-    sweep(_note_of(target))
-    _note_of(target).unlink(missing_ok=True)
+    tidy(target)
     return digest
+
+
+def tidy(target: Path) -> None:
+    """Remove what killed downloads left beside a file that is whole and in its place."""
+    sweep(_note_of(target))
+    _forget(target)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------

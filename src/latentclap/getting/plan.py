@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from latentclap.errors import InputError
 from latentclap.getting.errors import Stopped, host, human
-from latentclap.getting.fetch import Network, digests, downloaded, fetch
+from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
 from latentclap.getting.manifest import Known, Manifest
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile, list_files
@@ -242,8 +242,10 @@ class Plan:
         """Bring one file into place, checked and written down."""
         if item.state == "in place":
             network.progress(item.target.stat().st_size)
+            tidy(item.target)
             return
         if item.state == "to be checked" and self._check(item, network):
+            tidy(item.target)
             return
         network.progress(downloaded(item.target))
         sha256 = fetch(item.remote, item.target, network)
