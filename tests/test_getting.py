@@ -1011,6 +1011,24 @@ def test_a_manifest_that_was_removed(dcase, tmp_path):
     assert (tmp_path / "dev" / "rain" / "notes.txt").read_bytes() == b"mine"
 
 
+def test_a_revision_that_changes_one_part_of_a_dropped_archive(wavcaps, tmp_path):
+    from test_unpack import split_zip
+
+    web, sounds = wavcaps
+    options = _at(tmp_path / "w", mirror=web.url, keep_archives=False)
+    get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    last = list(sounds)[-1]
+    moved = {**sounds, last: bytes(reversed(sounds[last]))}
+    parts = split_zip(tmp_path / "AudioSet_SL.zip", moved, 20_000)
+    files = {f"Zip_files/AudioSet_SL/{part.name}": part.read_bytes() for part in parts}
+    files["json_files/AudioSet_SL/as_final.json"] = b'{"data": []}'
+    web.hub("cvssp/WavCaps", files, repo_type="dataset", commit="d" * 40)
+    options = dataclasses.replace(options, revision="main")
+    get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    for name, body in moved.items():
+        assert (options.out / "audio" / "AudioSet_SL" / name.rpartition("/")[2]).read_bytes() == body
+
+
 def test_a_link_in_the_place_of_a_folder_is_refused_before_the_download(wavcaps, tmp_path):
     web, _ = wavcaps
     (tmp_path / "big").mkdir()

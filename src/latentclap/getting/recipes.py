@@ -240,6 +240,9 @@ def _wavcaps(source: Source, options: Options, say: Say, subsets: tuple[str, ...
     all_contents = {s: Contents(manifest, f"{s}.zip", "audio") for s in subsets}
     intact = [s for s in subsets if all_contents[s].intact()]
     plan = Plan(source, options, subsets=subsets, done=_parts_of(manifest, intact))
+    if renewed := [s for s in intact if _renewed(plan, s)]:
+        intact = [s for s in intact if s not in renewed]
+        plan = Plan(source, options, subsets=subsets, done=_parts_of(manifest, intact))
     for contents in all_contents.values():
         contents.manifest = plan.manifest
         _note_lost(plan, contents)
@@ -261,6 +264,12 @@ def _wavcaps(source: Source, options: Options, say: Say, subsets: tuple[str, ...
             plan.run(say, pack.items)
             _wavcaps_subset(plan, subset, pack, say)
     say(f"wavcaps: {', '.join(subsets)} in {folder}/audio, captions in {folder}/json_files")
+
+
+def _renewed(plan: Plan, subset: str) -> bool:
+    """Whether some parts of a dropped archive are others at this revision: then all are needed once more."""
+    states = {item.state for item in plan.items if _subset(item.remote) == subset}
+    return "unpacked" in states and bool(states & {"to download", "begun"})
 
 
 @dataclass(frozen=True)
