@@ -129,10 +129,12 @@ class Contents:
         staging = self.staging(self.digest)
         for root in self.roots:
             self._move(staging, root)
-        self._note(DONE)
+        sweep(self.list)
         if self.before:
+            # before it is "done": what is put there from then on is the user's
             self.before = {}
             self._write()
+        self._note(DONE)
         self.clear()
 
     def _move(self, staging: Path, root: str) -> None:
