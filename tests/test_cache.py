@@ -517,7 +517,7 @@ def test_cache_script(tiny, tars, tmp_path):
         (["--rank", "2", "--world", "2"], "--rank 2 of --world 2"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--per-shard", "0"], "per_shard=0"),
-        (["--crops", "0"], "--crops 0 --crop first"),
+        (["--crops", "0"], "--crops 0: at least 1"),
         (["--crop", "middle"], "--crop middle"),
         (["--exclude", "nowhere.txt"], "--exclude nowhere.txt: no such file"),
         (["--system", "nowhere/at/all"], "no system at"),
