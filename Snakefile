@@ -3,21 +3,39 @@
 The same file runs a sweep in parallel, here or on a cluster:
     snakemake sweep --cores 2 --config profile=mini
     snakemake sweep --config profile=paper --profile data_scripts/profiles/slurm
+config: profile=name or .toml file, data=folder in DCASE layout, runs=folder for artefacts, root=folder that holds
+checkpoints/, data/ and runs/ where the working folder is only a copy of the sources, as in a pod.
 Notebooks run alone too (papermill notebooks/03_finetune.ipynb out.ipynb -p lam 1000): nothing below is needed for that.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 from pathlib import Path
 
-from snakemake.utils import Paramspace
+from snakemake.exceptions import WorkflowError
+
+# this folder's package, whatever else is installed: a pod has the sources that it was sent, beside its image's
+sys.path.insert(0, os.path.abspath("src"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.abspath("src"), os.environ.get("PYTHONPATH")]))
+
+from latentclap import gpus
+
+ROOT = os.path.abspath(config["root"]) if config.get("root") else ""
+if ROOT:  # profiles name these folders from the working folder on
+    if not os.path.isdir(ROOT):
+        raise WorkflowError(f"root={ROOT}: no such folder")
+    for name in ("checkpoints", "data", "runs"):
+        os.makedirs(os.path.join(ROOT, name), exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # the root is this folder, or another job was first
+            os.symlink(os.path.join(ROOT, name), name)
 
 PROFILE = config.get("profile", "quick")
 if PROFILE.endswith(".toml"):  # a profile of one's own
     PROFILE = os.path.abspath(PROFILE)
 NAME = Path(PROFILE).stem
-DATA = os.path.abspath(config["data"]) if config.get("data") else ""
+DATA = os.path.abspath(os.path.join(ROOT, config["data"])) if config.get("data") else ""
 # executed notebooks of another data folder are other notebooks
 KEY = NAME + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "")
 EXECUTED = f"runs/{NAME}/executed/{KEY}"
@@ -51,6 +69,14 @@ if config.get("runs"):  # a pod's own disk goes with the pod: checkpoints belong
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1" if PROFILE != "paper" else "0")
+
+# A GPU for a job, where there is one; profile paper cannot do without. Where a cluster starts the jobs, it is the
+# Snakemake profile that says so (set-resources): the machine that submits may have none.
+GPUS = len(gpus.visible())
+GPU = 1 if GPUS or PROFILE == "paper" else 0
+if GPU and workflow.is_main_process and workflow.resource_settings.nodes is None:
+    # jobs on this machine: one at a time on each GPU, unless --resources gpu=... says otherwise
+    workflow.global_resources.setdefault("gpu", max(1, GPUS))
 
 
 rule book:
@@ -105,8 +131,10 @@ rule similarity:
         profile=PROFILE,
         data=DATA,
     threads: 1
+    resources:
+        gpu=GPU,
     shell:
-        "{BIN}/python -m latentclap.book similarity --profile {params.profile:q} --data {params.data:q} --out {output} > /dev/null"
+        "{BIN}/python -m latentclap.gpus {BIN}/python -m latentclap.book similarity --profile {params.profile:q} --data={params.data:q} --out {output} > /dev/null"
 
 
 rule notebook:
@@ -126,8 +154,10 @@ rule notebook:
     params:
         profile=PROFILE,
     threads: 1
+    resources:
+        gpu=GPU,
     shell:
-        "{BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
+        "{BIN}/python -m latentclap.gpus {BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
         "> {log.text} 2>&1 || {{ echo \"{wildcards.name} failed; read {log.notebook}\" >&2; "
         "tail -n 25 {log.text} >&2; exit 1; }}; echo \"{wildcards.name} done\" >&2; "
         "{BIN}/python -m latentclap.workflow artefacts {log.notebook} --listening > /dev/null && touch {output}"
@@ -146,48 +176,58 @@ ruleorder: long_notebook > notebook
 # --------------------------------------------------------------------------------------------- sweep
 
 
-def grid():
-    """λ x tuning layer x seed of Fig. 3, from the profile."""
-    import pandas as pd
+# Jobs that an executor starts read this file anew, with nothing but the point's name: what follows depends on no target.
+POINT = f"runs/{NAME}/sweep/{KEY}/lam~{{lam}}_tuning~{{tuning}}_seed~{{seed}}"
+
+
+def points(wildcards):
+    """The results of Fig. 3's points."""
+    from latentclap.point import grid
     from latentclap.profiles import load_profile
 
-    sweep = load_profile(PROFILE).sweep
-    lams = sorted({0.0, *sweep.lams})
-    return pd.DataFrame(
-        [
-            {"lam": lam, "tuning": tuning, "seed": seed, "epochs": sweep.epochs}
-            for seed in sweep.seeds
-            for tuning in (False, True)
-            for lam in lams
-        ]
-    )
+    return [
+        f"{POINT}/metrics.json".format(lam=lam, tuning=tuning, seed=seed)
+        for lam, tuning, seed in grid(load_profile(PROFILE))
+    ]
 
 
-SPACE = Paramspace(grid(), filename_params="*") if "sweep" in sys.argv else None
+def decides(wildcards):
+    """A hash of what decides a point's result beside its name: code, profile, shipped weights.
 
-if SPACE is not None:
+    By content, not as input files: those an executor without a shared file system would copy one by one to each job.
+    """
+    from latentclap.files import file_sha256
+    from latentclap.profiles import load_profile
+    from latentclap.runs import code_hash, config_hash
 
-    rule sweep:
-        input:
-            [f"runs/{NAME}/sweep/{KEY}/{point}/metrics.json" for point in SPACE.instance_patterns],
+    weights = [file_sha256(path) for path in SOURCE if path.endswith(".safetensors")]
+    return config_hash([code_hash(), load_profile(PROFILE).as_dict(), weights])
 
-    rule point:
-        input:
-            notebook="notebooks/03_finetune.ipynb",
-        output:
-            f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/metrics.json",
-        log:
-            notebook=f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.ipynb",
-            text=f"runs/{NAME}/sweep/{KEY}/{SPACE.wildcard_pattern}/03_finetune.log",
-        params:
-            point=SPACE.instance,
-            profile=PROFILE,
-        threads: 1
-        resources:
-            # one GPU a job where the executor knows about them
-            gpu=1 if PROFILE == "paper" else 0,
-        shell:
-            "{BIN}/papermill {input.notebook} {log.notebook} -k python3 --cwd . -p profile {params.profile} "
-            "-p lam {params.point[lam]} -p tuning {params.point[tuning]} -p seed {params.point[seed]} "
-            "-p epochs {params.point[epochs]} > {log.text} 2>&1 || {{ tail -n 25 {log.text} >&2; exit 1; }}; "
-            "cp \"$({BIN}/python -m latentclap.workflow artefacts {log.notebook})/metrics.json\" {output}"
+
+rule sweep:
+    input:
+        points,
+
+
+rule point:
+    output:
+        f"{POINT}/metrics.json",
+    log:
+        f"{POINT}/log.txt",
+    wildcard_constraints:
+        lam="[^/_]+",
+        tuning="True|False",
+        seed=r"\d+",
+    params:
+        profile=PROFILE,
+        data=DATA,
+        tuning=lambda w: "--tuning" if w.tuning == "True" else "--no-tuning",
+        # trained points lie by their own hash, so that one that this changed for nothing is found and only scored
+        decides=decides,
+    threads: 1
+    resources:
+        gpu=GPU,
+    shell:
+        "{BIN}/python -m latentclap.gpus {BIN}/python -m latentclap.point --profile {params.profile:q} --data={params.data:q} "
+        "--lam {wildcards.lam} {params.tuning} --seed {wildcards.seed} --out {output} "
+        "> {log} 2>&1 || {{ tail -n 25 {log} >&2; exit 1; }}"

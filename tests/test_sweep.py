@@ -1,15 +1,23 @@
-"""Sweeps by Snakemake: the profiles for SLURM and Kubernetes dry, the local one for real, with a job killed."""
+"""Sweeps by Snakemake: the local profile with a job killed, SLURM and Kubernetes with stand-ins for both.
+
+The stand-ins take what the executors send (sbatch's arguments, a job of the Kubernetes API) and run the command in
+it, so that a job starts as it would on a cluster: Snakemake anew, with the point's name for its only target.
+"""
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 from safetensors.numpy import load_file
@@ -29,12 +37,44 @@ def workplace(tmp_path):
     return tmp_path
 
 
-def snakemake(workplace, *arguments):
-    environment = os.environ | {"LATENTCLAP_RUNS": "", "LATENTCLAP_DATA": "", "OMP_NUM_THREADS": "1"}
+def snakemake(workplace, *arguments, target="sweep", **more):
+    environment = os.environ | {"LATENTCLAP_RUNS": "", "LATENTCLAP_DATA": "", "OMP_NUM_THREADS": "1"} | more
     return subprocess.Popen(
-        [SNAKEMAKE, "sweep", *map(str, arguments)],
+        [SNAKEMAKE, target, *map(str, arguments)],
         cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
+
+
+def script(folder, name, text):
+    """A command that stands in for one that is not on this machine; returns a PATH on which it comes first."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def gpus(folder, count=2):
+    """A PATH with an nvidia-smi that lists GPUs, and their names."""
+    names = [f"GPU-{uuid.uuid4()}" for _ in range(count)]
+    lines = "".join(f"GPU {i}: NVIDIA H100 (UUID: {name})\n" for i, name in enumerate(names))
+    return script(folder, "nvidia-smi", f"#!/bin/sh\ncat <<EOF\n{lines}EOF\n"), names
+
+
+def two_points(tiny_profile, path, epochs=1):
+    """A profile of two points, without and with the tuning layer."""
+    text = Path(tiny_profile).read_text()
+    text = text.replace("[finetune]\n", "[finetune]\ncheckpoint_seconds = 0.2\n")
+    text = text.replace("lams = [0, 1000]\nepochs = 1", f"lams = [0]\nepochs = {epochs}")
+    path.write_text(text.replace("seeds = [0, 1]", "seeds = [0]"))
+    return path
+
+
+def planned(workplace, *arguments, **more):
+    """How many points a dry run of the same command would make, and what it said."""
+    said, _ = (process := snakemake(workplace, "--dry-run", *arguments, **more)).communicate(timeout=200)
+    assert process.returncode == 0, said[-3000:]
+    found = re.search(r"^point +(\d+)$", said, re.M)
+    return int(found[1]) if found else 0, said
 
 
 @pytest.mark.parametrize("name", ["slurm", "kubernetes"])
@@ -42,15 +82,11 @@ def test_cluster_profiles_dry(name, workplace):
     if name == "kubernetes" and not find_spec("snakemake_storage_plugin_fs"):
         pytest.skip("snakemake-storage-plugin-fs (extra: cluster) is not installed")
     options = ["--default-storage-prefix", workplace] if name == "kubernetes" else []
-    process = snakemake(
-        workplace, "--dry-run", "--profile", PROFILES / name, *options, "--config", "profile=quick"
-    )
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, said[-3000:]
-    assert re.search(r"^point +12$", said, re.M)
+    count, said = planned(workplace, "--profile", PROFILES / name, *options, "--config", "profile=quick")
+    assert count == 12
     point = said[said.index("rule point") :].split("rule ")[1]
     assert "gpu=1" in point and "mem_mb=32000" in point
-    assert "slurm_partition=gpu" in point if name == "slurm" else "gpu_manufacturer=nvidia" in point
+    assert ("slurm_partition=gpu" if name == "slurm" else "gpu_manufacturer=nvidia, scale=0") in point
     assert not (workplace / "runs" / "quick" / "sweep").exists()
 
 
@@ -69,56 +105,44 @@ def wait_for(what, process, seconds=600):
     return found
 
 
-def shorten(workplace):
-    """Notebook 03 up to its training, and its last cell: what comes between, players and plots, takes longest."""
-    notebook = nbformat.read(ROOT / "notebooks" / "03_finetune.ipynb", as_version=4)
-    trains = next(i for i, cell in enumerate(notebook.cells) if "lab.point(" in cell.source)
-    notebook.cells = [
-        *notebook.cells[: trains + 1],
-        nbformat.v4.new_code_cell('run.save_metrics({"steps": steps})'),
-    ]
-    (workplace / "notebooks").unlink()
-    (workplace / "notebooks").mkdir()
-    nbformat.write(notebook, workplace / "notebooks" / "03_finetune.ipynb")
-
-
 @pytest.mark.slow
 def test_a_killed_job_of_two(workplace, tiny_profile):
-    """Two points train side by side; one is killed (-9); the other finishes; the same command makes the rest."""
-    shorten(workplace)
-    profile = workplace / "points.toml"
-    text = Path(tiny_profile).read_text()
-    text = text.replace("[finetune]\n", "[finetune]\ncheckpoint_seconds = 0.2\n")
-    text = text.replace("lams = [0, 1000]\nepochs = 1", "lams = [0]\nepochs = 40").replace(
-        "seeds = [0, 1]", "seeds = [0]"
-    )
-    profile.write_text(text)
+    """Two points train side by side, each on its GPU; one is killed (-9); the same command goes on."""
+    path, names = gpus(workplace / "bin")
+    profile = two_points(tiny_profile, workplace / "points.toml", epochs=40)
     command = ("--profile", PROFILES / "local", "--config", f"profile={profile}")
     results = workplace / "runs" / "points" / "sweep" / "points"
-    process = snakemake(workplace, *command)
+    process = snakemake(workplace, *command, PATH=path)
 
     def checkpoints():
         """tuning -> run folder, of the runs that have a checkpoint."""
         folders = [p.parent for p in workplace.glob("runs/points/finetune/*/checkpoint.pt")]
         return {read_json(f / "config.json")["tuning"]: f for f in folders}
 
+    def jobs():
+        """tuning -> process, of the points under way."""
+        found = {}
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                line = child.cmdline()
+                if line[1:3] == ["-m", "latentclap.point"]:
+                    found["--tuning" in line] = child
+        return found
+
+    both = wait_for(lambda: len(found := jobs()) == 2 and found, process)
+    assert sorted(job.environ()["CUDA_VISIBLE_DEVICES"] for job in both.values()) == sorted(names)
     folder = wait_for(lambda: checkpoints().get(True), process)
-    jobs = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "papermill" in " ".join(child.cmdline()) and "tuning True" in " ".join(child.cmdline())
-    ]
-    assert jobs
-    for member in {member for job in jobs for member in (job, *job.children(recursive=True))}:
+    for member in [both[True], *both[True].children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     said, _ = process.communicate(timeout=900)
     assert process.returncode != 0
+    assert "Provided resources: gpu" in said and "Execute 2 jobs" in said
     assert not (folder / "summary.json").exists(), "it was done before it was killed"
     done = {p: p.stat().st_mtime_ns for p in results.glob("*/metrics.json")}
-    assert [p.parent.name.split("_")[1] for p in done] == ["tuning~False"], said[-3000:]
+    assert [p.parent.name for p in done] == ["lam~0.0_tuning~False_seed~0"], said[-3000:]
 
-    again = snakemake(workplace, *command)
+    again = snakemake(workplace, *command, PATH=path)
     said, _ = again.communicate(timeout=900)
     assert again.returncode == 0, said[-4000:]
     assert re.search(r"^point +1$", said, re.M)  # the killed one alone
@@ -127,3 +151,240 @@ def test_a_killed_job_of_two(workplace, tiny_profile):
     assert load_file(folder / "weights.safetensors")
     steps = [line.split(",")[0] for line in (folder / "stats.jsonl").read_text().splitlines()]
     assert len(steps) == len(set(steps))
+    check_stale(workplace, profile, command)
+
+
+def check_stale(workplace, profile, command):
+    """What is there is kept until the code or the profile's values are others."""
+    assert planned(workplace, *command)[0] == 0
+    (workplace / "src").unlink()  # the same code in another place, with other times
+    shutil.copytree(ROOT / "src", workplace / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    assert planned(workplace, *command)[0] == 0
+    losses = workplace / "src/latentclap/losses.py"
+    losses.write_text((before := losses.read_text()) + "# another\n")
+    count, said = planned(workplace, *command)
+    assert count == 2 and "Params have changed" in said
+    losses.write_text(before)
+    assert planned(workplace, *command)[0] == 0
+    profile.write_text(profile.read_text().replace("lr = 1e-3", "lr = 2e-3"))
+    assert planned(workplace, *command)[0] == 2
+
+
+def test_a_gpu_is_asked_for_where_there_is_one(workplace):
+    """By notebooks too, whatever the profile: two of them would share it."""
+    path, _ = gpus(workplace / "bin")
+    for target, rule in (("sweep", "point"), ("book", "notebook"), ("book", "long_notebook")):
+        for environment, gpu in (({}, "0"), ({"PATH": path}, "1")):
+            _, said = planned(
+                workplace, "--cores", 2, "--config", "profile=mini", target=target, **environment
+            )
+            jobs = [job for job in said.split("\n[") if f"\nrule {rule}:\n" in job]
+            assert {re.search(r"resources: .*\bgpu=(\d)", job)[1] for job in jobs} == {gpu}
+
+
+def test_jobs_take_turns_on_one_gpu(workplace):
+    path, _ = gpus(workplace / "bin", count=1)
+    process = snakemake(workplace, "--cores", 2, "--config", "profile=quick", PATH=path)
+    try:
+        line = next(line for line in process.stdout if line.startswith("Execute "))
+    finally:
+        for member in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.communicate()
+    assert line == "Execute 1 jobs...\n"
+
+
+SBATCH = """#!{python}
+# keeps the arguments, runs what --wrap says as the job, and answers with its number at once
+import json, os, subprocess, sys
+folder = os.path.dirname(os.path.abspath(__file__))
+number = 100 + len([n for n in os.listdir(folder) if n.startswith("job")])
+with open(f"{{folder}}/job{{number}}.json", "x") as stream:
+    json.dump(sys.argv[1:], stream)
+wrap = next(a for a in sys.argv if a.startswith("--wrap="))[7:]
+state = f"{{folder}}/state{{number}}"
+runs = f'({{wrap}}) > {{folder}}/log{{number}} 2>&1 && echo COMPLETED > {{state}} || echo FAILED > {{state}}'
+subprocess.Popen(["bash", "-c", runs], env=os.environ | {{"SLURM_JOB_ID": str(number)}}, start_new_session=True,
+                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(number)
+"""
+# a job is first seen as preempted: it is under way again, and neither failed nor to be sent anew
+SACCT = """#!/bin/sh
+[ "$1" = -nu ] && exit  # whose account: unknown
+cd "$(dirname "$0")"
+for job in job*.json; do
+    number=${job#job}; number=${number%.json}
+    if [ ! -e seen$number ]; then touch seen$number; echo "$number|PREEMPTED"
+    else echo "$number|$(cat state$number 2>/dev/null || echo RUNNING)"; fi
+done
+"""
+SRUN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.mark.slow
+def test_slurm_jobs_run(workplace, tiny_profile):
+    """The command that goes to sbatch makes its point."""
+    folder = workplace / "bin"
+    path = script(folder, "sbatch", SBATCH.format(python=sys.executable))
+    for name, text in (
+        ("sacct", SACCT),
+        ("srun", SRUN),
+        ("scancel", "#!/bin/sh\n"),
+        ("sshare", "#!/bin/sh\n"),
+    ):
+        script(folder, name, text)
+    profile = two_points(tiny_profile, workplace / "points.toml")
+    command = ("--profile", PROFILES / "slurm", "--config", f"profile={profile}")
+    soon = ("--seconds-between-status-checks", 1, "--slurm-init-seconds-before-status-checks", 1)
+    process = snakemake(workplace, *command, *soon, PATH=path, USER="me")
+    said, _ = process.communicate(timeout=600)
+    logs = "".join(p.read_text() for p in folder.glob("log*"))
+    assert process.returncode == 0, said[-3000:] + logs[-3000:]
+    sent = [read_json(p) for p in folder.glob("job*.json")]
+    assert len(sent) == 2  # each once
+    for arguments in sent:
+        assert {"--gpus=1", "--requeue", "gpu"} <= set(arguments)
+        assert (
+            "--target-jobs 'point:" in arguments[-1]
+            and "sweep" not in arguments[-1].split("--target-jobs")[1]
+        )
+    found = {p.parent.name: read_json(p) for p in workplace.glob("runs/points/sweep/points/*/metrics.json")}
+    assert {name: m["tuning"] for name, m in found.items()} == {
+        "lam~0.0_tuning~False_seed~0": False,
+        "lam~0.0_tuning~True_seed~0": True,
+    }
+    assert all(m["clips_per_class"] == 2 and m["fad"] > 0 for m in found.values())
+    assert planned(workplace, *command, PATH=path)[0] == 0
+
+
+class Cluster(BaseHTTPRequestHandler):
+    """As much of the Kubernetes API as the executor uses; a job's pod is a process in a folder of its own."""
+
+    def answer(self, code, value):
+        body = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.endswith("/jobs"):
+            container = given["spec"]["template"]["spec"]["containers"][0]
+            wants = container["resources"]
+            asked = [wants.get(part, {}).get("nvidia.com/gpu") for part in ("requests", "limits")]
+            if asked != ["1", "1"]:  # as Kubernetes: "Limit must be set for non overcommitable resources"
+                return self.answer(422, {"message": f"nvidia.com/gpu: requests and limits are {asked}"})
+            number = len(self.server.pods)
+            folder = self.server.folder / f"pod{number}"
+            folder.mkdir()
+            with open(self.server.folder / f"pod{number}.log", "w") as log:
+                pod = subprocess.Popen(
+                    [*container["command"], *container["args"]], cwd=folder, env=self.server.environment,
+                    stdout=log, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            self.server.pods[given["metadata"]["name"]] = (pod, given)
+        return self.answer(201, given)
+
+    def do_GET(self):
+        if self.path.partition("?")[0].endswith("/pods"):
+            return self.answer(200, {"items": []})
+        code = self.server.pods[self.path.split("/")[-2]][0].poll()
+        return self.answer(
+            200, {"status": {"succeeded": int(code == 0), "failed": int(code not in (None, 0))}}
+        )
+
+    def do_DELETE(self):
+        self.answer(200, {"status": "Success"})
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    (tmp_path / "pods").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cluster)
+    server.folder, server.pods, server.environment = tmp_path / "pods", {}, {}
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    here = {"server": f"http://127.0.0.1:{server.server_port}"}
+    (tmp_path / "kubeconfig").write_text(  # YAML reads JSON
+        json.dumps(
+            {
+                "apiVersion": "v1", "kind": "Config", "current-context": "here",
+                "clusters": [{"name": "here", "cluster": here}], "users": [{"name": "me", "user": {}}],
+                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+            }
+        )
+    )  # fmt: skip
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# rsync may not be on this machine; the storage plugin gives it options, a source and a target
+RSYNC = """#!{python}
+import os, shutil, sys
+source, target = [a for a in sys.argv[1:] if not a.startswith("-")]
+if os.path.isdir(source):
+    shutil.copytree(source, target, dirs_exist_ok=True)
+else:
+    shutil.copy2(source, target)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("git"), reason="Snakemake sends the files that git knows")
+@pytest.mark.skipif(
+    not find_spec("snakemake_storage_plugin_fs"), reason="snakemake-storage-plugin-fs is not installed"
+)
+def test_kubernetes_pods_run(tmp_path, tiny_profile, tiny_family, cluster):
+    """A pod has git's files and the volume: what the profile names is found there, and the results come back."""
+    work, volume = tmp_path / "work", tmp_path / "volume"
+    for name in ("src", "notebooks", PROFILES):
+        shutil.copytree(ROOT / name, work / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, work)
+    profile = two_points(tiny_profile, work / "points.toml")
+    profile.write_text(profile.read_text().replace(tiny_family.as_posix(), "checkpoints/tiny"))
+    shutil.copytree(tiny_family, volume / "checkpoints" / "tiny")
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=work, check=True)
+    script(tmp_path / "bin", "rsync", RSYNC.format(python=sys.executable))
+    path = script(tmp_path / "bin", "pip", "#!/bin/sh\n")  # the plugin is there already, and no index need be
+    path = path.replace(os.pathsep, f"{os.pathsep}{Path(sys.executable).parent}{os.pathsep}", 1)
+    cluster.environment = {"PATH": path, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = snakemake(
+        work,
+        *("--profile", PROFILES / "kubernetes", "--latency-wait", 5, "--seconds-between-status-checks", 1),
+        *("--default-storage-prefix", volume, "--kubernetes-persistent-volumes", f"latentclap:{volume}"),
+        *("--config", "profile=points.toml", f"root={volume}"),
+        PATH=path, KUBECONFIG=str(tmp_path / "kubeconfig"),
+    )  # fmt: skip
+    said, _ = process.communicate(timeout=600)
+    logs = "".join(p.read_text() for p in cluster.folder.glob("*.log"))
+    assert process.returncode == 0, said[-3000:] + logs[-3000:]
+    assert len(cluster.pods) == 2
+    for _, sent in cluster.pods.values():
+        container = sent["spec"]["template"]["spec"]["containers"][0]
+        assert container["workingDir"] == "/workdir"
+        assert container["resources"]["limits"] == {
+            "cpu": "8000m", "memory": "32000M", "ephemeral-storage": "20000M", "nvidia.com/gpu": "1",
+        }  # fmt: skip
+    assert len(list(volume.glob("runs/points/sweep/points/*/metrics.json"))) == 2
+    assert len(list(volume.glob("runs/points/finetune/*/weights.safetensors"))) == 2
+    assert not list(work.glob("runs/points/finetune/*"))  # on the volume alone
+
+
+def test_a_root_that_is_not_there_is_said(workplace):
+    said, _ = (process := snakemake(workplace, "-n", "--cores", 1, "--config", "root=absent")).communicate(
+        timeout=100
+    )
+    assert process.returncode == 1 and re.search(r"root=.*/absent: no such folder", said)

@@ -1,0 +1,109 @@
+"""``python -m latentclap.gpus COMMAND ...``: run a command on an NVIDIA GPU that no other such command holds.
+
+By itself every process takes the first GPU that it sees, so that jobs side by side would share that one and leave the
+others idle. This module chooses before torch is imported; without a GPU it only runs the command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def visible() -> list[str]:
+    """The GPUs that a process started here may use, by names that CUDA_VISIBLE_DEVICES takes.
+
+    Asks ``nvidia-smi``, for torch would take seconds to import. Empty where there is none.
+    """
+    found = _installed()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return found
+    chosen = []
+    for name in filter(None, map(str.strip, given.split(","))):
+        if name.isdigit():
+            match = found[int(name) : int(name) + 1]
+        else:
+            match = [full for full in found if full.startswith(name)]
+        if not match:
+            break  # CUDA too takes the names before the first wrong one
+        chosen.append(match[0])
+    return chosen
+
+
+def _installed() -> list[str]:
+    command = shutil.which("nvidia-smi")
+    if not command:
+        return []
+    # the order in which nvidia-smi counts; CUDA's own would put the fastest first
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    try:
+        said = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []  # a driver without a device
+    names: list[str] = []
+    for line in said.splitlines():
+        uuid = re.search(r"UUID: ((?:GPU|MIG)-[^\s)]+)", line)
+        if not uuid:
+            continue
+        if uuid[1].startswith("MIG") and names and names[-1].startswith("GPU"):
+            names.pop()  # a GPU in parts is used by its parts
+        names.append(uuid[1])
+    return names
+
+
+def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0) -> str:
+    """Hold the first of some GPUs that is free, until this process or the command that it becomes ends.
+
+    Waits while all are held. A lock of the system's goes with its process, however that ends.
+
+    Args:
+        names: of GPUs, one at least.
+        folder: where the locks are; one of this user's on this machine by default.
+        pause: seconds between attempts.
+    """
+    import fcntl
+
+    folder = folder or Path(tempfile.gettempdir()) / f"latentclap-gpus-{os.getuid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    said = False
+    while True:
+        for name in names:
+            descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                continue
+            os.set_inheritable(descriptor, True)
+            return name
+        if not said:
+            print(f"waiting for a GPU: {len(names)} of {len(names)} are in use", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(pause)
+
+
+def main(command: Sequence[str]) -> int:
+    """Become the command, with a GPU of its own where there is one; return only when it cannot be run."""
+    if not command:
+        print("error: no command; python -m latentclap.gpus COMMAND ...", file=sys.stderr)
+        return 2
+    names = visible()
+    if names:
+        os.environ["CUDA_VISIBLE_DEVICES"] = take(names)
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        print(f"error: {command[0]}: {error.strerror}", file=sys.stderr)
+        return 127
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
