@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ import soundfile
 
 from latentclap.embeddings import MelStatistics, VGGish, get_embedding
 from latentclap.errors import InputError
-from latentclap.evaluate import clap_similarity, clips_in_folder, embed_clips, evaluate, prepare_clip
+from latentclap.evaluate import (
+    EvalResult,
+    clap_similarity,
+    clips_in_folder,
+    compare_averages,
+    embed_clips,
+    evaluate,
+    prepare_clip,
+)
 from latentclap.fad import save_stats
 
 
@@ -214,3 +223,18 @@ def test_similarity():
     row = mixed.table().iloc[0]
     assert row.similarity == pytest.approx(0.5, abs=1e-6) and row.ci_low < 0.5 < row.ci_high
     assert json.dumps(mixed.to_dict())
+
+
+def test_two_averages_are_compared_draw_by_draw():
+    def result(shift):
+        spread = np.linspace(-1, 1, 101)
+        one = SimpleNamespace(fad=4.0 + shift, draws=4.0 + shift + spread)
+        other = SimpleNamespace(fad=6.0 + shift, draws=6.0 + shift + 0.5 * spread)
+        return EvalResult("name", {"rain": one, "gunshot": other})
+
+    # the same draws on both sides: the difference is known exactly
+    worse = compare_averages([result(0.0)], [result(0.5)])
+    assert (worse.value, worse.low, worse.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert worse.verdict == "a higher FAD"
+    assert compare_averages([result(0.5)], [result(0.0), result(0.0)]).verdict == "a lower FAD"
+    assert compare_averages([result(0.0)], [result(0.0)]).verdict == "no difference beyond the noise"

@@ -107,6 +107,29 @@ def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str,
 
 
 @torch.no_grad()
+@torch.no_grad()
+def retrieval(E_latent: Tensor, E_audio: Tensor, label: Tensor) -> dict[str, float]:
+    """What a constant embedding cannot reach: does a latent's embedding find its own clip among all?
+
+    Args:
+        E_latent: (n, D).
+        E_audio: of the same clips (n, D), unit length.
+        label: class of each (n,).
+
+    Returns:
+        mean cosine; R@1 and R@5, the shares of clips of which less than 1 or 5 others are nearer than the own one;
+        same_class, the share whose nearest clip is of the same class.
+    """
+    similar = F.normalize(E_latent, dim=-1) @ E_audio.T
+    rank = (similar > similar.diag()[:, None]).sum(1)
+    return {
+        "cosine": similar.diag().mean().item(),
+        "R@1": (rank == 0).float().mean().item(),
+        "R@5": (rank < 5).float().mean().item(),
+        "same_class": (label[similar.argmax(1)] == label).float().mean().item(),
+    }
+
+
 def noise_curve(
     phi: nn.Module,
     system: FoleySystem,

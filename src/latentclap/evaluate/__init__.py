@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from latentclap.evaluate.clips import Clips, clips_in_folder, embed_clips, prepare_clip
 from latentclap.evaluate.similarity import SimilarityResult, clap_similarity
-from latentclap.evaluate.table import EvalResult, Side, evaluate
+from latentclap.evaluate.table import Change, EvalResult, Side, compare_averages, evaluate
 
 __all__ = [
+    "Change",
     "Clips",
     "EvalResult",
     "Side",
     "SimilarityResult",
     "clap_similarity",
     "clips_in_folder",
+    "compare_averages",
     "embed_clips",
     "evaluate",
     "prepare_clip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,40 @@ class EvalResult:
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON, whole or not at all."""
         write_json(path, self.to_dict())
+
+
+@dataclass(frozen=True)
+class Change:
+    """Difference of two average FADs with its interval; see :func:`compare_averages`."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """In words: what the interval says."""
+        if self.low <= 0 <= self.high:
+            return "no difference beyond the noise"
+        return "a lower FAD" if self.value < 0 else "a higher FAD"
+
+
+def compare_averages(a: Sequence[EvalResult], b: Sequence[EvalResult], *, level: float = 0.95) -> Change:
+    """Change of the average FAD from one system to another, with the interval of their bootstrap draws.
+
+    Draws are paired by their number, and averaged over seeds. The interval is centred on the change: it covers the
+    choice of clips, not that of the training seed.
+
+    Args:
+        a: results of the first system, one per seed.
+        b: of the second.
+        level: of the interval.
+    """
+    means = [[np.mean([e.draws for e in r.estimates.values()], axis=0) for r in side] for side in (a, b)]
+    draws = np.mean(means[1], axis=0) - np.mean(means[0], axis=0)
+    value = float(np.mean([r.average for r in b]) - np.mean([r.average for r in a]))
+    low, high = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2]) + value
+    return Change(value, float(low), float(high))
 
 
 def _json(value: float) -> float | None:
