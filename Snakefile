@@ -89,6 +89,7 @@ rule book:
         mistakes="book/runs/bad_input.json",
         rates="book/runs/rates.json",
         cache="book/runs/cache_rate.json",
+        full=sorted(map(str, Path("book/runs").glob("cache_rate_*.json"))),
         speed=sorted(map(str, Path("book/runs").glob("speed*.json"))),
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
         prose=PROSE,

@@ -2,7 +2,12 @@
 
 SOURCE is a folder of webdataset shards (*.tar with a sound and a .json or .txt caption per clip; see pack_shards.py),
 or a folder of clips as pack_shards.py takes it. Each tar becomes one safetensors shard in OUT; clips that cannot be
-used are skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at.
+used are skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at; shards of
+input that has changed since are made again.
+
+Of a sound longer than the system's clips the first part is taken, or with --crop random one that its name draws;
+--crops K takes up to K of them beside one another. A silent beginning is passed over. --exclude leaves clips out by
+name, as pack_shards.py does.
 
 \b
 python data_scripts/cache_latents.py data/wavcaps-shards data/latents/wavcaps
@@ -43,6 +48,11 @@ def main(
     ] = "",
     per_shard: Annotated[int, typer.Option(help="Clips per shard, where SOURCE is no shards.")] = 1000,
     side: Annotated[str, typer.Option(help="Of a folder in DCASE layout: dev, eval or all.")] = "dev",
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
+    ] = None,
+    crops: Annotated[int, typer.Option(help="Clips of one sound, at most, where it is long enough.")] = 1,
+    crop: Annotated[str, typer.Option(help="Which part of a sound: first or random.")] = "first",
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass.")] = 8,
     workers: Annotated[
         int, typer.Option(help="Processes that decode, per GPU; 0: none beside this one.")
@@ -51,7 +61,7 @@ def main(
     rank: Annotated[int, typer.Option(help="This process's number; -1: as the launcher says.")] = -1,
     world: Annotated[int, typer.Option(help="Number of processes; 0: as the launcher says.")] = 0,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read a finished cache and compare all checksums.")
+        bool, typer.Option("--verify", help="Compare a finished cache's checksums, and its input.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many clips, shards and GB, and stop.")
@@ -60,21 +70,30 @@ def main(
 ) -> None:
     """Make a latent cache of any size."""
     from latentclap.cache import cache_parts, find_parts
+    from latentclap.cache.exclude import read_exclusion
     from latentclap.cache.parts import rank_and_world
 
-    for option, value, least in (("--batch-size", batch_size, 1), ("--workers", workers, 0)):
+    for option, value, least in (
+        ("--batch-size", batch_size, 1),
+        ("--workers", workers, 0),
+        ("--crops", crops, 1),
+    ):
         if value < least:
             raise InputError(f"{option} {value}: at least {least}")
+    if crop not in ("first", "random"):
+        raise InputError(f"--crop {crop}: first or random")
+    exclusion = read_exclusion(exclude or ())
     if verify:
-        _verify(out)
+        there = source.exists()  # it may be gone when its latents are all that is needed
+        _verify(out, find_parts(source, per_shard=per_shard, side=side, exclude=exclusion) if there else [])
         return
     told = rank_and_world()
     rank, world = (rank if rank >= 0 else told[0]), (world or told[1])
     if rank >= world:
         raise InputError(f"--rank {rank} of --world {world}: ranks count from 0 to {world - 1}")
-    parts = find_parts(source, per_shard=per_shard, side=side)
+    parts = find_parts(source, per_shard=per_shard, side=side, exclude=exclusion)
     loaded = _load(system, judge, device)
-    todo = _announce(loaded, parts, out, rank, world)
+    todo = _announce(loaded, parts, out, rank, world, crops)
     if dry_run:
         return
     started = time.monotonic()
@@ -86,6 +105,8 @@ def main(
         workers=workers,
         rank=rank,
         world=world,
+        crops=crops,
+        crop="random" if crop == "random" else "first",
         progress=not quiet,
         total=todo,
     )
@@ -93,6 +114,7 @@ def main(
     print(
         f"{made.clips} clips encoded in {seconds:.0f} s ({made.clips / seconds:.1f} a second), {made.shards} shards"
         f" written, {made.kept} kept, {made.problems} clips skipped"
+        + (f", {made.excluded} excluded" if exclusion else "")
     )
     if made.manifest is None:
         print(f"{out} is complete when the other processes are done")
@@ -115,28 +137,59 @@ def _load(name: str, judge: str, device: str) -> FoleySystem:
     return FoleySystem.from_pretrained(name, judge=judge or None, device=device)
 
 
-def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, world: int) -> int:
-    """Say what there is to do, refuse what will not fit, and return this process's number of clips to encode."""
+def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, world: int, crops: int) -> int:
+    """Say what there is to do, refuse what will not fit, and return this process's number of sounds to encode."""
     from latentclap.cache.build import bytes_per_clip, free_bytes
-    from latentclap.cache.shards import entry_of
+    from latentclap.getting.errors import human
 
-    counts = [part.count() for part in parts]
-    each, free = bytes_per_clip(system), free_bytes(out)
-    left = [i for i, part in enumerate(parts) if entry_of(out, part.name, part.identity()) is None]
+    counts = _counts(parts)
+    each, free = crops * bytes_per_clip(system), free_bytes(out)
+    left = [i for i, way in enumerate(_compared(parts, out)) if way in ("absent", "changed")]
     need = each * sum(counts[i] for i in left)
     mine = [i for i in left if i % world == rank]
     print(
-        f"{sum(counts)} clips in {len(parts)} shards, {each * sum(counts) / 1e9:.3f} GB;"
-        f" {len(parts) - len(left)} shards are there; to write: {need / 1e9:.3f} GB, {free / 1e9:.0f} GB free"
+        f"{sum(counts)} clips in {len(parts)} shards, {'at most ' if crops > 1 else ''}{human(each * sum(counts))};"
+        f" {len(parts) - len(left)} shards are there; to write: {human(need)}, {human(free)} free"
     )
     if world > 1:
         print(f"process {rank} of {world}: {len(mine)} shards, {sum(counts[i] for i in mine)} clips")
     if need > free:
-        raise InputError(f"{out}: too little space for {need / 1e9:.1f} GB")
+        raise InputError(f"{out}: too little space for {human(need)}, {human(free)} are free")
     return sum(counts[i] for i in mine)
 
 
-def _verify(out: Path) -> None:
+def _counts(parts: list[Part]) -> list[int]:
+    """Clips of each part; one that cannot be read counts none, is said, and will stand in problems.csv."""
+    counts, broken = [], []
+    for part in parts:
+        try:
+            counts.append(part.count())
+        except InputError as error:
+            counts.append(0)
+            broken.append(str(error))
+    if broken:
+        print(f"warning: {len(broken)} of {len(parts)} tar files cannot be read; the first is {broken[0]}")
+    return counts
+
+
+def _compared(parts: list[Part], out: Path) -> list[str]:
+    """Of each part whether its shard is absent, changed, same, or the same as far as was compared, which is said."""
+    from latentclap.cache.shards import entry_of
+
+    entries = [entry_of(out, part.name) for part in parts]
+    ways = ["absent" if e is None else part.compare(e) for part, e in zip(parts, entries, strict=True)]
+    notes = {
+        "changed": "are of input that has changed since: they are made again",
+        "moved": "are of input of another time, but of the same size, beginnings and ends: taken as the same",
+        "old": "are of an earlier version, which noted only sizes and first and last names: taken as the same",
+    }
+    for way, note in notes.items():
+        if way in ways:
+            print(f"{ways.count(way)} shards {note}")
+    return ways
+
+
+def _verify(out: Path, parts: list[Part]) -> None:
     from latentclap.cache import ShardedCache
 
     cache = ShardedCache(out)
@@ -146,7 +199,15 @@ def _verify(out: Path) -> None:
             f"{len(damaged)} of {len(cache.shards)} shards are damaged, the first is {damaged[0]}:"
             " delete them and run the command again"
         )
-    print(f"{out}: {len(cache.shards)} shards, {len(cache)} clips, all checksums agree")
+    ways = _compared(parts, out)
+    stale = [part.name for part, way in zip(parts, ways, strict=True) if way in ("absent", "changed")]
+    if stale:
+        raise InputError(
+            f"{len(stale)} of {len(parts)} shards are not of SOURCE as it is now, the first is {stale[0]}:"
+            " run the command without --verify"
+        )
+    compared = "made of this input" if parts else "SOURCE is not there to be compared"
+    print(f"{out}: {len(cache.shards)} shards, {len(cache)} clips, all checksums agree; {compared}")
 
 
 if __name__ == "__main__":

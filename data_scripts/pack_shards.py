@@ -4,8 +4,13 @@ SOURCE is WavCaps as get.py unpacks it (json_files/ with captions, sounds named 
 layout (captions are the paper's prompts), or any sounds with a .txt or .json caption beside each. Sounds are copied
 as they are.
 
+--exclude leaves clips out by name: one of WavCaps' blacklists, a JSON list, or a text file of ids, one a line, alone
+or as source/id. They are listed in missing.csv.
+
 \b
 python data_scripts/pack_shards.py data/wavcaps data/wavcaps-shards
+python data_scripts/pack_shards.py data/wavcaps data/wavcaps-shards \\
+    --exclude data/wavcaps/json_files/blacklist/blacklist_exclude_ub8k_esc50_vggsound.json --exclude dcase-ids.txt
 """
 
 from __future__ import annotations
@@ -19,9 +24,11 @@ import typer
 from tqdm import tqdm
 
 from latentclap.cache.build import free_bytes
+from latentclap.cache.exclude import EXCLUDED, read_exclusion
 from latentclap.cache.listing import list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
+from latentclap.getting.errors import human
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -32,31 +39,43 @@ def main(
     out: Annotated[Path, typer.Argument(help="Folder of the shards, 000000.tar and so on.")],
     per_shard: Annotated[int, typer.Option(help="Clips per shard.")] = 1000,
     side: Annotated[str, typer.Option(help="Of a folder in DCASE layout: dev, eval or all.")] = "dev",
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be packed, and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Pack clips; the same command goes on where it stopped."""
     if per_shard < 1:
         raise InputError(f"--per-shard {per_shard}: at least one clip goes into a shard")
-    layout, items = list_clips(source, side=side)
+    exclusion = read_exclusion(exclude or ())
+    layout, items = list_clips(source, side=side, exclude=exclusion)
     size = sum(item.path.stat().st_size for item in items if not item.problem and item.path)
     reasons = Counter(item.problem for item in items if item.problem)
     shards = -(-len(items) // per_shard)
     told = "".join(f"; {count} left out: {reason}" for reason, count in reasons.items())
     print(
-        f"{source} ({layout}): {len(items)} clips{told}; {shards} shards, {size / 1e9:.3f} GB,"
-        f" {free_bytes(out) / 1e9:.0f} GB free"
+        f"{source} ({layout}): {len(items)} clips{told}; {shards} shards, {human(size)},"
+        f" {human(free_bytes(out))} free"
     )
+    if exclusion:
+        print(f"{reasons[EXCLUDED]} clips of the {len(exclusion)} names to leave out are in {source}")
     if dry_run:
         return
     if size > free_bytes(out):
-        raise InputError(f"{out}: too little space for {size / 1e9:.1f} GB")
+        raise InputError(f"{out}: too little space for {human(size)}, {human(free_bytes(out))} are free")
     with tqdm(total=len(items), unit="clip", desc="packing", disable=True if quiet else None) as bar:
         packed = pack(items, out, per_shard=per_shard, progress=bar.update)
+    again = f", {packed.again} of them again, of clips that have changed" if packed.again else ""
     print(
-        f"{packed.clips} clips in {packed.shards} shards in {out} ({packed.written} written now);"
+        f"{packed.clips} clips in {packed.shards} shards in {out} ({packed.written} written now{again});"
         f" {packed.left_out} left out, listed in {MISSING}"
     )
+    if packed.old:
+        print(
+            f"{packed.old} shards are of an earlier version, which did not note what they were made of: kept"
+            " without comparing"
+        )
 
 
 if __name__ == "__main__":

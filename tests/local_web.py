@@ -1,11 +1,21 @@
-"""A server on 127.0.0.1 that misbehaves as asked: cuts, stalls, lies. A hub and a Zenodo record can be put on it."""
+"""A server on 127.0.0.1 that misbehaves as asked: cuts, stalls, lies. A hub and a Zenodo record can be put on it.
+
+Also its counterpart: a process that is killed at any step (`kill_everywhere`).
+"""
 
 import hashlib
 import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 @dataclass
@@ -182,3 +192,147 @@ def serving():
         web.release.set()
         server.shutdown()
         server.server_close()
+
+
+# --- a process that is killed -----------------------------------------------------------------------------------
+
+_STEPS = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "os.truncate",
+    "shutil.rmtree",
+}
+
+
+def killed_at(moment, call):
+    """Run ``call`` in a fork that gets a SIGKILL before its ``moment``-th step on a file (0: never).
+
+    Returns its exit status (-9 if it was killed) and the number of its steps. The caller must have no other thread.
+    """
+    with tempfile.TemporaryFile() as told:
+        pid = os.fork()
+        if not pid:
+            steps, busy = [0], []
+
+            def hook(event, args):
+                # reading is no step: the state on the disk is the same after it
+                if (
+                    busy
+                    or event not in _STEPS
+                    or (event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR))
+                ):
+                    return
+                steps[0] += 1
+                if steps[0] == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            status = 1
+            try:
+                call()
+                status = 0
+            except Exception as error:
+                print(f"moment {moment}: {error!r}"[:500], flush=True)
+            busy.append(True)
+            os.pwrite(told.fileno(), str(steps[0]).encode(), 0)
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        told.seek(0)
+        return status, int(told.read() or 0)
+
+
+def state_of(folder):
+    """All files below a folder with their bytes; of the manifest only what does not tell the time; no locks."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.endswith(".lock"):
+            found[name] = path.read_bytes()
+    raw = json.loads(found.pop("latentclap-get.json"))
+    found["sums"] = {name: item["sha256"] for name, item in raw["files"].items()}
+    return found | {"unpacked": raw["unpacked"], "hidden": [p.name for p in folder.rglob(".*") if p.is_dir()]}
+
+
+def kill_everywhere(call, work, samples, begin="", seed=0):
+    """Kill ``call(folder)`` at moments of its course, once or in a row; called again it has to end as if nothing was.
+
+    ``samples`` moments are tried, 0 for every one; ``begin`` is what lies in the folder at first. Returns what went
+    wrong.
+    """
+    rng, work = random.Random(seed), Path(work)
+    work.mkdir(parents=True)
+
+    def fresh(name):
+        if begin:
+            shutil.copytree(begin, work / name)
+        return work / name
+
+    whole = fresh("whole")
+    status, steps = killed_at(0, lambda: call(whole))
+    if status or not steps:
+        print(f"not even without a kill: {status}, {steps} steps")
+        return ["whole"]
+    wanted, wrong = state_of(whole), []
+
+    def complain(text):
+        print(text, flush=True)  # at once: all steps of a run take minutes
+        wrong.append(text)
+
+    def ends_well(folder, what):
+        status, _ = killed_at(0, lambda: call(folder))
+        found = state_of(folder) if not status else {}
+        if status or found != wanted:
+            differ = [k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k)]
+            complain(f"{what}: status {status}, differs in {differ[:5]}")
+
+    moments = range(1, steps + 1)
+    for moment in sorted(rng.sample(moments, samples) if samples else moments):
+        folder = fresh(f"at{moment}")
+        status, _ = killed_at(moment, lambda: call(folder))  # noqa: B023 - called at once
+        if status != -signal.SIGKILL:
+            complain(f"moment {moment}: was not killed but {status}")
+        ends_well(folder, f"killed at step {moment} of {steps}")
+        shutil.rmtree(folder)
+    for row in range(2):
+        folder, kills = fresh(f"row{row}"), 0
+        while killed_at(rng.randint(1, steps // 2), lambda: call(folder))[0] and kills < 12:  # noqa: B023
+            kills += 1
+        ends_well(folder, f"killed {kills} times in a row")
+    print(f"{steps} steps", flush=True)
+    return wrong
+
+
+def main():
+    """What the tests start: everything imported first, then nothing but forks of a process with one thread."""
+    told = json.loads(sys.argv[1])
+    import pooch.downloaders
+    from huggingface_hub import HfApi  # noqa: F401
+
+    import latentclap.scan  # noqa: F401
+    from latentclap.getting import Options, get
+
+    pooch.downloaders.ZenodoRepository.base_api_url = told["api"]
+
+    def call(folder):
+        options = Options(
+            folder,
+            mirror=told["mirror"],
+            quiet=True,
+            keep_archives=told["keep"],
+            timeout=20,
+            workers=1,
+            verify=told["verify"],
+            replace=told["replace"],
+        )
+        get(told["name"], options, lambda _: None, subsets=tuple(told["subsets"]))
+
+    wrong = kill_everywhere(call, told["work"], told["samples"], told["begin"])
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

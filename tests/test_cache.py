@@ -103,17 +103,21 @@ def test_captions(sample, caption):
 
 
 def wavcaps(folder):
-    """WavCaps' layout, two sources, with the ids and names that the real ones have."""
+    """WavCaps' layout, three sources, with the ids, names and overlapping tables that the real ones have."""
     tables = {
-        "SoundBible": ["2219", "1", "gone"],
-        "AudioSet_SL": ["Y-abc.wav", "Yx.y.wav"],
+        "SoundBible/final": ["2219", "1", "gone"],
+        "AudioSet_SL/as_final": ["Y-abc.wav", "Yx.y.wav"],
+        "FreeSound/fsd_final": ["1002", "1003"],
+        "FreeSound/fsd_final_2s": ["1003", "1002"],
     }
-    for source, ids in tables.items():
-        (folder / "json_files" / source).mkdir(parents=True)
-        data = [{"id": name, "caption": f"caption of {name}", "duration": 1.0} for name in ids]
+    for name, ids in tables.items():
+        source = name.partition("/")[0]
+        (folder / "json_files" / source).mkdir(parents=True, exist_ok=True)
+        told = "" if name.endswith("final") else "second "
+        data = [{"id": i, "caption": f"{told}caption of {i}", "duration": 1.0} for i in ids]
         table = {"num_captions_per_audio": 1, "data": data}
-        (folder / "json_files" / source / "final.json").write_text(json.dumps(table))
-        (folder / "audio" / source).mkdir(parents=True)
+        (folder / "json_files" / f"{name}.json").write_text(json.dumps(table))
+        (folder / "audio" / source).mkdir(parents=True, exist_ok=True)
         for i, name in enumerate(ids):
             if name != "gone":
                 soundfile.write(
@@ -125,18 +129,22 @@ def wavcaps(folder):
 
 def test_wavcaps_layout(tmp_path):
     wavcaps(tmp_path / "in")
-    layout, items = list_clips(tmp_path / "in")
+    with pytest.warns(UserWarning, match="2 entries of json_files/ repeat an id of their source"):
+        layout, items = list_clips(tmp_path / "in")
     assert layout == "wavcaps"
     assert [i.key for i in items] == [
-        "AudioSet_SL/Y-abc", "AudioSet_SL/Yx_y", "SoundBible/2219", "SoundBible/1", "SoundBible/gone",
+        "AudioSet_SL/Y-abc", "AudioSet_SL/Yx_y", "FreeSound/1002", "FreeSound/1003",
+        "SoundBible/2219", "SoundBible/1", "SoundBible/gone",
     ]  # fmt: skip
-    assert items[1].caption == "caption of Yx.y.wav"
-    assert items[4].problem == "no sound file"
+    assert [i.caption for i in items[1:4]] == ["caption of Yx.y.wav", "caption of 1002", "caption of 1003"]
+    assert items[6].problem == "no sound file"
     pack(items, tmp_path / "out")
-    found = list(tar_items(tmp_path / "out" / "000000.tar"))
-    assert [i.key for i in found] == [i.key for i in items[:4]]
-    assert [i.caption for i in found] == [i.caption for i in items[:4]]
-    assert found[2].data == (tmp_path / "in/audio/SoundBible/2219.flac").read_bytes()
+    sounds = []
+    for item, packed in zip(items, tar_items(tmp_path / "out" / "000000.tar"), strict=False):
+        assert (packed.key, packed.caption) == (item.key, item.caption)
+        sounds.append(packed.data.read())
+    assert len(sounds) == 6
+    assert sounds[4] == (tmp_path / "in/audio/SoundBible/2219.flac").read_bytes()
     (tmp_path / "in/json_files/SoundBible/final.json").write_text("[1, 2]")
     with pytest.raises(InputError, match="not in WavCaps' form"):
         list_clips(tmp_path / "in")
@@ -227,7 +235,7 @@ def test_problems_are_listed(cached):
         rows = {row["clip"]: row for row in csv.DictReader(stream)}
     assert set(rows) == {"broken", "mute"}
     assert rows["broken"]["shard"] == "000000" and "cannot be decoded" in rows["broken"]["reason"]
-    assert "silent in its first" in rows["mute"]["reason"]
+    assert rows["mute"]["reason"] == "silent throughout"
 
 
 def test_workers_and_ranks_change_nothing(tiny, tars, cached, tmp_path):
@@ -303,7 +311,7 @@ def test_workers_keep_the_order(tiny, clips):
     items = [i for i in list_clips(clips)[1] if i.key.startswith("clip")]
     parts = [Part("a", clips=tuple(items[:5])), Part("b", clips=tuple(items[5:]))]
     front = Front(tiny.seconds, tiny.feature_extractor)
-    told = {w: [(n, getattr(r, "key", None)) for n, r in stream(parts, front, workers=w)] for w in (0, 2)}
+    told = {w: [(n, r and r[0].key) for n, r in stream(parts, front, workers=w)] for w in (0, 2)}
     assert told[0] == told[2]
     assert told[0][5] == (0, None) and len(told[0]) == 10
 
@@ -394,7 +402,7 @@ class Large:
 
 def test_memory_does_not_grow_with_the_number_of_clips(tiny, clips, tmp_path, monkeypatch):
     """600 clips of 128 KiB each in shards of 40: a cache that kept them would grow by 66 MB after the first ten."""
-    monkeypatch.setattr("latentclap.cache.build.settings", lambda system, dtype: {"system": "large"})
+    monkeypatch.setattr("latentclap.cache.build.settings", lambda *a, **k: {"system": "large"})
     item = next(i for i in list_clips(clips)[1] if i.key == "clip_0")
     parts = [Part(f"{k:03d}", clips=(item,) * 40) for k in range(15)]
     rss = []
@@ -490,12 +498,13 @@ def test_cache_script(tiny, tars, tmp_path):
     )
     told = said("cache_latents", tars, out, *system, "--dry-run", "--world", 2, "--rank", 1)
     # 10 clips of 2 x 8 x 16 x 16 half floats and 2 x 512 floats
-    assert f"10 clips in 3 shards, {10 * (2 * 2 * 2048 + 4096) / 1e9:.3f} GB; 0 shards are there" in told
+    assert f"10 clips in 3 shards, {10 * (2 * 2 * 2048 + 4096) / 1e3:.1f} kB; 0 shards are there" in told
     assert "process 1 of 2: 1 shards, 4 clips" in told
     assert not out.exists()
     assert "8 clips encoded" in said("cache_latents", tars, out, *system)
-    assert "3 shards are there; to write: 0.000 GB" in said("cache_latents", tars, out, *system)
-    assert "all checksums agree" in said("cache_latents", tars, out, "--verify")
+    assert "3 shards are there; to write: 0 B" in said("cache_latents", tars, out, *system)
+    assert "all checksums agree; made of this input" in said("cache_latents", tars, out, "--verify")
+    assert "SOURCE is not there" in said("cache_latents", tmp_path / "gone", out, "--verify")
     shard = out / "000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert "1 of 3 shards are damaged" in said("cache_latents", tars, out, "--verify")
@@ -508,6 +517,9 @@ def test_cache_script(tiny, tars, tmp_path):
         (["--rank", "2", "--world", "2"], "--rank 2 of --world 2"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--per-shard", "0"], "per_shard=0"),
+        (["--crops", "0"], "--crops 0: at least 1"),
+        (["--crop", "middle"], "--crop middle"),
+        (["--exclude", "nowhere.txt"], "--exclude nowhere.txt: no such file"),
         (["--system", "nowhere/at/all"], "no system at"),
     ],
 )
@@ -520,5 +532,5 @@ def test_too_little_space_is_said_before_anything_is_made(tiny, tars, tmp_path, 
     tiny.save_pretrained(tmp_path / "system", pipeline=False)
     monkeypatch.setattr("latentclap.cache.build.free_bytes", lambda folder: 1000)
     told = said("cache_latents", tars, tmp_path / "out", "--system", tmp_path / "system", "--device", "cpu")
-    assert "too little space" in told
+    assert "too little space for 122.9 kB, 1.0 kB are free" in told
     assert not (tmp_path / "out").exists()

@@ -2,15 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from latentclap import finetune as finetuning
 from latentclap import launch
 from latentclap.cache.settings import settings
 from latentclap.cache.shards import settle, write_manifest, write_shard
@@ -128,6 +132,16 @@ def test_the_time_budget_stops_all_at_one_step(launched):
     assert torch.load(folder / "time" / "checkpoint.pt", weights_only=True)["step"] == step
 
 
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(launched):
+    folder, said = launched
+    assert said[0]["told"] == said[1]["told"]
+    code, message = said[0]["told"]
+    step = torch.load(folder / "told" / "checkpoint.pt", weights_only=True)["step"]
+    # noticed after the pass in which it came, when the losses were exchanged already or not
+    assert code == 128 + signal.SIGUSR1 and step in (4, 5)
+    assert f"stopped by SIGUSR1; the checkpoint in {folder / 'told'} is of step {step}" in message
+
+
 def test_only_the_main_process_writes(launched):
     folder, _ = launched
     assert sorted(p.name for p in (folder / "epochs").iterdir()) == ["checkpoint.pt", "stats.jsonl"]
@@ -193,6 +207,161 @@ def alone(config, *options):
     result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
     assert result.exception is None or isinstance(result.exception, InputError), result.exception
     return result.output + str(result.exception or "")
+
+
+#: the command as a script's last line would start it
+TRAIN = [sys.executable, "-m", "latentclap.train"]
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("finetune", {"grad_clip": -1.0}, "finetune.grad_clip=-1: must be 0 or more"),
+        ("finetune", {"batch_size": 0}, "finetune.batch_size=0: must be 1 or more"),
+        ("finetune", {"reading": "x1"}, "finetune.reading='x1': there are x0"),
+        ("finetune", {"weighting": "papr"}, "unknown weighting 'papr'"),
+        ("finetune", {"reduction": "max"}, "finetune.reduction='max': there are mean, sum"),
+        ("finetune", {"seed": -1}, "finetune.seed=-1"),
+        ("finetune", {"clamp": -1.0}, "finetune.clamp=-1"),
+        ("finetune", {"checkpoint_seconds": -1.0}, "finetune.checkpoint_seconds=-1"),
+        ("finetune", {"grad_accum": 0}, "finetune.grad_accum=0"),
+        ("latent_clap", {"width": 0}, "latent_clap.width=0: must be 1 or more"),
+        ("latent_clap", {"width": -3}, "latent_clap.width=-3"),
+        ("latent_clap", {"lr": 2.0}, "latent_clap.lr=2: must be between 0 and 1"),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_value_out_of_range_is_a_line_and_leaves_nothing(configured, part, changes, message, options):
+    folder, write = configured
+    assert message in alone(write("ranges", part, **changes), *options)
+    assert not (folder / "ranges").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--minutes", "nan"], "--minutes=nan: must be 0 or more"),
+        (["--minutes", "-1"], "--minutes=-1: must be 0 or more"),
+        (["--precision", "int8"], "--precision int8: there are auto, no, tf32, bf16, fp16"),
+    ],
+)
+def test_options_out_of_range(configured, options, message):
+    folder, write = configured
+    assert message in alone(write("options", lam=0.0), *options)
+    assert not (folder / "options").exists()
+
+
+def test_fp16_without_a_gpu(configured, monkeypatch):
+    _, write = configured
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "fp16 needs a GPU" in alone(write("options", lam=0.0), "--precision", "fp16")
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_the_folder_is_looked_at_before_anything_is_made(configured, options):
+    folder, write = configured
+    config = write("afile", lam=0.0)
+    (folder / "afile").write_text("mine")
+    result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
+    assert isinstance(result.exception, NotADirectoryError)
+    (folder / "afile").unlink()
+
+
+def test_a_mistake_holds_no_place(configured, monkeypatch):
+    """Whatever stops a run before its first step leaves the folder to the next one."""
+    folder, write = configured
+    monkeypatch.setattr(launch.Launch, "_finetune", lambda *_: (_ for _ in ()).throw(InputError("no")))
+    assert "no" in alone(write("early", lam=0.0, batch_size=4))
+    assert (folder / "early" / "config.json").is_file()
+    monkeypatch.undo()
+    monkeypatch.setattr(launch.Launch, "_parts", lambda *_: (_ for _ in ()).throw(InputError("no φ")))
+    assert "no φ" in alone(write("earlier", lam=0.0))
+    assert not (folder / "earlier").exists()
+    monkeypatch.undo()
+    assert "3 steps in" in alone(write("early", lam=0.0, batch_size=4, epochs=1))
+    other = write("early", lam=0.0, batch_size=6, epochs=1)
+    for options in ([], ["--dry-run"]):
+        assert "holds another run (finetune differ)" in alone(other, *options)
+    assert "is finished (step 3)" in alone(write("early", lam=0.0, batch_size=4, epochs=1), "--dry-run")
+
+
+def test_accumulation_and_precision_reach_training(configured, monkeypatch):
+    """grad_accum is part of the run, precision is not; accelerate launch may name one."""
+    folder, write = configured
+    seen = []
+
+    def caught(*_, precision, **__):
+        seen.append(precision)
+        raise InputError("caught")
+
+    monkeypatch.setattr(finetuning, "finetune", caught)
+    config = write("accum", lam=0.0, grad_accum=2)
+    for asked, options in (("no", []), ("bf16", []), ("bf16", ["--precision", "tf32"])):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+        assert "caught" in alone(config, *options)
+    assert seen == ["auto", "bf16", "tf32"]
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    assert "--mixed_precision fp8: training knows bf16 and fp16" in alone(config)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    assert read_json(folder / "accum" / "config.json")["finetune"]["grad_accum"] == 2
+    assert "precision" not in (folder / "accum" / "config.json").read_text()
+    assert "grad_accum" not in alone(write("noaccum", lam=0.0), "--dry-run")  # older runs go on
+    assert "memory of a GPU, fp32" in alone(write("noaccum", lam=0.0), "--dry-run", "--precision", "no")
+    monkeypatch.undo()
+    assert "2 steps in" in alone(write("two4", lam=0.0, epochs=1, batch_size=3, grad_accum=2))
+
+
+def test_a_folder_in_use_is_refused(configured):
+    folder, write = configured
+    config = write("inuse", lam=0.0, epochs=1, batch_size=4)
+    (folder / "inuse").mkdir()
+    with FileLock(folder / "inuse" / ".lock"):
+        assert "another launch trains there" in alone(config)
+    assert "3 steps in" in alone(config)
+
+
+def test_slurm_without_a_launcher_is_refused(configured, monkeypatch):
+    _, write = configured
+    config = write("slurm", lam=0.0)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert "SLURM started 8 tasks" in alone(config) and "torchrun" in alone(config)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert "1 processes" in alone(config, "--dry-run")
+
+
+def test_an_estimate_that_fails_stops_nothing(configured, monkeypatch):
+    from latentclap import memory
+
+    _, write = configured
+    monkeypatch.setattr(memory, "training_footprint", lambda *_, **__: 1 / 0)
+    told = alone(write("untold", lam=0.0), "--dry-run")
+    assert "could not be told (ZeroDivisionError" in told and "1 processes, cpu" in told
+
+
+def test_killed_and_told_to_go(configured):
+    """kill -9 frees the folder at once; SIGTERM leaves a checkpoint, a line and its status; the next call goes on."""
+    folder, write = configured
+    config = write("signals", lam=0.0, epochs=20000, batch_size=4)
+    stats = folder / "signals" / "stats.jsonl"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for signum in (signal.SIGKILL, signal.SIGTERM):
+        stats.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            [*TRAIN, config, "--quiet"], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 300
+        while not stats.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signum)
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == (-signal.SIGKILL if signum == signal.SIGKILL else 143), said
+    assert "Traceback" not in said and said.count("stopped") == 1
+    assert "stopped by SIGTERM; the checkpoint in" in said.splitlines()[-1]
+    step = torch.load(folder / "signals" / "checkpoint.pt", weights_only=True)["step"]
+    assert step >= 1
+    assert "the same command goes on" in alone(config, "--minutes", "1e-6")
+    assert torch.load(folder / "signals" / "checkpoint.pt", weights_only=True)["step"] == step + 1
 
 
 def test_the_command_in_one_process_and_two(configured, tiny_family):

@@ -211,6 +211,36 @@ def test_traced_in_one_piece(unet, tiny, monkeypatch):
     assert not any("native_group_norm" in node for node in forward)
 
 
+def test_a_kernel_starts_on_its_tensors_gpu(monkeypatch):
+    """Not on the current one; a tracer's tensors, and torch.compile, which chooses by itself, are left alone."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    chosen = []
+
+    class Device:
+        def __init__(self, device):
+            chosen.append(device)
+
+        def __enter__(self):
+            chosen.append("in")
+
+        def __exit__(self, *_):
+            chosen.append("out")
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True), raising=False)
+    x = torch.zeros(2)
+    with ops._where((3, x)):
+        pass
+    assert chosen == [x.device, "in", "out"]
+    with FakeTensorMode(), ops._where((torch.zeros(2),)):
+        pass
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with ops._where((x,)):
+        pass
+    assert len(chosen) == 3
+
+
 def test_half_weights_are_what_autocast_makes_of_them(unet):
     conv = next(m for m in unet.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels == 8)
     x = torch.randn(2, 8, 6, 4)

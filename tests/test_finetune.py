@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from latentclap.errors import InputError
-from latentclap.finetune import FinetuneConfig, finetune, train_latent_clap
+from latentclap.finetune import FinetuneConfig, finetune, load_weights, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import gradient_ratios, heldout_losses, noise_curve, summarise
 from latentclap.profiles import load_profile
@@ -132,10 +132,53 @@ def test_lambda_needs_phi(tiny, tiny_cache, tmp_path):
         run(tiny, None, tiny_cache, tmp_path, lam=1.0)
 
 
-@pytest.mark.parametrize("bad", [{"lam": -1.0}, {"lam": float("nan")}, {"epochs": 0}, {"drop": 1.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"lam": -1.0}, {"lam": float("nan")}, {"lam": float("inf")}, {"epochs": 0}, {"drop": 1.0},
+        {"grad_clip": -1.0}, {"batch_size": 0}, {"grad_accum": 0}, {"lr": float("nan")}, {"seed": -1},
+        {"clamp": -1.0}, {"checkpoint_seconds": -1.0}, {"ema_decay": 1.0},
+        {"reading": "x1"}, {"weighting": "papr"}, {"reduction": "max"},
+    ],
+)  # fmt: skip
 def test_bad_configurations(bad):
-    with pytest.raises(InputError, match=next(iter(bad))):
+    with pytest.raises(InputError, match=next(iter(bad))) as stop:
         config(**bad)
+    assert "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"width": 0}, {"width": -3}, {"lr": float("nan")}, {"seed": -1}, {"batch_size": 0}]
+)
+def test_bad_configurations_of_phi(tiny_cache, tmp_path, bad):
+    with pytest.raises(InputError, match=f"latent_clap.{next(iter(bad))}="):
+        train_latent_clap(tiny_cache, tmp_path / "phi", progress=False, **bad)
+    assert not (tmp_path / "phi").exists()
+
+
+def test_accumulation_is_a_larger_batch(tiny, phi, tiny_cache, tmp_path):
+    """Two passes of four clips are one of eight: as many steps, and the same losses up to rounding."""
+    _, one = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0, batch_size=8, epochs=4)
+    _, two = run(tiny, phi, tiny_cache, tmp_path / "b", lam=100.0, batch_size=4, grad_accum=2, epochs=4)
+    assert one.step == two.step == 6
+    for a, b in zip(one.history, two.history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+
+
+def test_damaged_weights_are_one_line(tiny, phi, tiny_cache, tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"cut short")
+    with pytest.raises(InputError, match=r"weights\.safetensors: damaged"):
+        load_weights(tiny, tmp_path / "weights.safetensors")
+
+
+def test_compiled_modules_are_ordinary_ones_after_a_failure(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    def capture(module, **_):
+        module._compiled_call_impl = lambda *_, **__: 1 / 0
+
+    monkeypatch.setattr(torch.nn.Module, "compile", capture)
+    with pytest.raises(ZeroDivisionError):
+        finetune(tiny, phi, tiny_cache, config(lam=1.0), tmp_path, progress=False, compile=True)
+    assert phi._compiled_call_impl is None
 
 
 def test_profile_gives_the_paper_s_lambdas():

@@ -170,6 +170,14 @@ def test_a_part_that_is_already_whole(web, tmp_path, size):
     assert web.gets("/f.bin") == ([] if size else [f"bytes={len(BODY)}-"])
 
 
+def test_what_a_kill_after_the_renaming_left_goes(thing, tmp_path):
+    get("thing", _at(tmp_path), lambda _: None)
+    for name in (".f.bin.part.json", "..f.bin.part-abcdefgh.json"):
+        (tmp_path / name).write_text("{}")
+    get("thing", _at(tmp_path), lambda _: None)
+    assert sorted(os.listdir(tmp_path)) == [".latentclap-get.json.lock", ".thing.lock", "f.bin", NAME]
+
+
 def test_wrong_bytes_are_not_kept(web, tmp_path):
     web.put("/f.bin", bytes(reversed(BODY)))
     found = hashlib.sha256(bytes(reversed(BODY))).hexdigest()
@@ -855,6 +863,310 @@ def test_wavcaps_split_zip(wavcaps, tmp_path):
     assert not [asked for method, asked, _ in web.asked if method == "GET" and "cdn" in asked]
 
 
+# --- killed at any moment; what belongs to the user; the room on the disk ---------------------------------------
+
+
+def kill_runs(repo_root, web, work, name, samples, **kw):
+    told = {"name": name, "work": str(work / "work"), "mirror": "", "api": "", "keep": True, "subsets": []}
+    told |= {"begin": "", "verify": False, "replace": False, "samples": samples, **kw}
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    program = [
+        sys.executable,
+        str(repo_root / "tests" / "local_web.py"),
+        json.dumps({**told, "samples": samples}),
+    ]
+    done = subprocess.run(program, capture_output=True, text=True, env=env, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+SAMPLES = int(os.environ.get("LATENTCLAP_KILLS", "6"))  # 0: every step of a run
+
+
+@pytest.mark.slow
+def test_dcase_killed_at_any_moment(dcase, tmp_path, repo_root):
+    web, _ = dcase
+    api = pooch.downloaders.ZenodoRepository.base_api_url
+    kill_runs(repo_root, web, tmp_path, "dcase", SAMPLES, api=api)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [True, False])
+def test_wavcaps_killed_at_any_moment(wavcaps, tmp_path, repo_root, keep):
+    """With a split zip, and with archives that are dropped: part of one may be gone when the kill comes."""
+    web, _ = wavcaps
+    kw = {"mirror": web.url, "keep": keep, "subsets": ["SoundBible", "AudioSet_SL"]}
+    kill_runs(repo_root, web, tmp_path, "wavcaps", SAMPLES, **kw)
+
+
+@pytest.mark.slow
+def test_another_version_killed_at_any_moment(dcase, tmp_path, repo_root):
+    """The old one is replaced file by file around what is the user's: that is ended, too, and nothing is mixed."""
+    web, _ = dcase
+    get("dcase", _at(tmp_path / "begin"), lambda _: None)
+    (tmp_path / "begin" / "dev" / "rain" / "notes.txt").write_bytes(b"mine")
+    web.zenodo("8091972", {SOURCES["dcase"].files[0].name: dcase_archive(per_class=1, seed=1)})
+    kw = {"api": pooch.downloaders.ZenodoRepository.base_api_url, "begin": str(tmp_path / "begin")}
+    kill_runs(repo_root, web, tmp_path, "dcase", SAMPLES, replace=True, **kw)
+    rain = tmp_path / "work" / "whole" / "dev" / "rain"
+    assert sorted(os.listdir(rain)) == ["000.wav", "notes.txt"]
+    assert (rain / "notes.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+def test_verifying_killed_at_any_moment(wavcaps, tmp_path, repo_root):
+    """Everything is unpacked once more, over a folder that has lost a file."""
+    web, _ = wavcaps
+    get("wavcaps", _at(tmp_path / "begin", mirror=web.url), lambda _: None, subsets=("SoundBible",))
+    (tmp_path / "begin" / "audio" / "SoundBible" / "1.flac").unlink()
+    kw = {"mirror": web.url, "subsets": ["SoundBible"], "begin": str(tmp_path / "begin")}
+    kill_runs(repo_root, web, tmp_path, "wavcaps", SAMPLES, verify=True, **kw)
+
+
+def test_a_temporary_file_of_a_killed_run_goes(wavcaps, tmp_path):
+    """The kill that got the command stuck: the file being written at that moment was taken for a member."""
+    web, _ = wavcaps
+    options = _at(tmp_path, mirror=web.url)
+    get("wavcaps", options, lambda _: None, subsets=("SoundBible",))
+    digest = Manifest(tmp_path).unpacked["SoundBible.zip"]["archive"]
+    shutil.rmtree(tmp_path / "audio")
+    staging = tmp_path / "audio" / f".SoundBible.zip.{digest[:12]}.unpacking" / "SoundBible"
+    staging.mkdir(parents=True)
+    (staging / ".0-tby6gsyr.flac").write_bytes(b"half a sound")
+    get("wavcaps", options, lambda _: None, subsets=("SoundBible",))
+    assert sorted(os.listdir(tmp_path / "audio")) == ["SoundBible"]
+    assert sorted(os.listdir(tmp_path / "audio" / "SoundBible")) == ["0.flac", "1.flac", "2.flac"]
+
+
+def sounds_got(web):
+    return [path for method, path, _ in web.asked if method == "GET" and "cdn" in path]
+
+
+def test_a_file_of_the_user_s_does_not_matter(wavcaps, tmp_path):
+    web, _ = wavcaps
+    options = _at(tmp_path, mirror=web.url, keep_archives=False)
+    get("wavcaps", options, lambda _: None, subsets=("SoundBible",))
+    mine = [
+        tmp_path / "audio" / "SoundBible" / name for name in (".DS_Store", "my_labels.csv", "mine/0.flac")
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    web.asked.clear()
+    get("wavcaps", options, lambda _: None, subsets=("SoundBible",))
+    assert not sounds_got(web)
+    # one of our files is lost: the archive is got again, said beforehand, and only that file is put back
+    kept = tmp_path / "audio" / "SoundBible" / "0.flac"
+    before = kept.stat().st_mtime_ns
+    lost = tmp_path / "audio" / "SoundBible" / "1.flac"
+    body = lost.read_bytes()
+    lost.unlink()
+    lines, say = said()
+    get("wavcaps", options, say, subsets=("SoundBible",))
+    text = "\n".join(lines)
+    assert "1 of 3 files of SoundBible.zip are missing or changed" in text and str(lost) in text
+    assert text.index("missing or changed") < text.index("SoundBible.zip: 1 files")
+    assert lost.read_bytes() == body and kept.stat().st_mtime_ns == before
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    assert len(sounds_got(web)) == 1
+
+
+def test_another_version_leaves_the_user_s_files(dcase, tmp_path):
+    web, _ = dcase
+    name = SOURCES["dcase"].files[0].name
+    get("dcase", _at(tmp_path), lambda _: None)
+    mine = tmp_path / "dev" / "rain" / "notes.txt"
+    mine.write_bytes(b"mine")
+    web.zenodo("8091972", {name: dcase_archive(per_class=1, seed=1)})
+    get("dcase", _at(tmp_path, replace=True), lambda _: None)
+    assert mine.read_bytes() == b"mine"
+    # what only the old version had is gone, and the rest is the new one's
+    assert sorted(os.listdir(tmp_path / "dev" / "rain")) == ["000.wav", "notes.txt"]
+    with tarfile.open(tmp_path / name) as archive:
+        member = archive.getmembers()[0]
+        body = archive.extractfile(member).read()
+    assert (tmp_path / recipes.dcase_place(member.name)).read_bytes() == body
+    # a file of the user's where a new one has to go is not overwritten
+    (tmp_path / "dev" / "rain" / "001.wav").write_bytes(b"mine")
+    web.zenodo("8091972", {name: dcase_archive(per_class=2, seed=2)})
+    with pytest.raises(InputError, match=r"001\.wav is in the way and was not unpacked by get\.py; move it"):
+        get("dcase", _at(tmp_path, replace=True), lambda _: None)
+    assert (tmp_path / "dev" / "rain" / "001.wav").read_bytes() == b"mine"
+    (tmp_path / "dev" / "rain" / "001.wav").unlink()
+    get("dcase", _at(tmp_path), lambda _: None)
+    assert len(load_dataset(tmp_path)) == 28 and mine.read_bytes() == b"mine"
+
+
+def test_a_manifest_that_was_removed(dcase, tmp_path):
+    """What its error message advises: the folders are known as ours all the same, by their list."""
+    web, path = dcase
+    get("dcase", _at(tmp_path), lambda _: None)
+    (tmp_path / "dev" / "rain" / "notes.txt").write_bytes(b"mine")
+    (tmp_path / NAME).write_text("{")
+    with pytest.raises(InputError, match="remove it to trust the present files anew"):
+        get("dcase", _at(tmp_path), lambda _: None)
+    (tmp_path / NAME).unlink()
+    web.asked.clear()
+    get("dcase", _at(tmp_path), lambda _: None)
+    assert web.gets(path) == [] and len(load_dataset(tmp_path)) == 28
+    assert (tmp_path / "dev" / "rain" / "notes.txt").read_bytes() == b"mine"
+
+
+def test_a_revision_that_changes_one_part_of_a_dropped_archive(wavcaps, tmp_path):
+    from test_unpack import split_zip
+
+    web, sounds = wavcaps
+    options = _at(tmp_path / "w", mirror=web.url, keep_archives=False)
+    get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    last = list(sounds)[-1]
+    moved = {**sounds, last: bytes(reversed(sounds[last]))}
+    parts = split_zip(tmp_path / "AudioSet_SL.zip", moved, 20_000)
+    files = {f"Zip_files/AudioSet_SL/{part.name}": part.read_bytes() for part in parts}
+    files["json_files/AudioSet_SL/as_final.json"] = b'{"data": []}'
+    web.hub("cvssp/WavCaps", files, repo_type="dataset", commit="d" * 40)
+    options = dataclasses.replace(options, revision="main")
+    get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    for name, body in moved.items():
+        assert (options.out / "audio" / "AudioSet_SL" / name.rpartition("/")[2]).read_bytes() == body
+
+
+def test_a_link_in_the_place_of_a_folder_is_refused_before_the_download(wavcaps, tmp_path):
+    web, _ = wavcaps
+    (tmp_path / "big").mkdir()
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "SoundBible").symlink_to(tmp_path / "big")
+    with pytest.raises(InputError, match=r"audio/SoundBible is a link, .* take another --out"):
+        get("wavcaps", _at(tmp_path, mirror=web.url), lambda _: None, subsets=("SoundBible",))
+    assert not sounds_got(web)
+
+
+def test_a_part_of_another_s_making_is_no_part(wavcaps, tmp_path):
+    web, _ = wavcaps
+    folder = tmp_path / "Zip_files" / "SoundBible"
+    folder.mkdir(parents=True)
+    (folder / "SoundBible.z07").write_bytes(b"mine")
+    get(
+        "wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False), lambda _: None, subsets=("SoundBible",)
+    )
+    assert (folder / "SoundBible.z07").read_bytes() == b"mine"
+    assert len(list((tmp_path / "audio" / "SoundBible").iterdir())) == 3
+
+
+def test_what_is_unpacked_already_needs_no_room(wavcaps, tmp_path, monkeypatch):
+    """Stopped in the middle of unpacking: the same command fits on a disk that has room for the rest."""
+    from latentclap.getting import unpack as unpacking
+
+    web, sounds = wavcaps
+    total = sum(map(len, sounds.values()))
+    options = _at(tmp_path, mirror=web.url)
+    real, written = unpacking.atomic_path, []
+
+    def breaks(path):
+        if len(written) == 30:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        written.append(path)
+        return real(path)
+
+    monkeypatch.setattr(unpacking, "atomic_path", breaks)
+    with pytest.raises(OSError, match="Input/output"):
+        get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    monkeypatch.setattr(unpacking, "atomic_path", real)
+    rest = total - 30 * 3000 + 12_000  # the parts are a little larger than what is in them
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 20_000))
+    with pytest.raises(InputError, match=r"wavcaps needs 40\.\d kB .*20\.0 kB are free"):
+        get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, rest))
+    get("wavcaps", options, lambda _: None, subsets=("AudioSet_SL",))
+    assert len(list((tmp_path / "audio" / "AudioSet_SL").iterdir())) == 40
+
+
+def test_dropping_archives_lowers_the_peak(wavcaps, tmp_path, monkeypatch):
+    """One subset is got, unpacked and dropped before the next is begun, and the room is counted so."""
+    web, _ = wavcaps
+    both = ("SoundBible", "AudioSet_SL")
+    lines, say = said()
+    get("wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False, dry_run=True), say, subsets=both)
+    # twice the larger one's 130 kB; all of both would be 268 kB
+    assert "at most 260" in "\n".join(lines)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 260_000))
+    with pytest.raises(InputError, match=r"needs 260\.\d kB at once .*260\.0 kB are free"):
+        get("wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False), say, subsets=both)
+    seen, real = [], recipes._unpack
+
+    def watched(plan, contents, parts, *rest):
+        here = [p.name for p in (tmp_path / "Zip_files").rglob("*.z*") if p.is_file()]
+        seen.append((contents.archive, sorted({name.partition(".")[0] for name in here})))
+        real(plan, contents, parts, *rest)
+
+    monkeypatch.setattr(recipes, "_unpack", watched)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 262_000))
+    get("wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False), say, subsets=both)
+    assert seen == [("AudioSet_SL.zip", ["AudioSet_SL"]), ("SoundBible.zip", ["SoundBible"])]
+    # with the archives kept all has to fit
+    with pytest.raises(InputError, match=r"wavcaps needs 26[5-9]\.\d kB \(.*262\.0 kB are free"):
+        get("wavcaps", _at(tmp_path / "b", mirror=web.url), say, subsets=both)
+
+
+def test_both_tables_and_the_blacklists_come_with_a_subset(web, tmp_path, tmp_path_factory):
+    files, _ = wavcaps_files(tmp_path_factory.mktemp("zips"))
+    for name in ("fsd_final.json", "fsd_final_2s.json"):
+        files[f"json_files/FreeSound/{name}"] = b'{"data": []}'
+    files["Zip_files/FreeSound/FreeSound.zip"] = files["Zip_files/SoundBible/SoundBible.zip"]
+    web.hub("cvssp/WavCaps", files, repo_type="dataset")
+    for subset in ("FreeSound", "SoundBible"):
+        get("wavcaps", _at(tmp_path / subset, mirror=web.url), lambda _: None, subsets=(subset,))
+        tables = [p.relative_to(tmp_path / subset).as_posix() for p in (tmp_path / subset).rglob("*.json")]
+        blacklist = "json_files/blacklist/blacklist_exclude_ub8k_esc50_vggsound.json"
+        assert blacklist in tables
+        assert ("json_files/FreeSound/fsd_final_2s.json" in tables) == (subset == "FreeSound")
+
+
+PAGE = b"<!DOCTYPE html><html>please log in</html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "says"),
+    [
+        ("f.bin", PAGE, "a web page and no data"),
+        ("f.bin", b"\n <HTML>", "a web page and no data"),
+        ("f.bin", b"", "empty"),
+        ("w.pth", b"not found", "not a file of torch"),
+        ("a.tar.gz", b"PK\3\4", "not a gzip file"),
+        ("d/x.pkl", b"{}", "not a pickle"),
+    ],
+)
+def test_a_first_download_that_cannot_be_it_is_not_trusted(web, tmp_path, monkeypatch, name, body, says):
+    web.put(f"/{name}", body)
+    monkeypatch.setitem(SOURCES, "thing", source(web, name))
+    monkeypatch.setitem(recipes.RECIPES, "thing", recipes._plain)
+    with pytest.raises(InputError, match=rf"sent is {says} .*; it was not kept"):
+        get("thing", _at(tmp_path), lambda _: None)
+    assert not (tmp_path / name).exists() and name not in Manifest(tmp_path).files
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(InputError, match=f"{says}; move it away, or --replace downloads it again"):
+        get("thing", _at(tmp_path), lambda _: None)
+    # the file that torch wrote is taken
+    stream = io.BytesIO()
+    import torch
+
+    torch.save({"w": torch.zeros(2)}, stream, _use_new_zipfile_serialization=False)
+    if name == "w.pth":
+        web.put(f"/{name}", stream.getvalue())
+        get("thing", _at(tmp_path, replace=True), lambda _: None)
+        assert (tmp_path / name).read_bytes() == stream.getvalue()
+
+
+def test_vggish_is_known_by_its_sha256(web, tmp_path):
+    (entry,) = SOURCES["vggish"].files
+    assert entry.checksum.startswith("sha256:" + entry.name.removeprefix("vggish-").removesuffix(".pth"))
+    web.put(f"/{entry.name}", PAGE)
+    with pytest.raises(
+        InputError, match=r"expected 10086976.* .told by latentclap's table of sources.*not kept"
+    ):
+        get("vggish", _at(tmp_path, mirror=web.url), lambda _: None)
+    assert not (tmp_path / entry.name).exists()
+
+
 def test_stats_are_converted_and_known(web, tmp_path, monkeypatch, shared_data):
     """The real numbers, packed as the organisers' pickles are, come out with the digests of the table."""
     from latentclap.fad import load_stats
@@ -893,6 +1205,8 @@ def test_other_statistics_are_refused(web, tmp_path):
     with pytest.raises(InputError, match="dog_bark: the numbers are not those"):
         get("stats", _at(tmp_path, mirror=f"{web.url}/m"), lambda _: None)
     assert not (tmp_path / "dcase_eval_vggish_stats.npz").exists()
+    # and they are not what the right ones would be compared with later
+    assert Manifest(tmp_path).files == {}
 
 
 # --- the command line ---------------------------------------------------------------------------------------
@@ -909,23 +1223,25 @@ def run(command, *arguments, **kw):
 
 
 def test_command_line(web, tmp_path, command):
-    web.put("/m/vggish-10086976.pth", BODY)
-    done = run(command, "vggish", "--mirror", f"{web.url}/m", "--out", tmp_path, "--dry-run")
-    assert done.returncode == 0 and "3.0 MB" in done.stdout and "Apache-2.0" in done.stdout
-    done = run(command, "vggish", "--mirror", f"{web.url}/m", "--out", tmp_path)
-    assert done.returncode == 0 and SHA in done.stdout, done.stderr
-    assert (tmp_path / "vggish-10086976.pth").read_bytes() == BODY
+    web.hub("lukewys/laion_clap", {"630k-audioset-best.pt": BODY})
+    done = run(command, "clap", "--mirror", web.url, "--out", tmp_path, "--dry-run")
+    assert done.returncode == 0 and "3.0 MB" in done.stdout and "CC0 1.0" in done.stdout
+    done = run(command, "clap", "--mirror", web.url, "--out", tmp_path)
+    assert done.returncode == 0 and "clap: 1 files" in done.stdout, done.stderr
+    assert (tmp_path / "630k-audioset-best.pt").read_bytes() == BODY
     done = run(command, "vggish", "--mirror", f"{web.url}/nowhere", "--out", tmp_path / "b")
     assert done.returncode == 2 and done.stderr.startswith("error: vggish-10086976.pth: HTTP 404")
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "b").exists()
 
 
 def test_kill_in_the_middle_then_the_same_command(web, tmp_path, command):
-    found = web.put("/m/vggish-10086976.pth", BODY, script=["stall"])
-    arguments = ["vggish", "--mirror", f"{web.url}/m", "--out", str(tmp_path), "--quiet"]
-    env = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    web.hub("lukewys/laion_clap", {"630k-audioset-best.pt": BODY})
+    found = web.resources[f"/cdn/{SHA}"]
+    found.script = ["stall"]
+    arguments = ["clap", "--mirror", web.url, "--out", str(tmp_path), "--quiet"]
+    env = {**os.environ, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     process = subprocess.Popen([*command, *arguments], env=env, stdout=subprocess.DEVNULL)
-    part = part_of(tmp_path / "vggish-10086976.pth")
+    part = part_of(tmp_path / "630k-audioset-best.pt")
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not (part.is_file() and part.stat().st_size >= 1 << 20):
         time.sleep(0.02)
@@ -936,8 +1252,8 @@ def test_kill_in_the_middle_then_the_same_command(web, tmp_path, command):
     assert found.script == []
     done = run(command, *arguments)
     assert done.returncode == 0, done.stderr
-    assert web.gets("/m/vggish-10086976.pth")[-1] == f"bytes={have}-"
-    assert (tmp_path / "vggish-10086976.pth").read_bytes() == BODY
+    assert web.gets(f"/cdn/{SHA}")[-1] == f"bytes={have}-"
+    assert (tmp_path / "630k-audioset-best.pt").read_bytes() == BODY
 
 
 def test_ctrl_c_while_the_server_is_silent(web, tmp_path, command):

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from latentclap import lab as lab_module
 from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
+from latentclap.finetune import finetune
 from latentclap.lab import SYSTEMS, Lab
 from latentclap.limits import check_profile
 from latentclap.profiles import load_profile
+from latentclap.system import FoleySystem
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,50 @@ def test_filtered_counts_its_cost(lab):
     again = lab.filtered(None, 1)
     np.testing.assert_array_equal(again.waves, result.waves)
     assert again.tries["rain"].tolist() == result.tries["rain"].tolist()
+
+
+def test_a_filter_that_passes_all_changes_nothing(lab, monkeypatch):
+    """What Table I's rows with and without a filter differ by is the filter."""
+    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
+    profile = lab.profile.override(evaluate__candidates=1, evaluate__max_tries=1)
+    passed = Lab(profile, progress=False, device="cpu").filtered(None, 2, seed=3).by_class()
+    plain = lab.generate(None, 2, seed=3)
+    for cls in CLASSES:
+        np.testing.assert_allclose(passed[cls], plain[cls], atol=1e-3)
+
+
+def test_a_gpu_compiles_where_the_profile_says_so(lab, monkeypatch):
+    """Compiled clips have names of their own; the rest is tests/test_finetune.py's and a GPU's."""
+    asked = []
+    monkeypatch.setattr(Lab, "_compiles", True)
+    monkeypatch.setattr(FoleySystem, "for_generation", lambda self: asked.append("generation") or self)
+    monkeypatch.setattr(
+        lab_module,
+        "finetune",
+        lambda *a, compile, **k: asked.append(f"finetune {compile}") or finetune(*a, **k),
+    )
+    plain = lab._point_folder(None) / "generated"
+    before = set(plain.glob("*.safetensors"))
+    lab.generate(None, 1)
+    lab.filtered(None, 1)
+    lab.point(lab.config("LDM", seed=5))
+    assert asked == ["generation", "generation", "finetune True"]
+    assert len(set(plain.glob("*.safetensors")) - before) == 1
+    assert load_profile("paper").speed.compile and not load_profile("mini").speed.compile
+
+
+def test_recordings_against_the_organisers_statistics_are_files(lab, tmp_path, monkeypatch):
+    """Through the model's 16 kHz they would lose what VGGish hears above 8 kHz at the tool's misread rate."""
+    seen = {}
+    monkeypatch.setattr(lab_module, "evaluate", lambda clips, *a, **k: seen.update(clips))
+    own = Lab(
+        lab.profile.override(evaluate__reference=str(tmp_path / "stats.npz")), progress=False, device="cpu"
+    )
+    own.fad_real(2)
+    assert {c: len(v) for c, v in seen.items()} == dict.fromkeys(CLASSES, 2)
+    assert all(path.is_file() for paths in seen.values() for path in paths)
+    lab.fad_real(2)
+    assert all(isinstance(waves, np.ndarray) for waves in seen.values())
 
 
 def test_dev_clips_are_not_eval_clips(lab):

@@ -1,8 +1,10 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -11,10 +13,13 @@ import torch
 from torch import nn
 
 from latentclap.errors import InputError
+from latentclap.latent_clap import LatentCLAP
+from latentclap.pretrain.tasks import LatentCLAPTask
 from latentclap.train import (
     CHECKPOINT,
     EMA,
     GroupedBatches,
+    Interrupted,
     Task,
     TensorBatches,
     TrainConfig,
@@ -22,10 +27,14 @@ from latentclap.train import (
     item_generators,
     learning_rate,
     loop,
+    records,
     sample_order,
+    signals,
     train,
 )
+from latentclap.train.config import has_bf16, resolved
 from latentclap.train.records import pack
+from latentclap.train.task import for_processes
 
 
 class Regression(Task):
@@ -222,6 +231,232 @@ def test_kill_9_and_the_same_command(data, tmp_path):
     assert torch.equal(torch.load(folder / "final.pt"), torch.load(tmp_path / "whole" / "final.pt"))
 
 
+class Large(Regression):
+    """Half a megabyte of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 10**5), nn.Linear(10**5, 2))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(data, tmp_path):
+    """The system's own reason, and no half of a file."""
+    train(Large(), data, config(steps=1, ema_decay=0.0), tmp_path, progress=False)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as stop:
+            records.save_checkpoint(tmp_path, torch.load(tmp_path / CHECKPOINT, weights_only=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert stop.value.filename == str(tmp_path / CHECKPOINT)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {CHECKPOINT, "stats.jsonl"}
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_a_damaged_checkpoint_says_what_to_do(data, tmp_path, kept):
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:kept])
+    for use in (
+        lambda: train(Regression(), data, config(steps=2), tmp_path, progress=False),
+        lambda: pack(tmp_path, tmp_path / "out.pt"),
+    ):
+        with pytest.raises(InputError, match=r"checkpoint\.pt is damaged .*delete it to start anew") as stop:
+            use()
+        assert "\n" not in str(stop.value)
+
+
+def test_another_model_s_checkpoint(data, tmp_path):
+    torch.save({"a": 1}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="no checkpoint of this loop"):
+        train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    (tmp_path / CHECKPOINT).unlink()
+    train(Large(), data, config(steps=2), tmp_path, progress=False)
+    with pytest.raises(InputError, match="of another model"):
+        train(Regression(), data, config(steps=2), tmp_path, progress=False)
+
+
+def test_what_killed_runs_left_is_deleted(data, tmp_path):
+    for name in (".checkpoint-abc.pt", ".stats-abc.jsonl", ".other.pt", "mine-checkpoint-1.pt"):
+        (tmp_path / name).write_text("half")
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        CHECKPOINT, "stats.jsonl", ".other.pt", "mine-checkpoint-1.pt"
+    }  # fmt: skip
+
+
+def test_saving_takes_a_twentieth_of_the_time(data, tmp_path, monkeypatch):
+    """By a clock that goes by one second a step and by ten a checkpoint."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    save = loop._Loop._save
+
+    def slow(self):
+        now[0] += 10
+        save(self)
+
+    monkeypatch.setattr(loop._Loop, "_save", slow)
+
+    class Ticks(Regression):
+        def forward(self, batch, rngs):
+            now[0] += 1
+            return super().forward(batch, rngs)
+
+    saved = []
+    settings = config(steps=500, checkpoint_seconds=5)
+    train(Ticks(), data, settings, tmp_path, progress=False, on_checkpoint=saved.append)
+    assert saved == [6, 207, 408, 500]
+
+
+SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_train import Regression, TensorBatches, config, train
+import torch
+class Told(Regression):
+    def forward(self, batch, rngs):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 3:
+            os.kill(os.getpid(), int(sys.argv[2]))
+        return super().forward(batch, rngs)
+x = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
+train(Told(), TensorBatches(dict(x=x, y=x[:, :2] * 2)), config(), sys.argv[1], progress=False)
+"""
+
+
+def test_a_script_leaves_with_the_signal_s_status(tmp_path):
+    """SIGTERM: a checkpoint of the step that ran, and 128 + 15, as a shell says of a process that it ended."""
+    script = tmp_path / "script.py"
+    script.write_text(SIGNALLED.format(tests=os.path.dirname(__file__)))
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "run", str(int(signal.SIGTERM))], capture_output=True, text=True
+    )
+    assert done.returncode == 143, done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(tmp_path / "run" / CHECKPOINT, weights_only=True)["step"] == 3
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_first_and_handlers_are_restored(data, tmp_path, signum):
+    """In this very process, as in a notebook; the run then goes on to the weights of one that never stopped."""
+
+    class Told(Regression):
+        def forward(self, batch, rngs):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls == 3:
+                os.kill(os.getpid(), signum)
+            return super().forward(batch, rngs)
+
+    def own(*_):
+        raise AssertionError("the loop listens itself")
+
+    before = signal.getsignal(signum)
+    signal.signal(signum, own)
+    try:
+        kind = KeyboardInterrupt if signum == signal.SIGINT else Interrupted
+        with pytest.raises(kind, match=f"stopped by {signum.name}; .* of step 3: the same command"):
+            train(Told(), data, config(), tmp_path / "a", progress=False)
+        assert signal.getsignal(signum) is own
+    finally:
+        signal.signal(signum, before)
+    a, b = Regression(), Regression()
+    train(a, data, config(), tmp_path / "a", progress=False)
+    train(b, data, config(), tmp_path / "b", progress=False)
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    heard = signals.Signals()
+    with heard:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a launcher passes on what the terminal told all
+        assert heard.received == signal.SIGINT
+        heard._since -= 2 * signals.ECHO_SECONDS
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored_and_threads_listen_to_nothing():
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        with signals.Signals() as heard:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert not heard.received and signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    seen = []
+
+    def inside():
+        with signals.Signals() as heard:
+            seen.append(heard._before)
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [{}]
+
+
+def test_a_launcher_s_accumulation_does_not_shrink_gradients(data, tmp_path, monkeypatch):
+    a, b = Regression(), Regression()
+    one = train(a, data, config(steps=3), tmp_path / "a", progress=False)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    other = train(b, data, config(steps=3), tmp_path / "b", progress=False)
+    assert torch.equal(weights(a), weights(b))
+    assert one.history[0]["grad_norm"] == other.history[0]["grad_norm"]
+
+
+def test_the_scale_of_fp16_goes_on(data, tmp_path, monkeypatch):
+    """A GPU's; here the scaler is put in by hand, and only written and read."""
+    scales = []
+
+    class Scaled(loop._Loop):
+        def _save(self):
+            self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7)
+            self.accelerator.scaler._lazy_init_scale_growth_tracker(torch.device("cpu"))
+            super()._save()
+            self.accelerator.scaler = None
+
+        def _take(self, state):
+            self.accelerator.scaler = torch.amp.GradScaler("cpu")
+            super()._take(state)
+            scales.append(self.accelerator.scaler.get_scale())
+            self.accelerator.scaler = None
+
+    monkeypatch.setattr(loop, "_Loop", Scaled)
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    assert scales == [2.0**7]
+
+
+def test_automatic_precision(monkeypatch):
+    """bf16 where a GPU computes in it, not where it is emulated; float16 only for who asks."""
+    assert resolved("auto") == ("bf16" if has_bf16() else "no")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolved("auto") == "no" and resolved("bf16") == "bf16" and resolved("fp16") == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert resolved("auto") == "bf16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        resolved("fp16")
+
+
+def test_batch_statistics_are_shared_on_gpus():
+    """φ's are converted as for GPUs, with the same names of weights; the shared pass itself needs two of them."""
+    phi = LatentCLAP(width=4)
+    names = list(phi.state_dict())
+    task = for_processes(LatentCLAPTask(phi), torch.device("cuda"))
+    kinds = {type(m).__name__ for m in task.modules() if "BatchNorm" in type(m).__name__}
+    assert kinds == {"SyncBatchNorm"} and list(phi.state_dict()) == names
+    with pytest.raises(InputError, match="on GPUs only"):
+        for_processes(LatentCLAPTask(LatentCLAP(width=4)), torch.device("cpu"))
+
+
 def test_accumulation_is_one_large_batch(data, tmp_path):
     """Without dropout and batch statistics, 2 x 4 items are 8 items."""
 
@@ -250,10 +485,13 @@ def test_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
             self.calls = getattr(self, "calls", 0) + 1
             return terms if self.calls < 4 else {**terms, "loss": terms["loss"] * float("nan")}
 
-    with pytest.raises(TrainingError, match="loss is not finite at step 3"):
+    with pytest.raises(TrainingError, match="loss is not finite at step 3") as stop:
         train(Explodes(), data, config(checkpoint_seconds=0), tmp_path, progress=False)
+    assert "is from before that" in str(stop.value)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 3
+    with pytest.raises(TrainingError, match="no checkpoint was saved yet"):
+        train(Explodes(), data, config(), tmp_path / "none", progress=False)
     assert all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
 
 
@@ -389,8 +627,13 @@ def test_learning_rate():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"batch_size": 0}, {"lr": 0}, {"lr": float("nan")}, {"ema_decay": 1.0}, {"schedule": "linear"}]
-)
+    "bad",
+    [
+        {"batch_size": 0}, {"lr": 0}, {"lr": float("nan")}, {"ema_decay": 1.0}, {"schedule": "linear"},
+        {"grad_clip": -1.0}, {"seed": -1}, {"checkpoint_seconds": -1.0}, {"minutes": float("nan")},
+        {"grad_accum": 0}, {"log_every": 0}, {"beta2": 1.0}, {"precision": "int8"},
+    ],
+)  # fmt: skip
 def test_bad_settings(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         config(**bad)

@@ -79,6 +79,17 @@ def test_an_interrupted_unpacking_goes_on(tmp_path, monkeypatch):
     assert tree(tmp_path / "out") == {**GOOD, "a/one.txt": b"1" * 3000}
 
 
+def test_what_a_kill_left_is_swept(tmp_path):
+    """A temporary file is never a member, unless the archive has one of that very name."""
+    path = zipped(tmp_path / "x.zip", {**GOOD, "a/.kept-abcdefgh.txt": b"a member"})
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    for name in ("a/.one-abc_12gh.txt", "a/.kept-abcdefgh.txt", ".three-abcdefgh", "a/notes.txt"):
+        (tmp_path / "out" / name).write_bytes(b"half")
+    unpack([path], tmp_path / "out")
+    rest = {"a/.kept-abcdefgh.txt": b"a member", "a/notes.txt": b"half"}
+    assert tree(tmp_path / "out") == {**GOOD, **rest}
+
+
 EVIL_NAMES = ["../up.txt", "/abs.txt", "a/../../up.txt", "C:/x.txt", "a\\..\\x.txt", "bell\a.txt"]
 
 

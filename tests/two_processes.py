@@ -1,6 +1,8 @@
 """What test_distributed.py runs in two processes under accelerate launch: each part writes what it saw."""
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,7 +15,15 @@ from latentclap.finetune import FinetuneConfig, finetune
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system
 from latentclap.system import tuning_layer
-from latentclap.train import Task, TensorBatches, TrainConfig, TrainingError, processes, train
+from latentclap.train import (
+    Interrupted,
+    Task,
+    TensorBatches,
+    TrainConfig,
+    TrainingError,
+    processes,
+    train,
+)
 
 
 class Line(Task):
@@ -138,6 +148,20 @@ def main(folder):
         Slow(), line_data(), line_config(steps=10**6, minutes=0.005), folder / "time", progress=False
     )
     said["time"] = [result.step, result.finished]
+
+    class Told(Line):
+        """The second process alone is told to go."""
+
+        def forward(self, batch, rngs):
+            self.calls = getattr(self, "calls", 0) + 1
+            if rank == 1 and self.calls == 4:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return super().forward(batch, rngs)
+
+    try:
+        train(Told(), line_data(), line_config(), folder / "told", progress=False)
+    except Interrupted as stop:
+        said["told"] = [stop.code, str(stop)]
 
     class Normed(Line):
         def __init__(self):

@@ -32,6 +32,8 @@ def run_app(app: Callable[..., Any]) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's: its class has moved between versions
             return _usage(error)
+        if type(error).__name__ == "SafetensorError":  # its way to say a full disk, or a damaged file
+            return _say(error, _one_line(str(error)))
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             return _say(error, "the GPU has too little memory; give a smaller --batch-size or --device cpu")
         raise

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentclap.cache import ShardedCache, batches
 from latentclap.diffusion import append_dims
 from latentclap.errors import InputError
-from latentclap.files import atomic_path
+from latentclap.files import atomic_path, load_tensors
 from latentclap.latent_clap import LatentCLAP
+from latentclap.limits import check_values
 from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
 from latentclap.memory import foretold
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
 from latentclap.profiles import FinetuneSection
 from latentclap.system import FoleySystem, tuning_layer
 from latentclap.train import Task, TrainConfig, TrainResult, onto, processes, train
+from latentclap.train.config import resolved
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class FinetuneConfig:
         weighting: w(n) of eq. 3, see ``losses.step_weight``.
         reading: what φ is shown, see ``losses.READINGS``.
         reduction: "mean" or "sum" over CLAP's dimensions.
-        epochs: passes over the clips (the paper: 500; Fig. 3: 100).
-        batch_size: clips per step (not given in the paper).
+        epochs: passes over the clips (the paper: 500; Fig. 3: 100), as whole steps: clips that do not fill a last
+            step are left out.
+        batch_size: clips per forward pass (not given in the paper).
         lr: Adam's learning rate (the paper: 3e-6).
         grad_clip: largest gradient norm; 0: off.
         ema_decay: average the weights; 0: off.
@@ -47,7 +52,9 @@ class FinetuneConfig:
         seed: of order, noise and dropout.
         normalize: scale E_latent to unit length.
         clamp: clamp what φ is shown to +-clamp; 0: off.
-        checkpoint_seconds: time between checkpoints; no effect on the result.
+        checkpoint_seconds: time between checkpoints (see ``TrainConfig``); no effect on the result.
+        grad_accum: forward passes per step of Adam: a step then has batch_size x grad_accum clips, in the memory of
+            batch_size.
     """
 
     lam: float = 0.0
@@ -65,14 +72,10 @@ class FinetuneConfig:
     normalize: bool = False
     clamp: float = 0.0
     checkpoint_seconds: float = 20.0
+    grad_accum: int = 1
 
     def __post_init__(self) -> None:
-        if self.lam < 0 or self.lam != self.lam:
-            raise InputError(f"lam={self.lam}: must be zero or more (the paper: 1000 to 2000)")
-        if self.epochs < 1:
-            raise InputError(f"epochs={self.epochs}: must be at least 1")
-        if not 0 <= self.drop < 1:
-            raise InputError(f"drop={self.drop}: must be within 0 ... 1")
+        check_values({f"finetune.{name}": value for name, value in asdict(self).items()}, "")
 
     @classmethod
     def of(cls, section: FinetuneSection, **changes: Any) -> FinetuneConfig:
@@ -147,10 +150,13 @@ def finetune(
     fused: bool = True,
     checkpointing: bool = False,
     channels_last: bool = False,
+    precision: str = "auto",
     tensorboard: bool = False,
     progress: bool = True,
 ) -> tuple[FoleySystem, TrainResult]:
     """Fine-tune a copy of ``system``; the same command goes on where an interrupted one stopped.
+
+    On a GPU, what training does not need (VAE, vocoder, both CLAPs, the pretrained UNet) waits in the CPU's memory.
 
     Args:
         system: the pretrained system; it is not changed.
@@ -163,6 +169,7 @@ def finetune(
         fused: with compile, our kernels in the UNet (see ``TrainConfig``).
         checkpointing: trade time for memory (see ``TrainConfig``).
         channels_last: order of the weights in memory (see ``TrainConfig``).
+        precision: of the arithmetic (see ``TrainConfig``).
         tensorboard: write TensorBoard events.
         progress: show a progress bar.
 
@@ -189,56 +196,97 @@ def finetune(
             clamp=config.clamp or None,
         )
     data = batches(cache, "mean", "logvar", "E_audio", "E_text")
-    if system.device.type == "cuda":
-        # the weights that train lie there already
-        held = sum(p.numel() * p.element_size() for p in tuned.unet.parameters())
-        free = torch.cuda.mem_get_info(system.device)[0] + held
-        _warn_of_memory(system, phi, config, free, checkpointing)
-    steps = max(1, config.epochs * len(data) // config.batch_size)
-    result = train(
-        FinetuneTask(tuned, loss, config.lam, drop=config.drop),
-        data,
-        TrainConfig(
-            steps=steps,
-            batch_size=config.batch_size,
-            lr=config.lr,
-            grad_clip=config.grad_clip,
-            ema_decay=config.ema_decay,
-            seed=config.seed,
-            minutes=minutes,
-            compile=compile,
-            fused=fused,
-            checkpointing=checkpointing,
-            channels_last=channels_last,
-            tensorboard=tensorboard,
-            log_every=max(1, steps // 50),
-            checkpoint_seconds=config.checkpoint_seconds,
-        ),
-        folder,
-        progress=progress,
-        description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
+    task = FinetuneTask(tuned, loss, config.lam, drop=config.drop)
+    steps = max(1, config.epochs * len(data) // (config.batch_size * config.grad_accum))
+    settings = TrainConfig(
+        steps=steps,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        grad_clip=config.grad_clip,
+        grad_accum=config.grad_accum,
+        ema_decay=config.ema_decay,
+        seed=config.seed,
+        minutes=minutes,
+        precision=precision,
+        compile=compile,
+        fused=fused,
+        checkpointing=checkpointing,
+        channels_last=channels_last,
+        tensorboard=tensorboard,
+        log_every=max(1, steps // 50),
+        checkpoint_seconds=config.checkpoint_seconds,
     )
-    if checkpointing:
-        tuned.unet.disable_gradient_checkpointing()
+    on_gpu = system.device.type == "cuda"
+    with _aside(_idle(system, tuned) if on_gpu else [], system.device):
+        if on_gpu:
+            held = [tuned.unet, loss]
+            _warn_of_memory(system, phi if config.lam else None, settings, lambda: _room(system.device, held))
+        try:
+            result = train(
+                task,
+                data,
+                settings,
+                folder,
+                progress=progress,
+                description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
+            )
+        finally:
+            if checkpointing:
+                tuned.unet.disable_gradient_checkpointing()
     return tuned.eval(), result
 
 
+def _idle(system: FoleySystem, tuned: FoleySystem) -> list[nn.Module]:
+    """The parts that training does not touch."""
+    busy = {id(part) for part in (tuned.unet, tuned.tuning)}
+    return [part for part in system.parts.values() if id(part) not in busy]
+
+
+@contextmanager
+def _aside(modules: list[nn.Module], device: torch.device) -> Iterator[None]:
+    """Keep modules that lie on a device in the CPU's memory meanwhile."""
+    moved = [m for m in modules if {t.device for t in (*m.parameters(), *m.buffers())} == {device}]
+    for module in moved:
+        module.to("cpu")
+    try:
+        yield
+    finally:
+        try:
+            for module in moved:
+                module.to(device)
+        except torch.OutOfMemoryError:  # it has its own reason already: training failed for the same
+            warnings.warn(
+                "the GPU has no room for the whole system: a part of it stays on the CPU", stacklevel=3
+            )
+
+
+def _room(device: torch.device, held: list[nn.Module | None]) -> int:
+    """Bytes of a GPU that training can have: free ones, and what is held for modules that train there already."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    there = sum(p.numel() * p.element_size() for m in held if m is not None for p in m.parameters())
+    return torch.cuda.mem_get_info(device)[0] + cached + there
+
+
 def _warn_of_memory(
-    system: FoleySystem, phi: nn.Module | None, config: FinetuneConfig, free: int, checkpointing: bool
+    system: FoleySystem, phi: nn.Module | None, settings: TrainConfig, free: Callable[[], int]
 ) -> None:
     """Say before the first step that a batch will hardly fit: a warning, since the figure is an estimate."""
-    world = processes().num_processes
-    line = foretold(
-        system.unet.config,
-        phi.config if isinstance(phi, LatentCLAP) and config.lam else None,
-        system.latent_shape,
-        -(-config.batch_size // world),
-        free,
-        checkpointing=checkpointing,
-        precision="bf16" if torch.cuda.is_bf16_supported() else "no",
-        ema=bool(config.ema_decay),
-        processes=world,
-    )
+    try:
+        world = processes().num_processes
+        line = foretold(
+            system.unet.config,
+            phi.config if isinstance(phi, LatentCLAP) else None,
+            system.latent_shape,
+            -(-settings.batch_size // world),
+            free(),
+            checkpointing=settings.checkpointing,
+            precision=resolved(settings.precision),
+            ema=bool(settings.ema_decay),
+            processes=world,
+        )
+    except Exception as error:  # an estimate must not keep a run from its first step
+        reason = (str(error).splitlines() or [""])[0]
+        line = f"what a step takes of the GPU's memory could not be told ({type(error).__name__}: {reason})"
     if line:
         warnings.warn(line, stacklevel=3)
 
@@ -254,7 +302,7 @@ def save_weights(system: FoleySystem, path: str | Path) -> None:
 
 def load_weights(system: FoleySystem, path: str | Path) -> FoleySystem:
     """A copy of a system with the UNet and, where there is one, the tuning layer of :func:`save_weights`."""
-    state = load_file(path)
+    state = load_tensors(path)
     tuned = copy.copy(system)
     tuned.unet = copy.deepcopy(system.unet)
     tuned.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
@@ -277,6 +325,7 @@ def train_latent_clap(
     seed: int = 0,
     device: str = "cpu",
     minutes: float = 0.0,
+    precision: str = "auto",
     progress: bool = True,
 ) -> tuple[LatentCLAP, TrainResult]:
     """Train a Latent CLAP encoder from nothing by eq. 2 on cached latents and E_audio (Fig. 2); resumable.
@@ -285,16 +334,17 @@ def train_latent_clap(
         cache: what ``cache.build_cache`` gives, or a cache on disk.
         folder: for checkpoint and logs.
         width: channels of the first block (PANN-10: 64).
-        epochs: passes over the clips.
+        epochs: passes over the clips, as whole steps.
         batch_size: clips per step.
         lr: Adam's learning rate, with cosine decay.
         seed: of weights, order, noise and dropout.
         device: where to train.
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
+        precision: of the arithmetic (see ``TrainConfig``).
         progress: show a progress bar.
     """
-    if epochs < 1:
-        raise InputError(f"epochs={epochs}: must be at least 1")
+    given = {"width": width, "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    check_values({f"latent_clap.{name}": value for name, value in given.items()}, "")
     data = batches(cache, "mean", "logvar", "E_audio")
     first = data.batch([0])
     _, channels, _, freq = first["mean"].shape
@@ -310,6 +360,7 @@ def train_latent_clap(
         schedule="cosine",
         seed=seed,
         minutes=minutes,
+        precision=precision,
         log_every=max(1, steps // 100),
     )
     task = LatentCLAPTask(phi.to(device))

@@ -162,6 +162,7 @@ class Lab:
             folder,
             tensorboard=tensorboard,
             progress=self.progress,
+            compile=self._compiles,
         )
         save_weights(tuned, folder / "weights.safetensors")
         write_json(folder / "summary.json", {"seconds": result.seconds, "step": result.step})
@@ -173,6 +174,18 @@ class Lab:
             self.system if point is None else load_weights(self.system, point.folder / "weights.safetensors")
         )
 
+    @property
+    def _compiles(self) -> bool:
+        return self.profile.speed.compile and self.device.startswith("cuda")
+
+    def _generating(self, point: Point | None) -> FoleySystem:
+        system = self.load(point)
+        return system.for_generation() if self._compiles else system
+
+    def _sampling(self) -> list[Any]:
+        """What decides a clip beside its seed and the weights; compiled ones differ by bf16's rounding."""
+        return [asdict(self.profile.generate)] + ["compiled"] * self._compiles
+
     # ---------------------------------------------------------------------------- generated clips
 
     def generate(
@@ -180,14 +193,13 @@ class Lab:
     ) -> dict[str, np.ndarray]:
         """n clips per class, (n, samples) float32 at 16 kHz, made once per (point, sampling, seed)."""
         section = self.profile.generate
-        key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
+        key = config_hash([*self._sampling(), seed, first, n, list(classes), self.checkpoint_id])
         path = self._point_folder(point) / "generated" / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
                 started = time.monotonic()
-                system = self.load(point)
-                waves = system.generate(
+                waves = self._generating(point).generate(
                     list(classes),
                     n,
                     seed=seed,
@@ -206,8 +218,7 @@ class Lab:
         self, point: Point | None, n: int, *, seed: int = 0, first: int = 0, classes: Sequence[str] = CLASSES
     ) -> float:
         """Wall time that :meth:`generate` took when it made these clips."""
-        section = self.profile.generate
-        key = config_hash([asdict(section), seed, first, n, list(classes), self.checkpoint_id])
+        key = config_hash([*self._sampling(), seed, first, n, list(classes), self.checkpoint_id])
         return read_json(self._point_folder(point) / "generated" / f"{key}.json")["seconds"]
 
     def clips(self, split: str, cls: str, n: int | None = None) -> list[Clip]:
@@ -221,14 +232,14 @@ class Lab:
 
     def filtered(self, point: Point | None, n: int, *, seed: int = 0) -> FilterResult:
         """n clips per class through the profile's post-filter (II-B), made once like :meth:`generate`."""
-        section, sampling = self.profile.evaluate, asdict(self.profile.generate)
+        section = self.profile.evaluate
         options = [section.postfilter, section.max_tries, section.candidates]
-        key = config_hash([sampling, options, seed, n, self.checkpoint_id])
+        key = config_hash([*self._sampling(), options, seed, n, self.checkpoint_id])
         path = self._point_folder(point) / "filtered" / f"{key}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
-                system = self.load(point)
+                system = self._generating(point)
                 result = filter_generate(
                     system.generate,
                     clap_score(system),
@@ -237,7 +248,8 @@ class Lab:
                     load_preset(section.postfilter, section.candidates),
                     seed=seed,
                     max_tries=section.max_tries,
-                    **sampling,
+                    batch=max(32, self.profile.generate.batch_size),
+                    **asdict(self.profile.generate),
                 )
                 result.save(path)
         return FilterResult.load(path)

@@ -6,8 +6,11 @@ GPUs or machines. Paths in the file are relative to the working directory.
 
 from __future__ import annotations
 
+import os
 import tomllib
 import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentclap.errors import InputError, run_app
-from latentclap.files import read_json, write_json
+from latentclap.files import check_place, read_json, write_json
+from latentclap.limits import check_values
 from latentclap.profiles import Profile, convert, load_profile
 
 if TYPE_CHECKING:
@@ -43,8 +47,11 @@ part = "finetune"                # eq. 4; or "latent_clap": the encoder φ by eq
 \b
 [finetune]                       # or [latent_clap]
 lam = 2000.0
-batch_size = 64                  # over all processes together
+batch_size = 64                  # clips of a pass, over all processes together
+grad_accum = 1                   # passes per step: more clips in the same memory
 """
+#: what says that a folder holds a run that trained
+TRAINED = ("checkpoint.pt", "stats.jsonl", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -109,54 +116,143 @@ class Launch:
     """One call: the same in every process, but that only the main one writes."""
 
     def __init__(
-        self, file: TrainFile, state: PartialState, *, minutes: float, quiet: bool, **ways: bool
+        self,
+        file: TrainFile,
+        state: PartialState,
+        *,
+        minutes: float,
+        quiet: bool,
+        precision: str = "auto",
+        **ways: bool,
     ) -> None:
         from latentclap.cache import ShardedCache
+        from latentclap.train.config import PRECISIONS, resolved
 
+        if precision not in PRECISIONS:
+            raise InputError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
+        resolved(precision)
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
         #: compile, fused, checkpointing, channels_last: how it is trained, which is not part of the result
         self.ways = ways
+        #: nor is this
+        self.precision = precision
         self.profile = load_profile(file.profile)
+        #: the part's values, checked
+        self.values = self._values()
         self.data = ShardedCache(file.cache)
         self.folder = file.folder
+
+    def check(self) -> str:
+        """Look, without changing anything, whether the run can begin in its folder; return what is found there.
+
+        Raises:
+            InputError: it cannot be shared by this number of processes, or the folder holds another run.
+            OSError: nothing can be written there.
+        """
+        from latentclap.train import share
+
+        world = self.state.num_processes
+        share(self.values["batch_size"], self.state.process_index, world)
+        if self.file.part == "latent_clap" and world > 1 and self.state.device.type != "cuda":
+            raise InputError(
+                "latent_clap has batch normalisation, which several processes share on GPUs only: train it in one"
+            )
+        check_place(self.folder / "config.json")
+        self._same_run()
+        if (self.folder / "summary.json").is_file():
+            step = read_json(self.folder / "summary.json")["step"]
+            return f"{self.folder} is finished (step {step})"
+        return ""
 
     def run(self) -> str:
         """Train; return the line that says how far it is."""
         from latentclap.runs import commit, device_name, versions
 
-        finished = self.folder / "summary.json"
-        described = self.describe()
-        self._claim(described)
-        if finished.is_file():
-            return f"{self.folder} is finished (step {read_json(finished)['step']})"
-        self.state.wait_for_everyone()
-        result = self._finetune() if self.file.part == "finetune" else self._latent_clap()
-        if not result.finished:
-            return f"stopped at step {result.step} after {self.minutes:g} minutes; the same command goes on"
-        if self.state.is_main_process:
-            write_json(
-                finished,
-                {
-                    "step": result.step,
-                    "seconds": result.seconds,
-                    "processes": self.state.num_processes,
-                    "device": device_name(),
-                    "commit": commit(),
-                    "versions": versions(),
-                },
-            )
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # spent, and four times the weights
-        self.state.wait_for_everyone()
+        self.check()
+        with self._locked():
+            finished = self._in_main(self.check)
+            if finished:
+                return finished
+            parts = self._parts() if self.file.part == "finetune" else None
+            self._in_main(self._claim)  # not before all that can be wrong with it is known
+            result = self._finetune(*parts) if parts else self._latent_clap()
+            if not result.finished:
+                return (
+                    f"stopped at step {result.step} after {self.minutes:g} minutes; the same command goes on"
+                )
+            if self.state.is_main_process:
+                write_json(
+                    self.folder / "summary.json",
+                    {
+                        "step": result.step,
+                        "seconds": result.seconds,
+                        "processes": self.state.num_processes,
+                        "device": device_name(),
+                        "commit": commit(),
+                        "versions": versions(),
+                    },
+                )
+                (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # spent, and four times the weights
+            self.state.wait_for_everyone()
         return f"{self.folder}: {result.step} steps in {result.seconds:.0f} s"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep the folder for this launch; the lock of one that was killed is free at once.
+
+        Raises:
+            InputError: another launch trains there.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.folder / ".lock")
+
+        def take() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                raise InputError(
+                    f"{self.folder}: another launch trains there; wait for it, or take another folder"
+                ) from None
+
+        absent = check_place(self.folder / ".lock") if self.state.is_main_process else []
+        self._in_main(take)
+        try:
+            yield
+        finally:
+            if lock.is_locked:
+                if [p.name for p in self.folder.iterdir()] == [".lock"]:  # it did not begin
+                    with suppress(OSError):
+                        (self.folder / ".lock").unlink()
+                        for folder in absent:
+                            folder.rmdir()
+                lock.release()
+
+    def _in_main(self, function: Callable[[], Any]) -> Any:
+        """What the main process's call returns, in every process; where it fails, all stop and that one says why."""
+        value = error = None
+        if self.state.is_main_process:
+            try:
+                value = function()
+            except Exception as problem:  # the others wait for an answer
+                error = problem
+        if self.state.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            value, failed = broadcast_object_list([value, error is not None])
+            if failed and not self.state.is_main_process:
+                raise typer.Exit(2)
+        if error:
+            raise error
+        return value
 
     def describe(self) -> dict[str, Any]:
         """What decides the result: how many processes there are is not part of it."""
-        if self.file.part == "finetune":
-            values = asdict(finetune_config(self.profile, self.file.changes))
-            values.pop("checkpoint_seconds")
-        else:
-            values = asdict(self._section())
-            values.pop("noise_levels")
+        values = dict(self.values)
+        values.pop("checkpoint_seconds", None)
+        if values.get("grad_accum") == 1:  # runs from before there was a choice go on
+            values.pop("grad_accum")
         return {
             "part": self.file.part,
             "model": asdict(self.profile.model),
@@ -164,36 +260,66 @@ class Launch:
             self.file.part: values,
         }
 
-    def _claim(self, described: dict[str, Any]) -> None:
+    def _values(self) -> dict[str, Any]:
+        """The profile's values of the part with the file's changes.
+
+        Raises:
+            InputError: a name that there is not, a value of another type or out of its range.
+        """
+        if self.file.part == "finetune":
+            return asdict(finetune_config(self.profile, self.file.changes))
+        changed = {f"latent_clap__{k}": v for k, v in self.file.changes.items()}
+        values = asdict(self.profile.override(**changed).latent_clap)
+        values.pop("noise_levels")
+        check_values({f"latent_clap.{k}": v for k, v in values.items()}, "")
+        return values
+
+    def _same_run(self) -> None:
         path = self.folder / "config.json"
-        if path.is_file():
-            theirs = read_json(path)
-            differing = [k for k in described if theirs.get(k) != described[k]]
-            if differing:
-                raise InputError(
-                    f"{self.folder} holds another run ({', '.join(differing)} differ): use another folder"
-                )
-        elif self.state.is_main_process:
-            write_json(path, described)
+        # a configuration with which nothing was trained holds no place
+        if not path.is_file() or not any((self.folder / name).exists() for name in TRAINED):
+            return
+        theirs, ours = read_json(path), self.describe()
+        differing = [k for k in ours if theirs.get(k) != ours[k]]
+        if differing:
+            raise InputError(
+                f"{self.folder} holds another run ({', '.join(differing)} differ): use another folder"
+            )
+
+    def _claim(self) -> None:
+        for path in self.folder.glob(
+            ".weights-*.safetensors"
+        ):  # of a run that was killed while it wrote them
+            path.unlink()
+        write_json(self.folder / "config.json", self.describe())
 
     def foretell(self) -> str:
         """What a step of fine-tuning will take of a GPU's memory, by an estimate (``latentclap.memory``)."""
         from latentclap.memory import GIB, training_footprint
+        from latentclap.train.config import resolved
 
         config, system, phi = self._parts()
         world, checkpointing = self.state.num_processes, bool(self.ways.get("checkpointing"))
         batch = -(-config.batch_size // world)
-        footprint = training_footprint(
-            system.unet.config,
-            phi.config if phi else None,
-            system.latent_shape,
-            checkpointing=checkpointing,
-            ema=bool(config.ema_decay),
-            processes=world,
-        )
+        # without a GPU here, one that has bf16 is meant
+        here = self.precision != "auto" or self.state.device.type == "cuda"
+        precision = resolved(self.precision) if here else "bf16"
+        try:
+            footprint = training_footprint(
+                system.unet.config,
+                phi.config if phi else None,
+                system.latent_shape,
+                precision=precision,
+                checkpointing=checkpointing,
+                ema=bool(config.ema_decay),
+                processes=world,
+            )
+        except Exception as error:  # an estimate must not keep the rest from being said
+            return f"memory of a GPU: could not be told ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         fits = ", ".join(f"{footprint.fits(held * GIB)} in {held} GiB" for held in (16, 24, 40, 80))
+        name = "fp32" if precision == "no" else precision
         return (
-            f"memory of a GPU, bf16, uncompiled, estimated: {footprint.peak(batch) / GIB:.1f} GiB for {batch} clips"
+            f"memory of a GPU, {name}, uncompiled, estimated: {footprint.peak(batch) / GIB:.1f} GiB for {batch} clips"
             f" a process; the largest batch a process: {fits}"
         )
 
@@ -208,10 +334,9 @@ class Launch:
             phi = LatentCLAP.from_pretrained(folder).to(self.state.device)
         return config, system, phi
 
-    def _finetune(self) -> TrainResult:
+    def _finetune(self, config: FinetuneConfig, system: FoleySystem, phi: LatentCLAP | None) -> TrainResult:
         from latentclap.finetune import finetune, save_weights
 
-        config, system, phi = self._parts()
         tuned, result = finetune(
             system,
             phi,
@@ -219,6 +344,7 @@ class Launch:
             config,
             self.folder,
             minutes=self.minutes,
+            precision=self.precision,
             **self.ways,
             tensorboard=True,
             progress=not self.quiet,
@@ -231,23 +357,18 @@ class Launch:
     def _latent_clap(self) -> TrainResult:
         from latentclap.finetune import train_latent_clap
 
-        section = asdict(self._section())
-        section.pop("noise_levels")
         phi, result = train_latent_clap(
             self.data,
             self.folder,
-            **section,
+            **self.values,
             device=str(self.state.device),
             minutes=self.minutes,
+            precision=self.precision,
             progress=not self.quiet,
         )
         if result.finished and self.state.is_main_process:
             phi.save_pretrained(self.folder / "latent_clap")
         return result
-
-    def _section(self) -> Any:
-        changed = {f"latent_clap__{k}": v for k, v in self.file.changes.items()}
-        return self.profile.override(**changed).latent_clap
 
     def _system(self) -> FoleySystem:
         """The profile's system, which must be the one that the cache was made with."""
@@ -283,17 +404,24 @@ def train(
     diffusers: Annotated[
         bool, typer.Option("--no-fused", help="With --compile: diffusers' own UNet, without our kernels.")
     ] = False,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.",
+            show_default="auto",
+        ),
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything; say what would run, and its memory.")
     ] = False,
 ) -> None:
     """Train from a configuration file."""
-    from latentclap.train import TrainingError, processes
+    from latentclap.train import Interrupted, TrainingError, processes
 
-    if minutes < 0:
-        raise InputError(f"--minutes {minutes:g}: it may not be negative")
+    check_values({"minutes": minutes}, "--")
     file = TrainFile.read(config)
+    _need_launcher()
     state = processes()
     ways = {"compile": compile, "checkpointing": checkpointing, "channels_last": channels_last}
     if file.part != "finetune" and any(ways.values()):
@@ -302,19 +430,55 @@ def train(
     if diffusers and not compile:
         raise InputError("--no-fused goes with --compile: without it the UNet is diffusers' own anyway")
     ways["fused"] = not diffusers
-    launch = Launch(file, state, minutes=minutes, quiet=quiet, **ways)
+    precision = precision or _launchers_precision()
+    launch = Launch(file, state, minutes=minutes, quiet=quiet, precision=precision, **ways)
     if dry_run:
+        found = launch.check()
         said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
         if file.part == "finetune":
             said += f"\n{launch.foretell()}"
+        said += f"\n{found}" if found else ""
     else:
         try:
             said = launch.run()
         except TrainingError as error:
             raise InputError(str(error)) from None
+        except (Interrupted, KeyboardInterrupt) as stop:
+            if not str(stop):  # a second Ctrl-C, which does not wait
+                raise
+            if state.is_main_process:
+                typer.echo(stop, err=True)
+            state.destroy_process_group()
+            raise SystemExit(getattr(stop, "code", 130)) from None  # 128 + the signal, as a shell counts
     if state.is_main_process:
         typer.echo(said)
     state.destroy_process_group()
+
+
+def _need_launcher() -> None:
+    """Refuse to be started many times by SLURM: each would take itself for the only one.
+
+    Raises:
+        InputError: SLURM started several tasks, and no launcher is between.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or "1"
+    if tasks.isdigit() and int(tasks) > 1 and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            f"SLURM started {tasks} tasks, and each would train for itself: one task a node, with a launcher, as"
+            " srun --ntasks-per-node=1 torchrun --nproc-per-node=8 -m latentclap.train CONFIG"
+        )
+
+
+def _launchers_precision() -> str:
+    """What ``accelerate launch --mixed_precision`` asked for; its "no" is what it says without the option, too.
+
+    Raises:
+        InputError: a precision that training does not know.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in ("no", "bf16", "fp16"):
+        raise InputError(f"--mixed_precision {asked}: training knows bf16 and fp16")
+    return "auto" if asked == "no" else asked
 
 
 def main() -> int:

@@ -56,6 +56,35 @@ NUMBERS: dict[str, tuple[float, float]] = {
 }
 #: numbers that lie between two, and at neither
 BETWEEN = {"data.dev_fraction": (0, 1), "latent_clap.lr": (0, 1), "finetune.lr": (0, 1)}
+#: numbers of the training loop and of its launcher that no profile has
+TRAINING: dict[str, tuple[float, float]] = {
+    "finetune.seed": (0, _MANY),
+    "finetune.clamp": (0, _MANY),
+    "finetune.grad_accum": (1, _MANY),
+    "latent_clap.seed": (0, _MANY),
+    "training.steps": (0, _MANY),
+    "training.batch_size": (1, _MANY),
+    "training.warmup_steps": (0, _MANY),
+    "training.weight_decay": (0, _MANY),
+    "training.beta1": (0, 1),
+    "training.beta2": (0, 1),
+    "training.grad_clip": (0, _MANY),
+    "training.grad_accum": (1, _MANY),
+    "training.ema_decay": (0, 1),
+    "training.seed": (0, _MANY),
+    "training.checkpoint_seconds": (0, _MANY),
+    "training.log_every": (1, _MANY),
+    "training.minutes": (0, _MANY),
+    "minutes": (0, _MANY),
+}
+#: numbers that may be the least of their values, and not the largest
+BELOW = (
+    "finetune.drop",
+    "finetune.ema_decay",
+    "training.beta1",
+    "training.beta2",
+    "training.ema_decay",
+)
 #: what has names of its own, in a profile and in a notebook, alone or as a list
 NAMED = ("sampler", "embedding", "postfilter", "reading", "weighting", "reduction")
 #: lists of a profile in which there must be something; a notebook's empty list means the profile's
@@ -112,12 +141,15 @@ def check_values(values: Mapping[str, Any], where: str) -> None:
 
 
 def _number(name: str, value: float, where: str) -> None:
-    low, high = NUMBERS.get(name, BETWEEN.get(name, (-_MANY, _MANY)))
-    inside = low < value < high if name in BETWEEN else low <= value <= high
-    if inside and math.isfinite(value):
+    low, high = NUMBERS.get(name) or BETWEEN.get(name) or TRAINING.get(name) or (-_MANY, _MANY)
+    above = low < value if name in BETWEEN else low <= value
+    below = value < high if name in BETWEEN or name in BELOW else value <= high
+    if above and below and math.isfinite(value):
         return
     if name in BETWEEN:
         rule = f"between {low:g} and {high:g}"
+    elif name in BELOW:
+        rule = f"{low:g} or more and less than {high:g}"
     elif math.isfinite(low) and math.isfinite(high):
         rule = f"from {low:g} to {high:g}"
     else:

@@ -285,7 +285,8 @@ class LatentCLAPLoss(nn.Module):
                 f"LatentCLAPLoss: E_audio is {tuple(E_audio.shape)}; give one embedding for each of the"
                 f" {shape[0]} latents, (B, D)"
             )
-        if n.device.type == "cpu" and not torch.compiler.is_compiling() and n.numel():
+        # a subclass may have no values (memory is estimated by tensors without contents)
+        if type(n) is Tensor and n.device.type == "cpu" and not torch.compiler.is_compiling() and n.numel():
             low, high = int(n.min()), int(n.max())
             if low < 0 or high >= self.schedule.steps:
                 wrong = low if low < 0 else high

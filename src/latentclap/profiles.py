@@ -119,6 +119,16 @@ class SweepSection:
 
 
 @dataclass(frozen=True)
+class SpeedSection:
+    """How, not what. ``compile``: on a GPU, compile the UNet for training and generation (``latentclap.fast``).
+
+    Losses and clips then differ by the rounding of bf16. It takes a minute or two at each process's beginning.
+    """
+
+    compile: bool = False
+
+
+@dataclass(frozen=True)
 class Profile:
     """All of it. ``name`` is the file's stem."""
 
@@ -131,6 +141,7 @@ class Profile:
     generate: GenerateSection = field(default_factory=GenerateSection)
     evaluate: EvaluateSection = field(default_factory=EvaluateSection)
     sweep: SweepSection = field(default_factory=SweepSection)
+    speed: SpeedSection = field(default_factory=SpeedSection)
 
     def override(self, **changes: Any) -> Profile:
         """A copy with some values changed, by dotted names with ``__``: ``override(finetune__epochs=3)``.

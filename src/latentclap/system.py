@@ -366,10 +366,11 @@ class FoleySystem:
                 size; worth it from some hundred clips on.
         """
         from latentclap.fast import half_weights, speed_up
+        from latentclap.train.config import has_bf16
 
         fast = copy.copy(self)
         fast.unet = speed_up(copy.deepcopy(self.unet)).requires_grad_(False)
-        fast.half, fast.sizes = self.device.type == "cuda" and torch.cuda.is_bf16_supported(), set()
+        fast.half, fast.sizes = self.device.type == "cuda" and has_bf16(), set()
         if fast.half:
             half_weights(fast.unet)
         if compile:

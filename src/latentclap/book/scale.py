@@ -127,15 +127,24 @@ def _published(told: Mapping[str, Any]) -> str:
 
 
 def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate.md") -> Path:
-    """Write the table of where the time of the latent cache goes.
+    """Write the tables of where the time of the latent cache goes, per system.
 
     Args:
-        record: JSON of data_scripts/benchmarks/cache_rate.py.
+        record: JSON of data_scripts/benchmarks/cache_rate.py; records of other systems may lie beside it, under names
+            that begin with its own and an underscore.
         out: the Markdown file to write.
 
     Raises:
         InputError: there is no such file, or it is not of that kind.
     """
+    record = Path(record)
+    others = sorted(record.parent.glob(f"{record.stem}_*.json"))
+    write_text(out, "\n\n".join(text for path in (record, *others) for text in _cache(path)) + "\n")
+    return Path(out)
+
+
+def _cache(record: Path) -> list[str]:
+    """Headings, sentences and tables of one record."""
     told = _read(record, ("stages", "loop", "projection", "reading_clips_per_second", "machine", "versions"))
     each = sum(told["stages"].values())
     stages = [(name, f"{1000 * s:.1f}", f"{s / each:.0%}") for name, s in told["stages"].items()]
@@ -147,20 +156,27 @@ def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate
     where = f"{device}, {machine['cores']} cores"
     if machine["load"] > 1:
         where += f", shared: load {machine['load']:.1f} when it began, which slows what is timed by the clock"
-    lines = [
-        f"Measured on {told['clips']} clips of {told['seconds']:g} s at {told['rate']} Hz ({told['format']}), system"
-        f" `{told['system']}` (clips of {told['clip_seconds']:.2f} s), batches of {told['batch_size']}; {where};"
+    sizes = told.get("parameters")
+    made_of = (
+        f"a VAE of {sizes['vae'] / 1e6:.1f} and a CLAP of {sizes['clap'] / 1e6:.1f} M parameters, "
+        if sizes
+        else ""
+    )
+    clip = f"clips of {told['clip_seconds']:.2f} s"
+    return [
+        f"#### {told['system']}",
+        f"Measured on {told['clips']} sounds of {told['seconds']:g} s at {told['rate']} Hz ({told['format']}), system"
+        f" `{told['system']}` ({made_of}{clip}), batches of {told['batch_size']}; {where};"
         f" torch {told['versions']['torch']}, commit {told['commit']}.",
         table(
             ("stage, in one process", "ms per clip", "share"), [*stages, ("sum", f"{1000 * each:.1f}", "")]
         ),
         table(("decoding workers beside the encoding process", "clips per second"), loop),
         f"Training draws {told['reading_clips_per_second']:,.0f} clips a second at random from such a cache.",
-        f"For {told['projection_clips']:,} clips at {rate:.2f} clips a second and device ({basis}):",
+        f"For {told['projection_clips']:,} sounds, a clip of each, at {rate:.2f} clips a second and device ({basis}),"
+        f" with `{told['system']}` and {clip}:",
         table(("devices", "hours"), projected),
     ]
-    write_text(out, "\n\n".join(lines) + "\n")
-    return Path(out)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,9 +1,10 @@
-"""A cache of any number of clips: parts in, shards out, one after the other, in the memory of one shard."""
+"""A cache of any number of clips: parts in, shards out, one after the other, in the memory of a piece of a shard."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,26 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from latentclap.cache.front import Bad, Front, Sample, stream
+from latentclap.cache.exclude import EXCLUDED
+from latentclap.cache.front import Crop, Front, Sample, stream
 from latentclap.cache.parts import Part
-from latentclap.cache.settings import settings
-from latentclap.cache.shards import entry_of, settle, write_manifest, write_shard
+from latentclap.cache.settings import earlier, settings
+from latentclap.cache.shards import (
+    MANIFEST,
+    clear,
+    entry_of,
+    piece_name,
+    settle,
+    write_entry,
+    write_manifest,
+    write_piece,
+)
 from latentclap.errors import InputError
 from latentclap.system import FoleySystem
+
+#: bytes of latents and embeddings after which a piece is written: 1,000 clips of AudioLDM's are one piece. While
+#: it is written, twice as much is in memory.
+PIECE = 160_000_000
 
 
 @dataclass
@@ -27,6 +42,7 @@ class Summary:
     Attributes:
         clips: encoded in this call.
         problems: unusable clips found in this call.
+        excluded: clips left out by name in this call.
         shards: written in this call.
         kept: shards of this process that were there already.
         manifest: of the whole cache, once every process's shards are there; None before.
@@ -34,6 +50,7 @@ class Summary:
 
     clips: int = 0
     problems: int = 0
+    excluded: int = 0
     shards: int = 0
     kept: int = 0
     manifest: dict[str, Any] | None = None
@@ -43,27 +60,62 @@ class Summary:
 class _Shard:
     """The shard being made: what was encoded, and the samples that wait for a full batch."""
 
+    folder: Path
+    part: Part
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
+    held: int = 0
+    pieces: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     waiting: list[Sample] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.folder / self.part.name).parent.mkdir(parents=True, exist_ok=True)
+        clear(self.folder, self.part.name)
 
     def take(self, encode: Callable[[list[Sample]], dict[str, Tensor]]) -> None:
         """Encode what waits; a clip whose latent is not finite is a problem, not training data."""
         if not self.waiting:
             return
+        if self.held >= PIECE:
+            self._cut(piece_name(self.part.name, len(self.pieces)))
         tensors = encode(self.waiting)
         good = torch.stack([v.flatten(1).isfinite().all(1) for v in tensors.values()]).all(0)
         for sample, fine in zip(self.waiting, good.tolist(), strict=True):
             if fine:
                 self.keys.append(sample.key)
                 self.captions.append(sample.caption)
+                self.starts.append(sample.start)
             else:
                 self.problems.append((sample.key, "its latent or embedding is not finite"))
         for name, value in tensors.items():
             self.columns.setdefault(name, []).append(value[good])
+            self.held += self.columns[name][-1].nbytes
         self.waiting.clear()
+
+    def close(self) -> None:
+        """Write what is left, and the entry that makes the shard complete."""
+        if self.held:
+            name = self.part.name
+            self._cut(piece_name(name, len(self.pieces)) if self.pieces else name)
+        write_entry(
+            self.folder,
+            self.part.name,
+            self.pieces,
+            keys=self.keys,
+            captions=self.captions,
+            starts=self.starts,
+            problems=self.problems,
+            source=self.part.source,
+        )
+
+    def _cut(self, name: str) -> None:
+        # one after the other, so that no tensor is there twice
+        tensors = {column: torch.cat(self.columns.pop(column)) for column in list(self.columns)}
+        self.pieces.append(write_piece(self.folder, name, tensors))
+        self.held = 0
 
 
 def encoder(system: FoleySystem, dtype: torch.dtype) -> Callable[[list[Sample]], dict[str, Tensor]]:
@@ -90,10 +142,12 @@ def cache_parts(
     rank: int = 0,
     world: int = 1,
     dtype: torch.dtype = torch.float16,
+    crops: int = 1,
+    crop: Crop = "first",
     progress: bool = True,
     total: int | None = None,
 ) -> Summary:
-    """Encode this process's share of the parts, each into a shard; shards that are complete are kept.
+    """Encode this process's share of the parts, each into a shard; complete shards of unchanged input are kept.
 
     Part i belongs to process i mod ``world``; processes share nothing but the folder. Clips that cannot be used are
     left out and listed, with the reason, in the shard's entry and at the end in problems.csv.
@@ -107,12 +161,14 @@ def cache_parts(
         rank: this process's number.
         world: number of processes.
         dtype: of mean and logvar on disk.
+        crops: clips of one sound, at most: as many as fit beside one another.
+        crop: which, "first" or "random", see ``front.decode_windows``.
         progress: show a progress bar.
-        total: clips that this process has to encode, for the bar; None where they were not counted.
+        total: sounds that this process has to encode, for the bar; None where they were not counted.
 
     Raises:
-        InputError: no parts, a rank that is none, a system without CLAP audio branch, or a folder that holds a
-            cache of another system.
+        InputError: no parts, a rank or crops that are none, a system without CLAP audio branch, a folder that holds
+            a cache of another system, or a disk that is full.
     """
     if not parts:
         raise InputError("there are no clips to encode")
@@ -120,59 +176,68 @@ def cache_parts(
         raise InputError(f"rank {rank} of {world} processes: ranks count from 0 to {world - 1}")
     if system.clap is None:
         raise InputError(f"{system.name} has no CLAP audio branch: name a judge (--judge)")
+    if crops < 1 or crop not in ("first", "random"):
+        raise InputError(f"crops {crops}, crop {crop!r}: at least 1, and first or random")
     folder = Path(folder)
-    settle(folder, settings(system, dtype))
+    told = settings(system, dtype, crops=crops, crop=crop)
+    settle(folder, told, lambda: earlier(told, system))
     mine = parts[rank::world]
-    todo = [p for p in mine if entry_of(folder, p.name, p.identity()) is None]
+    todo = [p for p in mine if entry_of(folder, p.name, fits(p)) is None]
+    if todo:  # nobody is to train on a cache whose shards are of two inputs
+        (folder / MANIFEST).unlink(missing_ok=True)
     summary = Summary(kept=len(mine) - len(todo))
+    front = Front(system.seconds, system.feature_extractor, crops, crop)
     bar = tqdm(total=total, unit="clip", desc="encoding", disable=not progress, smoothing=0.05)
     with bar:
-        _encode_all(system, todo, folder, batch_size, workers, dtype, summary, bar)
-    summary.manifest = write_manifest(folder, [part.name for part in parts])
+        _encode_all(system, todo, folder, front, batch_size, workers, dtype, summary, bar)
+    summary.manifest = write_manifest(folder, [part.name for part in parts], [fits(part) for part in parts])
     return summary
+
+
+def fits(part: Part) -> Callable[[dict[str, Any]], bool]:
+    """What says of a shard's entry whether it is of a part as that is now, for ``shards.entry_of``."""
+    return lambda entry: part.compare(entry) != "changed"
 
 
 def _encode_all(
     system: FoleySystem,
     parts: Sequence[Part],
     folder: Path,
+    front: Front,
     batch_size: int,
     workers: int,
     dtype: torch.dtype,
     summary: Summary,
     bar: Any,
 ) -> None:
-    front, encode = Front(system.seconds, system.feature_extractor), encoder(system, dtype)
-    shard = _Shard()
-    for number, result in stream(parts, front, workers=workers) if parts else ():
-        if isinstance(result, Sample):
-            shard.waiting.append(result)
-            if len(shard.waiting) == batch_size:
+    encode = encoder(system, dtype)
+    shard: _Shard | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="source") as noting:
+        for number, results in stream(parts, front, workers=workers) if parts else ():
+            if shard is None:
+                shard = _Shard(folder, parts[number])
+                # noted as early as the workers can get at it, and beside the encoding: a change after that is
+                # noticed by the next call
+                for part in parts[number : number + 2]:
+                    noting.submit(getattr, part, "source")
+            for result in results or ():
+                if isinstance(result, Sample):
+                    shard.waiting.append(result)
+                    if len(shard.waiting) == batch_size:
+                        shard.take(encode)
+                else:
+                    shard.problems.append((result.key, result.reason))
+            if results is None:
                 shard.take(encode)
-        elif isinstance(result, Bad):
-            shard.problems.append((result.key, result.reason))
-        else:
-            shard.take(encode)
-            _write(folder, parts[number], shard)
-            summary.clips += len(shard.keys)
-            summary.problems += len(shard.problems)
-            summary.shards += 1
-            bar.set_postfix(shards=f"{summary.shards}/{len(parts)}", bad=summary.problems, refresh=False)
-            shard = _Shard()
-        bar.update(result is not None)
-
-
-def _write(folder: Path, part: Part, shard: _Shard) -> None:
-    (folder / part.name).parent.mkdir(parents=True, exist_ok=True)
-    write_shard(
-        folder,
-        part.name,
-        {name: torch.cat(values) for name, values in shard.columns.items()} if shard.keys else {},
-        keys=shard.keys,
-        captions=shard.captions,
-        problems=shard.problems,
-        source=part.identity(),
-    )
+                shard.close()
+                excluded = sum(reason == EXCLUDED for _, reason in shard.problems)
+                summary.clips += len(shard.keys)
+                summary.problems += len(shard.problems) - excluded
+                summary.excluded += excluded
+                summary.shards += 1
+                bar.set_postfix(shards=f"{summary.shards}/{len(parts)}", bad=summary.problems, refresh=False)
+                shard = None
+            bar.update(results is not None)
 
 
 def bytes_per_clip(system: FoleySystem, dtype: torch.dtype = torch.float16) -> int:

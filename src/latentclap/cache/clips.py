@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from latentclap.cache.settings import settings
+from latentclap.cache.settings import earlier, settings
 from latentclap.cache.shards import entry_of, settle, write_manifest, write_shard
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip, read_clip
@@ -57,7 +57,8 @@ def build_cache(
     names = [f"{i // SHARD:05d}" for i in range(0, len(clips), SHARD)]
     # two notebooks may want the same cache at the same time: one makes it, the other waits
     with FileLock(folder / ".lock"):
-        settle(folder, settings(system, torch.float32))
+        told = settings(system, torch.float32)
+        settle(folder, told, lambda: earlier(told, system))
         shards = [
             _shard(system, clips[i * SHARD : (i + 1) * SHARD], folder, name, batch_size, progress)
             for i, name in enumerate(names)

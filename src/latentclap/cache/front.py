@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,23 +18,35 @@ from latentclap.audio import clap_features, to_model_rate
 from latentclap.audio.waves import MODEL_RATE, check_rate
 from latentclap.cache.listing import Item
 from latentclap.cache.parts import Part
-from latentclap.cache.tars import as_file
+from latentclap.cache.tars import Member, as_file
 from latentclap.errors import InputError
 
 #: decoded beyond the clip's length, so that the resampler's edge lies outside of it (seconds)
 MARGIN = 0.25
 #: quieter than this is silence, as in a folder's scan (dBFS of the peak, offset removed)
 SILENCE = -60.0
+#: where a window is silent, so much of the sound is looked through for one that is not, which then begins so much
+#: before the first sample that is louder (seconds)
+SEARCH, LEAD = 600.0, 0.1
+#: libsndfile's number of samples where a FLAC file does not tell it, and sizes that streaming writers of WAV put down
+UNTOLD_FRAMES, UNTOLD_BYTES = 2**62, 0x7FFF0000
+
+#: which part of a longer sound is taken: its beginning, or one drawn by its name
+Crop = Literal["first", "random"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A clip ready to be encoded: wave (samples,) at 16 kHz, CLAP features (1, frames, mels), both float32."""
+    """A clip ready to be encoded: wave (samples,) at 16 kHz, CLAP features (1, frames, mels), both float32.
+
+    ``start`` is where it begins in its sound, in seconds.
+    """
 
     key: str
     caption: str
     wave: torch.Tensor
     features: torch.Tensor
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,63 +57,236 @@ class Bad:
     reason: str
 
 
+@dataclass(frozen=True)
+class Window:
+    """A decoded piece of a sound: float32 (channels, samples), its rate, and where it begins (samples)."""
+
+    wave: np.ndarray
+    sr: int
+    start: int = 0
+
+
 def decode_head(item: Item, seconds: float) -> tuple[np.ndarray, int]:
     """The beginning of a sound, float32 (channels, samples) and its rate: a ten-hour file takes ten seconds' memory.
 
     Raises:
-        InputError: not a sound, cut short, empty, silent or not finite.
+        InputError: as :func:`decode_windows`.
+    """
+    window = decode_windows(item, seconds)[0]
+    assert isinstance(window, Window)  # the first one is, or it raises
+    return window.wave, window.sr
+
+
+def decode_windows(
+    item: Item, seconds: float, crops: int = 1, crop: Crop = "first"
+) -> list[Window | InputError | None]:
+    """Pieces of a sound, no two of which are the same; nothing beyond them is decoded or held.
+
+    A sound that is shorter than two pieces gives one, and none gives more than fit into it beside one another.
+    "first": one after the other from the beginning. "random": drawn by the item's key, the same on every machine.
+    Where the first piece is silent, the pieces begin at the first sound instead; so does each random one.
+
+    Args:
+        item: the sound.
+        seconds: length of a piece; the last one is shorter where the sound is.
+        crops: pieces wanted.
+        crop: which.
+
+    Returns:
+        The pieces; in place of one but the first, None where it is silent, and the reason where it cannot be decoded.
+
+    Raises:
+        InputError: not a sound, cut short, empty, silent or not finite: no piece can be used.
     """
     import soundfile
 
+    file = as_file(item)
     try:
-        with soundfile.SoundFile(as_file(item)) as sound:
-            sr = check_rate(sound.samplerate, item.key)
-            wanted = math.ceil((seconds + MARGIN) * sr)
-            wave = sound.read(wanted, dtype="float32", always_2d=True).T
-            told = sound.frames
+        with soundfile.SoundFile(file) as sound:
+            return _Decoder(sound, item, seconds).windows(crops, crop)
     except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
-        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-        raise InputError(f"cannot be decoded ({reason})") from None
-    if wave.shape[1] < min(told, wanted):
-        raise InputError(f"cut short: {wave.shape[1]} of {told} samples can be decoded")
-    if not wave.shape[1]:
-        raise InputError("no samples")
-    if not np.isfinite(wave).all():
-        raise InputError("NaN or infinite samples")
-    head = wave[0, : math.ceil(seconds * sr)]
-    if np.abs(head - head.mean()).max() < 10 ** (SILENCE / 20):
-        raise InputError(f"silent in its first {seconds:g} s")
-    return wave, sr
+        if isinstance(file, Member) and file.error:
+            raise InputError(f"cannot be read ({file.error})") from None
+        raise InputError(_undecodable(error)) from None
+
+
+def _undecodable(error: Exception) -> str:
+    return f"cannot be decoded ({str(getattr(error, 'error_string', error)).strip().rstrip('.')})"
+
+
+class _Decoder:
+    """An open sound and the windows in it."""
+
+    def __init__(self, sound: Any, item: Item, seconds: float) -> None:
+        self.sound, self.key = sound, item.key
+        self.sr = check_rate(sound.samplerate, item.key)
+        self.window = math.ceil(seconds * self.sr)
+        self.wanted = math.ceil((seconds + MARGIN) * self.sr)
+        #: samples; None where the file does not tell
+        self.frames: int | None = sound.frames if sound.frames < UNTOLD_FRAMES else None
+        if self.frames is None:
+            sound.seekable = lambda: False  # or soundfile seeks after every read, which fails then
+        self.place = 0
+        #: samples that there ought to be
+        self.told = self.frames or 0
+        if sound.format in ("WAV", "WAVEX"):  # libsndfile takes what there is of a WAV for the whole
+            self.told = int(self.told * _promised(item))
+
+    def windows(self, crops: int, crop: Crop) -> list[Window | InputError | None]:
+        whole = (self.frames or 0) // self.window
+        count = max(1, min(crops, whole))
+        if crop == "random" and self.frames and whole:
+            starts = self._drawn(count, self.frames - self.window)
+        else:
+            starts = [k * self.window for k in range(count)]
+        first = self._first(starts[0])
+        if first is None:
+            searched = self.frames is None or self.frames > SEARCH * self.sr
+            raise InputError(f"silent for {SEARCH:g} s" if searched else "silent throughout")
+        if crop == "first":  # from where the sound begins, as many as still fit
+            starts = [first.start + k * self.window for k in range(count)]
+            starts = [s for s in starts if s == first.start or s + self.window <= self.frames]
+        out: list[Window | InputError | None] = [first]
+        taken = {first.start}
+        for start in starts[1:]:
+            found = self._other(start, move=crop == "random")
+            if isinstance(found, Window) and found.start in taken:
+                found = None
+            taken.add(found.start if isinstance(found, Window) else start)
+            out.append(found)
+        return out
+
+    def _drawn(self, count: int, last: int) -> list[int]:
+        """Starts between 0 and ``last``, in order: the key's hash decides, so that no run draws anything else."""
+        seed = int.from_bytes(hashlib.sha256(self.key.encode("utf-8", "replace")).digest()[:8], "little")
+        return sorted((np.random.default_rng(seed).random(count) * (last + 1)).astype(int).tolist())
+
+    def _other(self, start: int, move: bool) -> Window | InputError | None:
+        import soundfile
+
+        try:
+            return self._first(start) if move else self._loud(start)
+        except InputError as error:
+            return error
+        except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+            return InputError(_undecodable(error))
+
+    def _first(self, start: int) -> Window | None:
+        """The window at a place, or else the first one with a sound after it, or else from the beginning on."""
+        found = self._loud(start)
+        if found is None and self.frames is None:
+            return self._after(self.place)  # a FLAC file without a length can only be read on
+        for place in dict.fromkeys((start, 0)) if found is None else ():
+            found = found or self._after(place)
+        return found
+
+    def _after(self, place: int) -> Window | None:
+        end = place + int(SEARCH * self.sr)
+        while place < end and (block := self._block(place, self.window)).shape[1]:
+            onset = _onset(block[0])
+            if onset is not None and self.frames is None:
+                return Window(block, self.sr, place)
+            if onset is not None:
+                # with the onset near its beginning, or else as late as a whole window can be
+                near = max(0, min(place + onset - int(LEAD * self.sr), self.frames - self.window))
+                return self._loud(near) or self._loud(place)
+            place += block.shape[1]
+        return None
+
+    def _loud(self, start: int) -> Window | None:
+        """The window at a place; None where it is silent."""
+        wave = self._block(start, self.wanted)
+        told = min(self.told - start, self.wanted)
+        if wave.shape[1] < told:
+            raise InputError(f"cut short: {start + wave.shape[1]} of {self.told} samples can be decoded")
+        if not wave.shape[1]:
+            raise InputError("no samples")
+        if not np.isfinite(wave).all():
+            raise InputError("NaN or infinite samples")
+        return None if _onset(wave[0, : self.window]) is None else Window(wave, self.sr, start)
+
+    def _block(self, start: int, length: int) -> np.ndarray:
+        if start != self.place:
+            self.sound.seek(start)
+        wave = self.sound.read(length, dtype="float32", always_2d=True).T
+        self.place = start + wave.shape[1]
+        return wave
+
+
+def _onset(wave: np.ndarray) -> int | None:
+    """The first sample (n,) that is no silence."""
+    loud = np.abs(wave - wave.mean()) >= 10 ** (SILENCE / 20)
+    return int(loud.argmax()) if loud.any() else None
+
+
+def _promised(item: Item) -> float:
+    """How much more data a WAV file's header tells of than there is: 1.0 where nothing is missing."""
+    if item.path is not None:
+        with open(item.path, "rb") as stream:
+            return _riff(stream)
+    data = item.data
+    if isinstance(data, bytes):
+        return _riff(io.BytesIO(data))
+    return _riff(Member(data.stream, data.start, data.size)) if isinstance(data, Member) else 1.0
+
+
+def _riff(stream: Any) -> float:
+    size, place = stream.seek(0, io.SEEK_END), 12
+    for _ in range(64):
+        stream.seek(place)
+        head = stream.read(8)
+        if len(head) < 8:
+            break
+        name, told = struct.unpack("<4sI", head)
+        place += 8
+        if name == b"data":
+            there = size - place
+            # some writers are wrong by a header's length: that is no damage
+            missing = 1.01 * there < told < UNTOLD_BYTES and there > 0
+            return told / there if missing else 1.0
+        place += told + told % 2
+    return 1.0
 
 
 @dataclass(frozen=True)
 class Front:
-    """Item in, :class:`Sample` or :class:`Bad` out; pickled to the workers.
+    """Item in, :class:`Sample` or :class:`Bad` out, one or several; pickled to the workers.
 
     Attributes:
         seconds: length of a clip; longer sounds are cut, shorter ones repeated (IV-A).
         extractor: CLAP's feature extractor.
+        crops: clips of one sound, at most; where it is more than 1, clip k of sound ``key`` is called ``key#k``.
+        crop: which part of a sound, see :func:`decode_windows`.
     """
 
     seconds: float
     extractor: Any
+    crops: int = 1
+    crop: Crop = "first"
 
-    def __call__(self, item: Item) -> Sample | Bad:
-        """Read, decode and resample a clip, and take CLAP's features; never raises for what a file holds."""
+    def __call__(self, item: Item) -> list[Sample | Bad]:
+        """Read, decode and resample a sound, and take CLAP's features; never raises for what a file holds."""
         if item.problem:
-            return Bad(item.key, item.problem)
+            return [Bad(item.key, item.problem)]
         try:
-            wave = to_model_rate(*decode_head(item, self.seconds), self.seconds)
-            features = clap_features(self.extractor, wave[None], MODEL_RATE)[0]
+            windows = decode_windows(item, self.seconds, self.crops, self.crop)
+            return [self._clip(item, k, window) for k, window in enumerate(windows) if window is not None]
         except InputError as error:
-            return Bad(item.key, str(error))
+            return [Bad(item.key, str(error))]
         except MemoryError:
-            return Bad(item.key, "does not fit into memory")
-        return Sample(item.key, item.caption, torch.from_numpy(wave), features)
+            return [Bad(item.key, "does not fit into memory")]
+
+    def _clip(self, item: Item, number: int, window: Window | InputError) -> Sample | Bad:
+        key = f"{item.key}#{number}" if self.crops > 1 else item.key
+        if isinstance(window, InputError):
+            return Bad(key, str(window))
+        wave = to_model_rate(window.wave, window.sr, self.seconds)
+        features = clap_features(self.extractor, wave[None], MODEL_RATE)[0]
+        return Sample(key, item.caption, torch.from_numpy(wave), features, round(window.start / window.sr, 6))
 
 
 class _Stream(IterableDataset):
-    """(turn, part number, result); None for the end of a part. Worker w of W does every W-th turn.
+    """(turn, part number, results); None for the end of a part. Worker w of W does every W-th turn.
 
     The loader asks the workers in turn, so that results come in the order of the input for any number of them.
     """
@@ -106,14 +294,14 @@ class _Stream(IterableDataset):
     def __init__(self, parts: Sequence[Part], front: Front) -> None:
         self.parts, self.front = parts, front
 
-    def __iter__(self) -> Iterator[tuple[int, int, Sample | Bad | None]]:
+    def __iter__(self) -> Iterator[tuple[int, int, list[Sample | Bad] | None]]:
         info = get_worker_info()
         me, workers = (info.id, info.num_workers) if info else (0, 1)
         turn = 0
         for number, part in enumerate(self.parts):
-            for item in part.items():
+            for entry in part.entries():
                 if turn % workers == me:
-                    yield turn, number, self.front(item)
+                    yield turn, number, self.front(entry.load())
                 turn += 1
             if turn % workers == me:
                 yield turn, number, None
@@ -126,17 +314,17 @@ def _same(item: Any) -> Any:
 
 def stream(
     parts: Sequence[Part], front: Front, *, workers: int = 0, ahead: int = 8
-) -> Iterator[tuple[int, Sample | Bad | None]]:
-    """Results of all parts in order, (part number, sample or problem), and (part number, None) at a part's end.
+) -> Iterator[tuple[int, list[Sample | Bad] | None]]:
+    """Results of all parts in order, (part number, those of one sound), and (part number, None) at a part's end.
 
     Args:
         parts: the input.
         front: what is done to an item.
         workers: processes that decode; 0 decodes in this one.
-        ahead: samples that each worker may have ready.
+        ahead: sounds whose results each worker may have ready.
 
     Raises:
-        RuntimeError: the workers did not read the same input.
+        InputError: the workers did not read the same input, or the system ended one of them.
     """
     loader = DataLoader(
         _Stream(parts, front),
@@ -145,7 +333,16 @@ def stream(
         collate_fn=_same,
         prefetch_factor=ahead if workers else None,
     )
-    for expected, (turn, number, result) in enumerate(loader):
-        if turn != expected:
-            raise RuntimeError("the decoding workers read different data: is the input being changed?")
-        yield number, result
+    try:
+        for expected, (turn, number, results) in enumerate(loader):
+            if turn != expected:
+                raise InputError("the decoding workers read different data: is the input being changed?")
+            yield number, results
+    except RuntimeError as error:
+        # torch's own words for a process that is gone; an error that one raised is another matter
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"the system ended a decoding process ({str(error).splitlines()[0].rstrip('. ')}), most often for want"
+            " of memory: give fewer --workers; the same command goes on"
+        ) from None

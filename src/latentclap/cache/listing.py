@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from latentclap.audio import FORMATS
+from latentclap.cache.exclude import EXCLUDED
 from latentclap.classes import prompt
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
@@ -26,8 +29,8 @@ class Item:
     Attributes:
         key: its name, unique in the set, without suffix.
         caption: what its E_text is made of; empty where there is none.
-        path: the file, or None where the bytes are at hand.
-        data: the file's bytes, or None.
+        path: the file, or None where the content is at hand.
+        data: the file's bytes, or a seekable file with them, or None.
         suffix: of the sound file, with the dot.
         problem: why it cannot be used, where that is known before decoding.
     """
@@ -35,24 +38,32 @@ class Item:
     key: str
     caption: str = ""
     path: Path | None = None
-    data: bytes | None = None
+    data: bytes | BinaryIO | RawIOBase | None = None
     suffix: str = ""
     problem: str = ""
 
+    def load(self) -> Item:
+        """Return itself: a clip of a folder is listed with its caption, one of an archive is not (``tars.Group``)."""
+        return self
 
-def list_clips(folder: str | Path, *, side: str = "dev") -> tuple[str, list[Item]]:
+
+def list_clips(
+    folder: str | Path, *, side: str = "dev", exclude: Container[str] = ()
+) -> tuple[str, list[Item]]:
     """List a folder's clips in a fixed order, with their captions.
 
     Three layouts are known. ``wavcaps``: ``json_files/<source>/*.json`` with sounds named by their ids anywhere
-    else. ``classes``: DCASE Task 7 (see ``data.load_dataset``), of which one side is taken, captioned by the
-    paper's prompts. ``captions``: any sound files, each with its caption in a .txt or .json of the same name.
+    else; an id that stands in several tables of a source is taken once, from the first. ``classes``: DCASE Task 7
+    (see ``data.load_dataset``), of which one side is taken, captioned by the paper's prompts. ``captions``: any sound
+    files, each with its caption in a .txt or .json of the same name.
 
     Args:
         folder: the folder.
         side: of a folder in DCASE layout: "dev", "eval" or "all".
+        exclude: keys of clips that are not to be used, see ``exclude.read_exclusion``.
 
     Returns:
-        The layout's name and the clips; those without file or caption have ``problem`` set.
+        The layout's name and the clips; those without file or caption, and excluded ones, have ``problem`` set.
 
     Raises:
         InputError: no such folder, or no clip in it.
@@ -70,7 +81,8 @@ def list_clips(folder: str | Path, *, side: str = "dev") -> tuple[str, list[Item
         raise InputError(
             f"{folder}: no sound file in it ({', '.join(FORMATS)}), and no WavCaps captions ({WAVCAPS}/)"
         )
-    return name, items
+    # an excluded clip keeps its place: the shards of all others stay what they are
+    return name, [replace(item, problem=EXCLUDED) if item.key in exclude else item for item in items]
 
 
 def _sounds(folder: Path) -> Iterator[Path]:
@@ -106,6 +118,8 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
         for path in _sounds(folder)
         for part in path.relative_to(folder).parts[:-1]
     }
+    seen: set[tuple[str, str]] = set()
+    again = 0
     for table in sorted((folder / WAVCAPS).rglob("*.json")):
         source = table.parent.name
         if source == "blacklist":
@@ -113,12 +127,22 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
         for entry in _entries(table):
             name = str(entry["id"])
             name = name.removesuffix(".wav").removesuffix(".flac")
+            # FreeSound has two tables that overlap, fsd_final.json and fsd_final_2s.json
+            if (source, name) in seen:
+                again += 1
+                continue
+            seen.add((source, name))
             key = f"{source}/{name}".replace(".", "_")
             path = files.get((source, name))
             if path is None:
                 yield Item(key, problem="no sound file")
             else:
                 yield _with(Item(key, path=path, suffix=path.suffix.lower()), caption_of(entry))
+    if again:
+        warnings.warn(
+            f"{folder}: {again} entries of {WAVCAPS}/ repeat an id of their source; its first entry counts",
+            stacklevel=2,
+        )
 
 
 def _entries(table: Path) -> list[dict[str, Any]]:
@@ -156,7 +180,8 @@ def caption_of(sample: Mapping[str, Any]) -> str:
         if isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, str) and value.strip():
-            return " ".join(value.split())
+            # half a surrogate pair is valid in JSON, but no text that could be tokenised or written
+            return " ".join(value.encode("utf-8", "replace").decode("utf-8").split())
     return ""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentclap.cache.listing import Item
+from latentclap.cache.shards import sweep
+from latentclap.cache.source import clips_source, compare_clips
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
 
@@ -18,12 +20,23 @@ MISSING = "missing.csv"
 
 @dataclass
 class Packed:
-    """What a call of :func:`pack` left: shards and clips in all, shards written now, and clips left out."""
+    """What a call of :func:`pack` left.
+
+    Attributes:
+        shards: in all.
+        clips: in all.
+        written: shards written now.
+        again: of these, shards that were there, of clips that have changed since.
+        left_out: clips that could not be packed.
+        old: shards kept whose entry, of an earlier version, says too little to compare the clips with.
+    """
 
     shards: int = 0
     clips: int = 0
     written: int = 0
+    again: int = 0
     left_out: int = 0
+    old: int = 0
 
 
 def pack(
@@ -36,8 +49,8 @@ def pack(
     """Write items into ``out/000000.tar``, ...: a sound as it is and a .json with its caption, per clip.
 
     A shard is written whole or not at all, and its entry (number of clips, checksum) after it: a killed call is
-    gone on with by the same command. The same items give the same bytes. Items with a problem, or whose file cannot
-    be read, are left out and listed in missing.csv.
+    gone on with by the same command, and shards of clips that have changed since are written again. The same items
+    give the same bytes. Items with a problem, or whose file cannot be read, are left out and listed in missing.csv.
 
     Args:
         items: from ``listing.list_clips``.
@@ -55,13 +68,20 @@ def pack(
     _check_keys(items)
     out, packed, left_out = Path(out), Packed(), []
     out.mkdir(parents=True, exist_ok=True)
+    beyond = out / f"{-(-len(items) // per_shard):06d}.tar"
+    if beyond.is_file():
+        raise InputError(
+            f"{out} holds more shards than these clips fill ({beyond.name}): pack into another folder"
+        )
     for number, start in enumerate(range(0, len(items), per_shard)):
         part = items[start : start + per_shard]
         path = out / f"{number:06d}.tar"
         entry = _entry(path, part)
-        if entry is None:
+        if entry is None or not _current(entry, part):
+            packed.again += entry is not None
             entry = _write(path, part)
             packed.written += 1
+        packed.old += "source" not in entry
         packed.shards += 1
         packed.clips += entry["clips"]
         left_out += [(path.name, *row) for row in entry["left_out"]]
@@ -93,12 +113,22 @@ def _entry(path: Path, part: Sequence[Item]) -> dict | None:
     return entry if entry["bytes"] == path.stat().st_size else None
 
 
+def _current(entry: dict, part: Sequence[Item]) -> bool:
+    """Whether a shard is of the clips as they are now, and nothing is to be tried again."""
+    problems = {item.key for item in part if item.problem}
+    if any(key not in problems for key, _ in entry["left_out"]):
+        return False  # a file could not be read then
+    return "source" not in entry or compare_clips(part, entry["source"]) != "changed"
+
+
 def _write(path: Path, part: Sequence[Item]) -> dict:
     try:
         from webdataset import TarWriter
     except ImportError:
         raise InputError("packing needs the package webdataset: pip install webdataset") from None
     left_out: list[tuple[str, str]] = []
+    sweep(path)
+    source = clips_source(part)  # before they are read: a change meanwhile is noticed by the next call
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         # a fixed time of writing: the same clips give the same file
         writer = TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT")
@@ -119,6 +149,7 @@ def _write(path: Path, part: Sequence[Item]) -> dict:
         "last": part[-1].key,
         "bytes": path.stat().st_size,
         "sha256": file_sha256(path),
+        "source": source,
         "left_out": [list(row) for row in left_out],
     }
     write_json(path.with_suffix(".json"), entry)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from latentclap.cache.exclude import EXCLUDED, Exclusion
 from latentclap.cache.listing import Item, list_clips
-from latentclap.cache.tars import count_items, tar_items
+from latentclap.cache.source import Comparison, clips_source, compare_clips, compare_tar, tar_source
+from latentclap.cache.tars import Group, count_items, tar_groups
 from latentclap.errors import InputError
 
 #: (rank, world size) as launchers tell them: torchrun and accelerate, then SLURM's srun
@@ -23,48 +27,74 @@ class Part:
         name: the shard's name below the cache folder, without suffix.
         tar: the webdataset shard, or None.
         clips: the clips, where there is no tar.
+        exclude: keys of clips of the tar that are left out.
     """
 
     name: str
     tar: Path | None = None
     clips: tuple[Item, ...] = ()
+    exclude: Exclusion = field(default_factory=Exclusion)
 
-    def items(self) -> Iterator[Item]:
-        """The clips, one after the other; of a tar, with their bytes."""
-        return iter(self.clips) if self.tar is None else tar_items(self.tar)
+    def entries(self) -> Iterator[Item | Group]:
+        """The clips, one after the other; what has to be read of one is read by its ``load``, which gives an item."""
+        if self.tar is None:
+            yield from self.clips
+            return
+        for group in tar_groups(self.tar):
+            out = not group.problem and group.key in self.exclude
+            yield Item(group.key, problem=EXCLUDED) if out else group
 
     def count(self) -> int:
-        """Number of clips, the unusable ones with them."""
+        """Number of clips, the unusable ones with them.
+
+        Raises:
+            InputError: the tar cannot be read.
+        """
         return len(self.clips) if self.tar is None else count_items(self.tar)
 
-    def identity(self) -> dict[str, int | str]:
-        """What says, without reading it, whether this is the input that a shard was made of."""
-        if self.tar is not None:
-            return {"bytes": self.tar.stat().st_size}
-        return {"clips": len(self.clips), "first": self.clips[0].key, "last": self.clips[-1].key}
+    @cached_property
+    def source(self) -> dict[str, Any]:
+        """What says which input this is, as it is when first asked for: see the module ``source``."""
+        return clips_source(self.clips) if self.tar is None else tar_source(self.tar)
+
+    def compare(self, entry: Mapping[str, Any]) -> Comparison:
+        """Whether a shard with this entry in the journal was made of this input, and leaves out the same clips."""
+        if self.tar is None:  # whose excluded clips are in the listing
+            return compare_clips(self.clips, entry["source"])
+        excluded = [key for key, reason in entry["problems"] if reason == EXCLUDED]
+        if not self.exclude.agrees(entry["keys"], excluded):
+            return "changed"
+        return compare_tar(self.tar, entry["source"])
 
 
-def find_parts(source: str | Path, *, per_shard: int = 1000, side: str = "dev") -> list[Part]:
+def find_parts(
+    source: str | Path, *, per_shard: int = 1000, side: str = "dev", exclude: Exclusion | None = None
+) -> list[Part]:
     """The parts of a source, in a fixed order: its tar files, or else its clips in runs of ``per_shard``.
 
     Args:
-        source: a folder with webdataset shards (``*.tar``, also in subfolders), one tar file, or a folder of
-            clips as ``list_clips`` knows it.
+        source: a folder with webdataset shards (``*.tar``, also in subfolders; hidden ones are not looked at), one
+            tar file, or a folder of clips as ``list_clips`` knows it.
         per_shard: clips per shard; tar files are taken as they are.
         side: of a folder in DCASE layout: "dev", "eval" or "all".
+        exclude: clips that are left out, see ``exclude.read_exclusion``.
 
     Raises:
         InputError: nothing there, or ``per_shard`` below 1.
     """
-    source = Path(source)
+    source, exclude = Path(source), exclude or Exclusion()
     if per_shard < 1:
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     if source.is_file() and source.suffix == ".tar":
-        return [Part(source.stem, source)]
-    tars = sorted(source.rglob("*.tar")) if source.is_dir() else []
-    if tars:
-        return [Part(tar.relative_to(source).with_suffix("").as_posix(), tar) for tar in tars]
-    _, clips = list_clips(source, side=side)
+        return [Part(source.stem, source, exclude=exclude)]
+    found = source.rglob("*.tar") if source.is_dir() else ()
+    # a killed packer leaves hidden files, and file systems have hidden folders of snapshots
+    tars = sorted(p for p in found if not any(n.startswith(".") for n in p.relative_to(source).parts))
+    if any(not tar.is_dir() for tar in tars):  # a folder of clips may be called anything
+        return [
+            Part(tar.relative_to(source).with_suffix("").as_posix(), tar, exclude=exclude) for tar in tars
+        ]
+    _, clips = list_clips(source, side=side, exclude=exclude)
     return [
         Part(f"{i // per_shard:05d}", clips=tuple(clips[i : i + per_shard]))
         for i in range(0, len(clips), per_shard)

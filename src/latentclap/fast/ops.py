@@ -1,6 +1,7 @@
 """Operators over the kernels, with gradients: torch.compile sees through them, eager code may call them too."""
 
 # no "from __future__ import annotations": torch.library reads the annotations themselves
+from contextlib import nullcontext
 from typing import Any, Optional
 
 import torch
@@ -60,7 +61,20 @@ def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) ->
     from triton.runtime.jit import JITFunction
 
     kernel = torch.library.wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
-    kernel[grid](*args, **constants)
+    with _where(args):
+        kernel[grid](*args, **constants)
+
+
+def _where(args: tuple[Any, ...]) -> Any:
+    """Triton starts a kernel on the current GPU, which may be another than its tensors'.
+
+    Compiled code chooses the GPU by itself, and tensors without contents (of a tracer) need none.
+    """
+    x = next(a for a in args if isinstance(a, Tensor))
+    real = type(x) in (Tensor, torch.nn.Parameter)
+    if real and x.is_cuda and not torch.compiler.is_compiling():
+        return torch.cuda.device(x.device)
+    return nullcontext()
 
 
 def _pow2(n: int) -> int:

@@ -24,6 +24,8 @@ from pooch import HTTPDownloader
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.getting.errors import Stopped, asked_to_wait, disk_full, host, human, passing, reason
+from latentclap.getting.leftovers import sweep
+from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile
 
 CHUNK = 1 << 20
@@ -79,8 +81,14 @@ def fetch(remote: RemoteFile, target: Path, network: Network | None = None) -> s
         _download(remote, target, network)
         digest = _checked(remote, target, keep=False)
     part_of(target).replace(target)
-    _note_of(target).unlink(missing_ok=True)
+    tidy(target)
     return digest
+
+
+def tidy(target: Path) -> None:
+    """Remove what killed downloads left beside a file that is whole and in its place."""
+    sweep(_note_of(target))
+    _forget(target)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------
@@ -277,5 +285,11 @@ def _checked(remote: RemoteFile, target: Path, *, keep: bool) -> str:
         raise InputError(
             f"{remote.name}: {algorithm} is {found[algorithm]}, expected {expected} (told by {remote.told_by});"
             f" what {host(remote.url)} sent was not kept"
+        )
+    if not expected and (wrong := implausible(part, remote.name)):
+        size = part.stat().st_size
+        _forget(target)
+        raise InputError(
+            f"{remote.name}: what {host(remote.url)} sent is {wrong} ({human(size)}); it was not kept"
         )
     return found["sha256"]

@@ -7,7 +7,7 @@ download, and every file found in place, has to have the same one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
+from latentclap.getting.leftovers import sweep
 
 NAME = "latentclap-get.json"
 
@@ -72,12 +73,18 @@ class Manifest:
         files: Mapping[str, Known] | None = None,
         revisions: Mapping[str, str] | None = None,
         unpacked: Mapping[str, dict[str, Any]] | None = None,
+        without: Collection[str] = (),
     ) -> None:
-        """Add or replace entries and write the file; entries that another process has added since are kept."""
+        """Add, replace or (``without``) leave out entries and write the file.
+
+        Entries that another process has added since are kept.
+        """
         with FileLock(self.path.with_name(f".{NAME}.lock")):
+            sweep(self.path)  # of killed runs: whoever writes holds the lock
             if self.path.is_file():
                 self._read()
             self.files.update(files or {})
+            self.files = {name: item for name, item in self.files.items() if name not in without}
             self.revisions.update(revisions or {})
             self.unpacked.update(unpacked or {})
             about = "written by data_scripts/get.py: what was downloaded, and what it is checked against"
@@ -90,6 +97,10 @@ class Manifest:
                     "unpacked": self.unpacked,
                 },
             )
+
+    def forget(self, names: Collection[str]) -> None:
+        """Trust files no longer; they themselves stay."""
+        self.update(without=names)
 
     def remember(
         self, name: str, path: Path, sha256: str, *, source: str, url: str, published: str, told_by: str

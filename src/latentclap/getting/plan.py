@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from latentclap.errors import InputError
 from latentclap.getting.errors import Stopped, host, human
-from latentclap.getting.fetch import Network, digests, downloaded, fetch
+from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
 from latentclap.getting.manifest import Known, Manifest
+from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile, list_files
 from latentclap.getting.sources import Source
 from latentclap.getting.unpack import existing
@@ -138,7 +139,7 @@ class Plan:
         """Files that are not in place."""
         return [item for item in self.items if item.state in ("to download", "begun")]
 
-    def table(self, unpacked: int = 0) -> str:
+    def table(self, unpacked: int = 0, peak: int | None = None) -> str:
         """The plan in words: a line per file (of many, the first and the last), then the sums and the free space."""
         rows = [_row(item) for item in self.items]
         if len(rows) > 24:
@@ -149,22 +150,29 @@ class Plan:
             sums += f" and {silent} of unknown size"
         if unpacked:
             sums += f", about {human(unpacked)} more when unpacked"
+        if peak is not None and peak < self.missing + unpacked:
+            sums += f", at most {human(peak)} at once"
         place = existing(self.folder)
         free = shutil.disk_usage(place).free
         lines = [f"  to       {self.folder}", *rows, f"  {sums}; {human(free)} free at {place}"]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
-    def preflight(self, unpacked: int = 0) -> None:
+    def preflight(self, unpacked: int = 0, peak: int | None = None) -> None:
         """Stop before the first byte if the disk cannot hold what is to come.
+
+        Args:
+            unpacked: bytes that unpacking will add.
+            peak: most bytes at any time, where some go again before others come; None for all together.
 
         Raises:
             InputError: not enough room.
         """
         place = existing(self.folder)
         free = shutil.disk_usage(place).free
-        need = self.missing + unpacked
+        need = self.missing + unpacked if peak is None else peak
         if need > free:
             more = f" ({human(self.missing)} to download, {human(unpacked)} to unpack)" if unpacked else ""
+            more = f" at once{more}" if need < self.missing + unpacked else more
             raise InputError(
                 f"{self.source.name} needs {human(need)}{more}, {human(free)} are free at {place}; make room or take"
                 " another --out"
@@ -188,8 +196,8 @@ class Plan:
                 f"{self.folder}: another run is getting {self.source.name}; wait for it"
             ) from None
 
-    def run(self, say: Say) -> list[Path]:
-        """Download what is missing and check what is there; return all paths that are here now.
+    def run(self, say: Say, items: list[Item] | None = None) -> list[Path]:
+        """Download what is missing of all (or some) items, check what is there; return all paths that are here now.
 
         Raises:
             InputError: the first thing that went wrong; finished files stay, unfinished ones are continued later.
@@ -197,7 +205,10 @@ class Plan:
         if self.revision and self.manifest.revisions.get(self.source.name) != self.revision:
             self.manifest.update(revisions={self.source.name: self.revision})
         stop = threading.Event()
-        total = sum(item.remote.size or 0 for item in self.items if item.state != "unpacked")
+        todo = [item for item in (self.items if items is None else items) if item.state != "unpacked"]
+        if not todo:
+            return []
+        total = sum(item.remote.size or 0 for item in todo)
         quiet = True if self.options.quiet else None
         with tqdm(total=total, unit="B", unit_scale=True, desc=self.source.name, disable=quiet) as bar:
 
@@ -206,7 +217,6 @@ class Plan:
                     bar.update(n)
 
             network = Network(self.options.timeout, self.options.attempts, self.options.wait, progress, stop)
-            todo = [item for item in self.items if item.state != "unpacked"]
             self._all(todo, network, say)
         return [item.target for item in todo]
 
@@ -232,8 +242,10 @@ class Plan:
         """Bring one file into place, checked and written down."""
         if item.state == "in place":
             network.progress(item.target.stat().st_size)
+            tidy(item.target)
             return
         if item.state == "to be checked" and self._check(item, network):
+            tidy(item.target)
             return
         network.progress(downloaded(item.target))
         sha256 = fetch(item.remote, item.target, network)
@@ -251,6 +263,8 @@ class Plan:
             wrong = f"{algorithm} is {found[algorithm]}, expected {expected} (told by {item.remote.told_by})"
         elif not expected and item.remote.size not in (None, size):
             wrong = f"{size} bytes, {host(item.remote.url)} has {item.remote.size}"
+        elif not expected:
+            wrong = implausible(item.target, item.remote.name)
         if not wrong:
             self._remember(item, found["sha256"])
             network.progress(size)

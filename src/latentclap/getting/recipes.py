@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
+from latentclap.getting.contents import DONE, MOVING, Contents
 from latentclap.getting.errors import human
 from latentclap.getting.manifest import Manifest
-from latentclap.getting.plan import Options, Plan, Say
+from latentclap.getting.plan import Item, Options, Plan, Say
 from latentclap.getting.remote import RemoteFile
 from latentclap.getting.sources import SOURCES, Source
 from latentclap.getting.splitzip import split_parts
-from latentclap.getting.unpack import Member, Place, unpack
+from latentclap.getting.unpack import Place, unpack
 
 #: FLAC in a zip is as large as FLAC beside it.
 _ZIP_OF_FLAC = 1.0
@@ -46,84 +47,102 @@ def _plain(source: Source, options: Options, say: Say, _: tuple[str, ...] = ()) 
     return plan
 
 
-def _announce(plan: Plan, say: Say, unpacked: int = 0) -> bool:
+def _announce(plan: Plan, say: Say, unpacked: int = 0, peak: int | None = None) -> bool:
     """Say source, licence and sizes; False for a dry run."""
     say(plan.source.said())
-    say(plan.table(unpacked))
+    say(plan.table(unpacked, peak))
     if plan.options.dry_run:
-        plan.preflight(unpacked)
+        plan.preflight(unpacked, peak)
         say("  --dry-run: nothing was written")
     return not plan.options.dry_run
 
 
-# --- unpacked contents and their trace in the manifest ------------------------------------------------------
+# --- unpacked contents --------------------------------------------------------------------------------------
 
 
-def listing(folder: Path, roots: list[str]) -> tuple[int, int, str]:
-    """Number, bytes and digest of names and sizes of the files below some roots of a folder."""
-    lines = []
-    total = 0
-    for root in sorted(roots):
-        below = (folder / root).rglob("*") if (folder / root).is_dir() else [folder / root]
-        for path in below:
-            if path.is_file():
-                size = path.stat().st_size
-                lines.append(f"{path.relative_to(folder).as_posix()} {size}")
-                total += size
-    return len(lines), total, hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+def _unpack(plan: Plan, contents: Contents, parts: list[Path], place: Place, say: Say) -> None:
+    """Unpack into a hidden folder, then move what came out to its place.
 
-
-def intact(manifest: Manifest, folder: Path, archive: str) -> bool:
-    """Whether an archive was unpacked and all its files are still there with their sizes."""
-    done = manifest.unpacked.get(archive)
-    return bool(done) and listing(folder, done["roots"])[2] == done["listing"]
-
-
-def _unpack(
-    plan: Plan, archive: str, parts: list[Path], into: str, place: Place, say: Say, *, force: bool
-) -> None:
-    """Unpack into a hidden folder, then move it to its place in one step per root."""
-    digest = _digest(plan, parts)
-    done = plan.manifest.unpacked.get(archive, {})
-    if done.get("archive") == digest and intact(plan.manifest, plan.folder, archive) and not force:
-        say(f"{archive}: unpacked already, {done['files']} files")
+    A run that was killed is taken up where it was; of an archive that was unpacked, only lost files are.
+    """
+    archive, digest = contents.archive, _digest(plan, parts)
+    same = digest == contents.digest
+    if same and contents.state == MOVING and contents.staging(digest).is_dir():
+        contents.finish()
+    contents.clear(but=contents.staging(digest))
+    lost = contents.lost() if same and contents.state == DONE and not plan.options.verify else None
+    if lost == {}:
+        say(f"{archive}: unpacked already, {len(contents.files)} files")
+        contents.clear()
         return
-    home = plan.folder / into
-    # named by the archive's bytes: what an interrupted run unpacked from another version is of no use
-    staging = home / f".{PurePosixPath(archive).name}.{digest[:12]}.unpacking"
+
+    def wanted(name: str) -> str | None:
+        found = place(name)
+        return found if lost is None or (found and _below(contents, found) in lost) else None
+
     packed = sum(part.stat().st_size for part in parts)
     quiet = True if plan.options.quiet else None
     with tqdm(total=None, unit="B", unit_scale=True, desc=f"unpacking {human(packed)}", disable=quiet) as bar:
-        members = unpack(parts, staging, place=place, progress=bar.update)
+        members = unpack(parts, contents.staging(digest), place=wanted, progress=bar.update)
     if not members:
         raise InputError(f"{archive}: nothing in it that is wanted")
-    roots = sorted({PurePosixPath(m.place).parts[0] for m in members})
-    _refuse_foreign(plan, [PurePosixPath(into, root).as_posix() for root in roots])
-    for root in roots:
-        _move(staging / root, home / root)
-    for left in home.glob(f".{PurePosixPath(archive).name}.*.unpacking"):
-        shutil.rmtree(left, ignore_errors=True)
-    kept = [PurePosixPath(into, root).as_posix() for root in roots]
-    _trace(plan, archive, digest, kept, members)
+    files = {_below(contents, member.place): member.size for member in members}
+    depth = len(PurePosixPath(contents.into).parts)
+    _refuse_foreign(plan, contents, {PurePosixPath(place).parts[: depth + 1] for place in files})
+    if foreign := contents.foreign(files if lost is None else lost):
+        raise InputError(
+            f"{foreign} is in the way and was not unpacked by get.py; move it, and the same command goes on"
+        )
+    if lost is not None:
+        files = contents.files
+    contents.begin(digest, files)
+    contents.finish()
+    if lost := contents.lost():
+        raise InputError(
+            f"{plan.folder / next(iter(lost))}: not as it was unpacked; was it changed meanwhile?"
+        )
     say(f"{archive}: {len(members)} files, {human(sum(m.size for m in members))} unpacked")
 
 
-def _refuse_foreign(plan: Plan, roots: list[str]) -> None:
+def _below(contents: Contents, place: str) -> str:
+    return PurePosixPath(contents.into, place).as_posix()
+
+
+def _refuse_foreign(plan: Plan, contents: Contents, roots: Iterable[tuple[str, ...]]) -> None:
     """Stop where something of the user's lies in the way; only what an earlier unpacking made is replaced."""
-    ours = {root for done in plan.manifest.unpacked.values() for root in done["roots"]}
-    for root in roots:
+    # the list counts also where the manifest was removed, as its own error message may have told the user to
+    ours = {*plan.manifest.unpacked.get(contents.archive, {}).get("roots", ()), *contents.roots}
+    for parts in roots:
+        root = PurePosixPath(*parts)
         path = plan.folder / root
-        if root not in ours and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        if path.is_symlink():
+            raise InputError(
+                f"{path} is a link, and files cannot be moved there in one step; take another --out"
+            )
+        if root.as_posix() not in ours and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
             raise InputError(
                 f"{path} is there already and was not unpacked by get.py; move it, or take another --out"
             )
 
 
-def _move(source: Path, target: Path) -> None:
-    """Rename a file or folder to its place; what an earlier unpacking left there goes."""
-    if target.is_dir() and not target.is_symlink():
-        shutil.rmtree(target)
-    source.replace(target)
+def _to_unpack(plan: Plan, contents: Contents, size: int) -> int:
+    """Bytes that unpacking will still add; ``size`` is what the whole archive takes, about."""
+    if contents.state == MOVING:
+        return 0  # all of it is unpacked, and a move takes no room
+    if contents.state == DONE and not plan.options.verify:
+        size = sum(contents.lost().values())
+    return max(0, size - contents.staged())
+
+
+def _note_lost(plan: Plan, contents: Contents) -> None:
+    """Say beforehand that unpacked files are missing: without their archive it has to be downloaded again."""
+    lost = contents.lost() if contents.state == DONE else {}
+    if lost:
+        first = plan.folder / next(iter(lost))
+        plan.notes.append(
+            f"{len(lost)} of {len(contents.files)} files of {contents.archive} are missing or changed ({first}):"
+            " they are unpacked again"
+        )
 
 
 def _digest(plan: Plan, parts: list[Path]) -> str:
@@ -132,19 +151,13 @@ def _digest(plan: Plan, parts: list[Path]) -> str:
     return hashlib.sha256("\n".join(plan.manifest.files[name].sha256 for name in names).encode()).hexdigest()
 
 
-def _trace(plan: Plan, archive: str, digest: str, roots: list[str], members: list[Member]) -> None:
-    files, total, names = listing(plan.folder, roots)
-    if (files, total) != (len(members), sum(m.size for m in members)):
-        raise InputError(f"{archive}: {len(members)} files were unpacked, {files} are in {plan.folder}")
-    trace = {"archive": digest, "roots": roots, "files": files, "bytes": total, "listing": names}
-    plan.manifest.update(unpacked={archive: trace})
-
-
 def _drop(plan: Plan, parts: list[Path], say: Say) -> None:
-    if not plan.options.keep_archives:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        say(f"{len(parts)} archives removed (--drop-archives)")
+    """Remove an archive whose contents are in place; a run killed in the middle of it has left some parts."""
+    here = [part for part in parts if part.is_file()]
+    if here and not plan.options.keep_archives:
+        for part in here:
+            part.unlink()
+        say(f"{len(here)} archives removed (--drop-archives)")
 
 
 # --- DCASE 2023 Task 7 --------------------------------------------------------------------------------------
@@ -165,16 +178,22 @@ def dcase_place(name: str) -> str | None:
 def _dcase(source: Source, options: Options, say: Say, _: tuple[str, ...] = ()) -> None:
     folder = options.out or Path(source.out)
     archive = source.files[0].name
-    plan = Plan(source, options, done=_done(folder, [archive]))
-    unpacked = 0 if intact(plan.manifest, folder, archive) else source.unpacked
+    contents = Contents(Manifest(folder), archive)
+    intact = contents.intact()
+    plan = Plan(source, options, done=frozenset([archive] if intact else []))
+    contents.manifest = plan.manifest
+    _note_lost(plan, contents)
+    here = not any(item.state == "unpacked" for item in plan.items)
+    unpacked = _to_unpack(plan, contents, source.unpacked) if here else 0
     if not _announce(plan, say, unpacked):
         return
-    _refuse_foreign(plan, ["dev", "eval"])
+    if not intact:
+        _refuse_foreign(plan, contents, [("dev",), ("eval",)])
     with plan.alone():
         plan.preflight(unpacked)
         paths = plan.run(say)
         if paths:
-            _unpack(plan, archive, paths, "", dcase_place, say, force=options.verify)
+            _unpack(plan, contents, paths, dcase_place, say)
         check_dcase(folder, source, say)
         _drop(plan, paths, say)
     say(f'DATA="{folder}" is what make book and the notebooks take')
@@ -200,11 +219,6 @@ def check_dcase(folder: Path, source: Source, say: Say) -> None:
         say(f"note: {sides} usable clips, {source.clips} are published")
 
 
-def _done(folder: Path, archives: list[str]) -> frozenset[str]:
-    manifest = Manifest(folder)
-    return frozenset(name for name in archives if intact(manifest, folder, name))
-
-
 # --- WavCaps ------------------------------------------------------------------------------------------------
 
 
@@ -223,36 +237,90 @@ def _wavcaps(source: Source, options: Options, say: Say, subsets: tuple[str, ...
         )
     folder = options.out or Path(source.out)
     manifest = Manifest(folder)
-    done = [s for s in subsets if intact(manifest, folder, f"{s}.zip")]
-    plan = Plan(source, options, subsets=subsets, done=_parts_of(manifest, done))
-    unpacked = _still_packed(plan, [s for s in subsets if s not in done])
-    if not _announce(plan, say, unpacked):
+    all_contents = {s: Contents(manifest, f"{s}.zip", "audio") for s in subsets}
+    intact = [s for s in subsets if all_contents[s].intact()]
+    plan = Plan(source, options, subsets=subsets, done=_parts_of(manifest, intact))
+    if renewed := [s for s in intact if _renewed(plan, s)]:
+        intact = [s for s in intact if s not in renewed]
+        plan = Plan(source, options, subsets=subsets, done=_parts_of(manifest, intact))
+    for contents in all_contents.values():
+        contents.manifest = plan.manifest
+        _note_lost(plan, contents)
+    packs = {s: _Pack.of(plan, s, all_contents[s]) for s in subsets}
+    if not options.keep_archives:
+        # what is dropped early leaves room for what comes later; the largest is the one that needs it
+        packs = dict(sorted(packs.items(), key=lambda item: -item[1].size))
+    unpacked = sum(pack.to_unpack for pack in packs.values())
+    peak = _peak(plan, list(packs.values()))
+    if not _announce(plan, say, unpacked, peak):
         return
-    _refuse_foreign(plan, [f"audio/{subset}" for subset in subsets])
+    for subset in subsets:
+        if subset not in intact:
+            _refuse_foreign(plan, all_contents[subset], [("audio", subset)])
     with plan.alone():
-        plan.preflight(unpacked)
-        plan.run(say)
-        for subset in subsets:
-            _wavcaps_subset(plan, subset, say, here=subset not in done)
+        plan.preflight(unpacked, peak)
+        plan.run(say, [item for item in plan.items if not _subset(item.remote)])
+        for subset, pack in packs.items():
+            plan.run(say, pack.items)
+            _wavcaps_subset(plan, subset, pack, say)
     say(f"wavcaps: {', '.join(subsets)} in {folder}/audio, captions in {folder}/json_files")
 
 
-def _wavcaps_subset(plan: Plan, subset: str, say: Say, *, here: bool) -> None:
-    zip_path = plan.folder / "Zip_files" / subset / f"{subset}.zip"
-    if not zip_path.is_file() and not here:
-        return  # unpacked by an earlier run, which dropped the archive
-    parts = split_parts(zip_path)
-    place: Callable[[str], str | None] = lambda name: (  # noqa: E731
-        f"{subset}/{found}" if (found := wavcaps_place(name)) else None
-    )
-    _unpack(plan, f"{subset}.zip", parts, "audio", place, say, force=plan.options.verify)
-    _drop(plan, parts, say)
+def _renewed(plan: Plan, subset: str) -> bool:
+    """Whether some parts of a dropped archive are others at this revision: then all are needed once more."""
+    states = {item.state for item in plan.items if _subset(item.remote) == subset}
+    return "unpacked" in states and bool(states & {"to download", "begun"})
 
 
-def _still_packed(plan: Plan, subsets: list[str]) -> int:
-    """Bytes that unpacking will take, to a good approximation."""
-    sizes = [_size(item.remote) for item in plan.items if _subset(item.remote) in subsets]
-    return int(_ZIP_OF_FLAC * sum(sizes))
+@dataclass(frozen=True)
+class _Pack:
+    """The archive of one subset: its parts, and the bytes that unpacking them will add."""
+
+    items: list[Item]
+    contents: Contents
+    to_unpack: int
+
+    @classmethod
+    def of(cls, plan: Plan, subset: str, contents: Contents) -> _Pack:
+        items = [item for item in plan.items if _subset(item.remote) == subset]
+        here = not any(item.state == "unpacked" for item in items)
+        size = int(_ZIP_OF_FLAC * sum(item.remote.size or 0 for item in items))
+        return cls(items, contents, _to_unpack(plan, contents, size) if here else 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(item.remote.size or 0 for item in self.items)
+
+    @property
+    def missing(self) -> int:
+        """Bytes to download."""
+        return sum(item.missing for item in self.items)
+
+
+def _peak(plan: Plan, packs: list[_Pack]) -> int:
+    """Most bytes that a run will add at any time: one subset after the other is got, unpacked and dropped."""
+    used = plan.missing - sum(pack.missing for pack in packs)
+    peak = used
+    for pack in packs:
+        used += pack.missing + pack.to_unpack
+        peak = max(peak, used)
+        if not plan.options.keep_archives:
+            used -= sum(item.remote.size or 0 for item in pack.items if item.state != "unpacked")
+    return peak
+
+
+def _wavcaps_subset(plan: Plan, subset: str, pack: _Pack, say: Say) -> None:
+    targets = [item.target for item in pack.items]
+    if not any(item.state == "unpacked" for item in pack.items):
+        parts = split_parts(plan.folder / "Zip_files" / subset / f"{subset}.zip", targets)
+        place: Callable[[str], str | None] = lambda name: (  # noqa: E731
+            f"{subset}/{found}" if (found := wavcaps_place(name)) else None
+        )
+        _unpack(plan, pack.contents, parts, place, say)
+    else:
+        pack.contents.clear()  # unpacked by an earlier run, which dropped the archive or some of its parts
+    _drop(plan, targets, say)
 
 
 def _parts_of(manifest: Manifest, subsets: list[str]) -> frozenset[str]:
@@ -264,10 +332,6 @@ def _subset(remote: RemoteFile) -> str:
     return parts[1] if parts[0] == "Zip_files" else ""
 
 
-def _size(remote: RemoteFile) -> int:
-    return remote.size or 0
-
-
 # --- the organisers' statistics -----------------------------------------------------------------------------
 
 
@@ -277,14 +341,20 @@ def _stats(source: Source, options: Options, say: Say, _: tuple[str, ...] = ()) 
     plan = _plain(source, options, say)
     if plan is None:
         return
-    stats = convert(plan.folder / source.folder)
-    for name, item in stats.items():
-        found = values_digest(item)
-        if found != source.values[name]:
-            raise InputError(
-                f"{name}: the numbers are not those that this package was tested with (sha256 {found}, expected"
-                f" {source.values[name]}); no statistics were written"
-            )
+    folder = plan.folder / source.folder
+    try:
+        stats = convert(folder)
+        for name, item in stats.items():
+            found = values_digest(item)
+            if found != source.values[name]:
+                raise InputError(
+                    f"{name}: the numbers are not those that this package was tested with (sha256 {found}, expected"
+                    f" {source.values[name]})"
+                )
+    except InputError as error:
+        # what turned out to be wrong must not be what later downloads are compared with
+        plan.manifest.forget([item.remote.name for item in plan.items])
+        raise InputError(f"{error}; no statistics were written; move {folder} away to get it again") from None
     from latentclap.fad import save_stats
 
     path = plan.folder / "dcase_eval_vggish_stats.npz"

@@ -13,7 +13,7 @@ import re
 import struct
 import zipfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -27,8 +27,12 @@ _ENTRY = struct.Struct("<4s6H3L5H2L")  # central directory entry
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 
 
-def split_parts(zip_path: Path) -> list[Path]:
+def split_parts(zip_path: Path, among: Collection[Path] | None = None) -> list[Path]:
     """The parts of a split zip in order, its .zip last; a plain zip is its own only part.
+
+    Args:
+        zip_path: the last part.
+        among: where to look for the others; None takes the files of its folder.
 
     Raises:
         InputError: a number is missing in the sequence.
@@ -36,7 +40,7 @@ def split_parts(zip_path: Path) -> list[Path]:
     pattern = re.compile(rf"{re.escape(zip_path.stem)}\.z(\d+)", re.I)
     numbered = {
         int(match.group(1)): path
-        for path in zip_path.parent.iterdir()
+        for path in (zip_path.parent.iterdir() if among is None else among)
         if (match := pattern.fullmatch(path.name))
     }
     missing = [n for n in range(1, max(numbered, default=0) + 1) if n not in numbered]

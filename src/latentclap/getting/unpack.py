@@ -22,6 +22,7 @@ from typing import IO, Protocol
 from latentclap.errors import InputError
 from latentclap.files import atomic_path
 from latentclap.getting.errors import disk_full, human
+from latentclap.getting.leftovers import sweep_tree
 from latentclap.getting.remote import safe_name
 from latentclap.getting.splitzip import open_zip
 
@@ -82,7 +83,8 @@ def unpack(
 
     Args:
         parts: one .tar, .tar.gz or .zip, or the parts of a split zip in order.
-        target: folder to fill; it should be empty, or hold what an interrupted run of the same wrote.
+        target: folder to fill; it should be empty, or hold what an interrupted run of the same wrote. The
+            temporary files that a killed run has left there are removed.
         place: renames members (after which the rules hold as well), or leaves them out by None.
         limits: what counts as a bomb.
         progress: told the bytes written or found.
@@ -94,6 +96,7 @@ def unpack(
     try:
         with _opened(parts) as archive:
             members = list(survey(archive, parts, place, limits or Limits()))
+            sweep_tree(target, {member.place for member in members})
             _room(members, target, shown)
             target.mkdir(parents=True, exist_ok=True)
             for member in members:

@@ -23,6 +23,7 @@ from latentclap.train.data import (
 from latentclap.train.ema import EMA
 from latentclap.train.loop import train
 from latentclap.train.records import CHECKPOINT, STATS
+from latentclap.train.signals import Interrupted
 from latentclap.train.task import Task, TrainResult, processes
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "STATS",
     "Batches",
     "GroupedBatches",
+    "Interrupted",
     "Task",
     "TensorBatches",
     "TrainConfig",

@@ -6,7 +6,13 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from latentclap.errors import InputError
+from latentclap.limits import check_values
+
+#: what ``TrainConfig.precision`` may be
+PRECISIONS = ("auto", "no", "tf32", "bf16", "fp16")
 
 
 class TrainingError(RuntimeError):
@@ -30,7 +36,8 @@ class TrainConfig:
         grad_accum: forward passes per optimiser step.
         ema_decay: decay of the averaged weights, warmed up as min(decay, (1 + k) / (10 + k)); 0 switches it off.
         seed: of sample order, noise and dropout.
-        precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere; or "no" (fp32), "tf32", "bf16", "fp16".
+        precision: "auto" is bf16 on a GPU that computes in it, and fp32 elsewhere; or "no" (fp32), "tf32", "bf16",
+            "fp16".
         compile: torch.compile what runs in every step. A minute or so at the start, less from torch's own cache
             in later runs; worth it on a GPU.
         fused: with ``compile``, train the UNet in fewer passes over a GPU's memory (``latentclap.fast``): the same
@@ -39,7 +46,8 @@ class TrainConfig:
             time, a fraction of the memory.
         channels_last: keep the weights of convolutions, and with them all that they compute, in the order in which
             a GPU's tensor cores read them.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: time between checkpoints at the least; where saving one is slow, twenty times as long as
+            that, so that a twentieth of the time goes into it at most. 0: after every step, whatever it takes.
         log_every: steps between lines of stats.jsonl.
         minutes: stop (with a checkpoint) after this time in this call; 0 runs to the end.
         tensorboard: write TensorBoard events beside stats.jsonl.
@@ -68,18 +76,15 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        check_values({f"training.{name}": value for name, value in asdict(self).items()}, "")
         checks = {
-            "steps": self.steps >= 0,
-            "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0 and math.isfinite(self.lr),
-            "grad_accum": self.grad_accum >= 1,
-            "ema_decay": 0 <= self.ema_decay < 1,
+            "lr": self.lr > 0,
             "schedule": self.schedule in ("constant", "cosine"),
-            "precision": self.precision in ("auto", "no", "tf32", "bf16", "fp16"),
+            "precision": self.precision in PRECISIONS,
         }
         for name, good in checks.items():
             if not good:
-                raise InputError(f"training: {name}={getattr(self, name)!r} is out of range")
+                raise InputError(f"training.{name}={getattr(self, name)!r} is out of range")
 
     def fixed(self) -> dict[str, Any]:
         """The settings that a run may not change when it goes on from a checkpoint."""
@@ -98,6 +103,24 @@ _FREE = {
     "checkpointing",
     "channels_last",
 }
+
+
+def has_bf16() -> bool:
+    """Whether there is a GPU that computes in bf16; older ones only emulate it, slower than float32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def resolved(precision: str) -> str:
+    """What "auto" means here; anything else is what it is. float16 is never chosen by itself: it may overflow.
+
+    Raises:
+        InputError: fp16 without a GPU.
+    """
+    if precision == "auto":
+        return "bf16" if has_bf16() else "no"
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision fp16 needs a GPU; there is none here: take bf16 or no")
+    return precision
 
 
 def override(config: TrainConfig, **changes: Any) -> TrainConfig:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Exponential moving average of parameters, with AudioLDM's warm-up (facts A4); buffers are copied."""
+    """Exponential moving average of parameters, with AudioLDM's warm-up (facts A4).
+
+    Batch statistics are averaged like the weights that they belong to; whole numbers (counters) are copied.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
         self.decay, self.count = decay, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,20 +19,28 @@ from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.train.ahead import Ahead, Inputs
-from latentclap.train.config import TrainConfig, TrainingError, learning_rate
+from latentclap.train.config import TrainConfig, TrainingError, learning_rate, resolved
 from latentclap.train.data import Batches, item_generators, sample_order, share
 from latentclap.train.ema import EMA
 from latentclap.train.records import (
+    CHECKPOINT,
     append_stats,
+    clean,
+    damaged,
     load_checkpoint,
     read_stats,
     rewrite_stats,
     save_checkpoint,
 )
+from latentclap.train.signals import Signals, interruption
 from latentclap.train.task import Task, TrainResult, for_processes, processes
 
 #: a GPU's losses are read at least so often: a NaN is noticed after so many steps
 MOST_UNREAD = 100
+#: on GPUs, several processes agree every so many steps whether to go on: reading the answer waits for the step
+AGREE_EVERY = 10
+#: time from one checkpoint to the next, in the time that saving one took
+SAVE_SHARE = 20
 
 
 def train(
@@ -65,33 +74,53 @@ def train(
         InputError: no data, the folder's checkpoint is of another configuration, or the task or batch cannot be
             shared by this number of processes.
         TrainingError: a loss or gradient that is not finite, in every process.
+        OSError: a checkpoint cannot be written; the one before it is still there.
+        Interrupted: SIGTERM or SIGUSR1 came, to one of the processes at least; a checkpoint was saved. (Ctrl-C, too,
+            saves one before its KeyboardInterrupt; a second Ctrl-C does not wait for it.)
     """
     if not len(data):
         raise InputError(f"{description}: there is no training data")
-    loop = _Loop(task, data, config, Path(folder), progress, description)
-    try:
-        with _search(config.compile):
-            return loop.run(use_ema, on_checkpoint)
-    finally:
-        loop.stop_ahead()
+    with Signals() as signals:
+        loop = None
+        try:
+            loop = _Loop(task, data, config, Path(folder), progress, description, signals)
+            with _search(config.compile):
+                result = loop.run(use_ema, on_checkpoint)
+        finally:
+            if loop:
+                loop.stop_ahead()
+            _restore_modules(task, config)
+        loop.obey()
+    return result
 
 
 class _Loop:
     """State of one call of :func:`train`."""
 
     def __init__(
-        self, task: Task, data: Batches, config: TrainConfig, folder: Path, progress: bool, description: str
+        self,
+        task: Task,
+        data: Batches,
+        config: TrainConfig,
+        folder: Path,
+        progress: bool,
+        description: str,
+        signals: Signals,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
         self.config, self.data, self.folder, self.description = config, data, folder, description
+        self.signals = signals
         processes()
-        precision = _precision(config.precision)
+        precision = resolved(config.precision)
+        precision = "no" if precision == "tf32" else precision  # accelerate knows none of it
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
             # accelerate keeps one precision for a process; runs in a notebook may differ in it
             AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=precision)
+        # the loop accumulates by itself; a launcher's variable would make accelerate shrink the gradients once more
+        self.accelerator.gradient_accumulation_steps = 1
         # an epoch's order is asked for by every batch
         self.order = lru_cache(maxsize=2)(data.order) if hasattr(data, "order") else None
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
@@ -122,6 +151,9 @@ class _Loop:
         #: where it runs behind, the CPU has time to prepare the next step: a thread does, by its start in the stream
         self.ahead = Ahead(self._drawn, self.accelerator.device) if self.lags else None
         self.step, self.seconds = 0, 0.0
+        self.started = time.monotonic()
+        #: whether any process wants to stop for the time or for a signal, as of the last step
+        self.wishes: Tensor | None = None
         #: where the optimiser's moments began: later than the run if it went on from a packed checkpoint
         self.begun = 0
         self._resume()
@@ -130,7 +162,8 @@ class _Loop:
 
     def run(self, use_ema: bool, on_checkpoint: Callable[[int], None] | None) -> TrainResult:
         config = self.config
-        started = saved = time.monotonic()
+        self.started = saved = time.monotonic()
+        interval = config.checkpoint_seconds
         earlier = self.seconds
         done_at_start = self.step
         writer = self._tensorboard()
@@ -149,21 +182,24 @@ class _Loop:
             self.step += 1
             self.bar.update()
             now = time.monotonic()
-            self.seconds = earlier + now - started
+            self.seconds = earlier + now - self.started
             if log:
                 self._log({**values, "lr": lr}, writer)
-            out_of_time = bool(config.minutes) and self._main_says(now - started > 60 * config.minutes)
-            # each process has its own clock: only the main one's decides, and only it saves
-            if out_of_time:
+            # each process has its own clock and signals: all leave at the same step, and only the main one saves
+            leaving = self._leaving(log)
+            if leaving:
                 self._read()
-            due = now - saved > config.checkpoint_seconds or last or out_of_time
+            due = now - saved > interval or last or leaving
             # one that holds a NaN is not written; all processes learn of it together, where they read
             if self.main and due and self._sound():
+                began = time.monotonic()
                 self._save()
                 saved = time.monotonic()
+                if config.checkpoint_seconds:
+                    interval = max(config.checkpoint_seconds, SAVE_SHARE * (saved - began))
                 if on_checkpoint:
                     on_checkpoint(self.step)
-            if out_of_time:
+            if leaving:
                 break
         self.bar.close()
         if writer:
@@ -173,16 +209,7 @@ class _Loop:
         self.accelerator.wait_for_everyone()  # nobody goes on before the checkpoint is there
         if self.ema and use_ema:
             self.ema.copy_to(self.modules)
-        task = self.accelerator.unwrap_model(self.task).eval()
-        if config.compile:
-            from latentclap.fast import slow_down
-
-            for module in task.hot():
-                module._compiled_call_impl = None  # what comes after training runs in other shapes
-                slow_down(module)
-        if config.channels_last:
-            for module in self.modules.values():
-                module.to(memory_format=torch.contiguous_format)
+        self.accelerator.unwrap_model(self.task).eval()
         return TrainResult(self.step, self.step >= config.steps, self.seconds, self.history, self.folder)
 
     def _optimise(self) -> dict[str, Tensor]:
@@ -284,20 +311,62 @@ class _Loop:
         if self.world == 1:
             return {name: value.detach() for name, value in terms.items()}
         values = torch.stack([value.detach().float() for value in terms.values()]) * weight
-        return dict(zip(terms, self.accelerator.reduce(values, "mean").unbind(), strict=True))
+        # who wants to stop is told along with them: a message of its own in every step would cost as much again
+        wishes = [values.new_full((1,), float(wish)) for wish in self._wishes()]
+        *means, out_of_time, signalled = self.accelerator.reduce(
+            torch.cat([values, *wishes]), "mean"
+        ).unbind()
+        self.wishes = torch.stack([out_of_time, signalled])
+        return dict(zip(terms, means, strict=True))
 
-    def _main_says(self, flag: bool) -> bool:
-        """The main process's answer, in every process."""
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether this process wants to stop: for the time, by the main process's clock, or for a signal."""
+        config = self.config
+        elapsed = time.monotonic() - self.started
+        out_of_time = self.main and config.minutes and elapsed > 60 * config.minutes
+        return bool(out_of_time), bool(self.signals.received)
+
+    def _leaving(self, reads: bool) -> bool:
+        """Whether this step is the last one of this call, the same in every process.
+
+        Args:
+            reads: the loop has waited for this step anyway.
+        """
         if self.world == 1:
-            return flag
-        said = torch.tensor(float(self.main and flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(said, "sum").item())
+            return any(self._wishes())
+        if self.lags and not reads and self.step % AGREE_EVERY:
+            return False
+        return any(self.wishes.tolist())
+
+    def obey(self) -> None:
+        """Stop for a signal that came to any process, now that its checkpoint is saved.
+
+        Raises:
+            Interrupted: one came.
+        """
+        signum = self.signals.received
+        if self.world > 1:  # all stop alike, whichever process was told
+            signum = int(
+                self.accelerator.gather(torch.tensor([signum], device=self.accelerator.device)).max()
+            )
+        if signum:
+            where = f"the checkpoint in {self.folder} is of step {self.step}"
+            name = signal.Signals(signum).name
+            raise interruption(
+                f"{self.description}: stopped by {name}; {where}: the same command goes on", signum
+            )
 
     def _check(self, value: float, what: str, step: int) -> None:
         if not math.isfinite(value):
+            there = (self.folder / CHECKPOINT).is_file()
+            kept = (
+                f"the checkpoint in {self.folder} is from before that"
+                if there
+                else "no checkpoint was saved yet"
+            )
             raise TrainingError(
                 f"{self.description}: the {what} is not finite at step {step} (lr {self.config.lr:g});"
-                f" the checkpoint in {self.folder} is from before that. Lower lr or lambda, or clip gradients."
+                f" {kept}. Lower lr or lambda, or clip gradients."
             )
 
     def _check_norm(self, value: float, step: int) -> None:
@@ -333,30 +402,46 @@ class _Loop:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state() if self.ema else None,
         }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(self.folder, state)
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder, self.config)
         if state is not None:
-            for name, module in self.modules.items():
-                module.load_state_dict(state["modules"][name])
-            self.step, self.seconds = state["step"], state["seconds"]
-            if state["optimizer"] is None:  # packed: the weights are the averaged ones
-                self.begun = self.step
-                if self.ema:
-                    self.ema = EMA(self.modules, self.config.ema_decay)
-                    self.ema.count = state["ema"]["count"]
-            else:
-                self.begun = state.get("begun", 0)
-                self.optimizer.load_state_dict(state["optimizer"])
-                _as_weights_lie(self.optimizer)
-                if self.ema:
-                    self.ema.load(state["ema"])
+            try:
+                self._take(state)
+            except torch.OutOfMemoryError:
+                raise
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise damaged(self.folder / CHECKPOINT, error) from None
             self.history = read_stats(self.folder, self.step)
             self.bar.update(self.step)
         self._check_same_start()
-        if state is not None and self.main and self.history:
-            rewrite_stats(self.folder, self.history)
+        if self.main:
+            clean(self.folder)
+            if state is not None and self.history:
+                rewrite_stats(self.folder, self.history)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self.step, self.seconds = state["step"], state["seconds"]
+        if state["optimizer"] is None:  # packed: the weights are the averaged ones
+            self.begun = self.step
+            if self.ema:
+                self.ema = EMA(self.modules, self.config.ema_decay)
+                self.ema.count = state["ema"]["count"]
+            return
+        self.begun = state.get("begun", 0)
+        self.optimizer.load_state_dict(state["optimizer"])
+        _as_weights_lie(self.optimizer)
+        if self.ema:
+            self.ema.load(state["ema"])
+        # a run may go on in another precision, with a scale or without
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _check_same_start(self) -> None:
         """Every process must have read the same checkpoint, or none."""
@@ -402,17 +487,22 @@ def _prepare_modules(task: Task, config: TrainConfig) -> None:
             module.compile(dynamic=False)  # a batch is as large as the one before
 
 
+def _restore_modules(task: Task, config: TrainConfig) -> None:
+    """Undo what :func:`_prepare_modules` did, also where training failed: what comes after runs in other shapes."""
+    if config.compile:
+        from latentclap.fast import slow_down
+
+        for module in task.hot():
+            module._compiled_call_impl = None
+            slow_down(module)
+    if config.channels_last:
+        for module in task.trained().values():
+            module.to(memory_format=torch.contiguous_format)
+
+
 def _as_weights_lie(optimizer: Any) -> None:
     """Moments in the order in memory of their weights: a fused Adam wants it, and a run may go on with another."""
     for p, state in optimizer.state.items():
         for name, value in state.items():
             if torch.is_tensor(value) and value.shape == p.shape and value.stride() != p.stride():
                 state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-
-
-def _precision(name: str) -> str:
-    if name == "tf32":
-        return "no"
-    if name != "auto":
-        return name
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,26 +16,40 @@ from latentclap.train.config import _FREE, TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
 STATS = "stats.jsonl"
+#: what every checkpoint has
+_KEYS = {"step", "seconds", "config", "modules", "optimizer", "ema"}
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a kill -9 or power cut after the rename does not find an empty file."""
-    with atomic_path(folder / CHECKPOINT) as path:
-        torch.save(state, path)
-        with open(path, "rb") as stream:
+    _write(state, folder / CHECKPOINT)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    try:
+        # through a file of Python's: torch's own writer hides why the system refused
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
             os.fsync(stream.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch.save closes its archive on the way out, and reports that this failed too
+        refused = error if isinstance(error, OSError) else error.__context__
+        if isinstance(refused, OSError) and refused.errno:
+            raise OSError(refused.errno, os.strerror(refused.errno), str(path)) from None
+        raise
 
 
 def load_checkpoint(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
     """The folder's checkpoint, or None where there is none.
 
     Raises:
-        InputError: it is of a run with other settings.
+        InputError: it is damaged, or of a run with other settings.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read(path)
     ours = config.fixed()
     theirs = {k: v for k, v in state["config"].items() if k not in _FREE}
     if ours != theirs:
@@ -44,6 +59,45 @@ def load_checkpoint(folder: Path, config: TrainConfig) -> dict[str, Any] | None:
             " use another folder, or delete it to start anew"
         )
     return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint file's content.
+
+    Raises:
+        InputError: it is damaged, or no checkpoint of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        # torch seeks to places that a file which was cut short has not; all else is the system's own reason
+        if error.errno != errno.EINVAL:
+            raise
+        raise damaged(path, error) from None
+    except Exception as error:  # zip's, pickle's, torch's: a file that was cut short gives any of them
+        raise damaged(path, error) from None
+    if not isinstance(state, dict) or not _KEYS.issubset(state):
+        raise damaged(path, "no checkpoint of this loop")
+    return state
+
+
+def damaged(path: Path, why: Exception | str) -> InputError:
+    """The error for a checkpoint that cannot be read."""
+    reason = (str(why).splitlines() or [type(why).__name__])[0]
+    return InputError(
+        f"{path} is damaged or of another model ({reason}): put a copy in its place, or delete it to start anew"
+    )
+
+
+def clean(folder: Path) -> None:
+    """Delete what runs that were killed while they wrote have left: each is as large as a checkpoint.
+
+    The folder must be this run's own: another that writes there would lose its file.
+    """
+    for name in (CHECKPOINT, STATS):
+        stem, _, suffix = name.partition(".")
+        for path in folder.glob(f".{stem}-*.{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 def pack(folder: Path, out: Path) -> int:
@@ -61,12 +115,12 @@ def pack(folder: Path, out: Path) -> int:
         The step that it goes on from.
 
     Raises:
-        InputError: the folder has no checkpoint, or a weight is not finite in half precision.
+        InputError: the folder has no checkpoint or a damaged one, or a weight is not finite in half precision.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         raise InputError(f"{folder}: no {CHECKPOINT} there; train first")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = _read(path)
     averaged = (state["ema"] or {}).get("shadow", {})
     modules = {}
     for module, weights in state["modules"].items():
@@ -78,8 +132,7 @@ def pack(folder: Path, out: Path) -> int:
                     raise InputError(f"{path}: {module}.{name} does not fit into float16")
             modules[module][name] = value.clone()
     ema = state["ema"] and {"count": state["ema"]["count"]}
-    with atomic_path(out) as temporary:
-        torch.save({**state, "modules": modules, "optimizer": None, "ema": ema}, temporary)
+    _write({**state, "modules": modules, "optimizer": None, "ema": ema}, out)
     return state["step"]
 
 

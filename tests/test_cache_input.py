@@ -1,0 +1,568 @@
+"""What goes into the latent cache: odd archives, changed input, lists of clips to leave out, parts of long sounds."""
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import tarfile
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+import torch
+
+from latentclap.book.scale import cache_table
+from latentclap.cache import ShardedCache, build, cache_parts, find_parts, list_clips
+from latentclap.cache.exclude import read_exclusion
+from latentclap.cache.front import Bad, Front, decode_windows, stream
+from latentclap.cache.listing import Item
+from latentclap.cache.pack import pack
+from latentclap.cache.parts import Part
+from latentclap.cache.settings import fingerprint
+from latentclap.cache.shards import write_manifest
+from latentclap.cache.tars import count_items, tar_groups, tar_items
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+from test_cache import RATE, ROOT, Large, content, noise, said, wavcaps
+
+CAPTION = b'{"caption": "a sound"}'
+
+
+def encoded(wave, form="FLAC", subtype="PCM_16", rate=RATE):
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+def archive(path, members, form=tarfile.PAX_FORMAT):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def members(captions, seed=0):
+    """A sound of its own and a caption for each."""
+    for i, caption in enumerate(captions):
+        yield f"{i:03d}.flac", encoded(noise(seed + i))
+        yield f"{i:03d}.json", json.dumps({"caption": caption}).encode()
+
+
+# ------------------------------------------------------------------------------------------ archives
+
+
+SOUND = encoded(noise(0))
+ODD = [
+    ("a.flac", SOUND), ("a.json", CAPTION),
+    ("UPPER.FLAC", SOUND), ("UPPER.json", CAPTION),
+    ("dots.v1.2.flac", SOUND), ("dots.v1.2.json", CAPTION),
+    ("folder.x/inner.txt", b"inside"), ("folder.x/inner.flac", SOUND),
+    ("../up.flac", SOUND), ("../up.txt", b"up"),
+    ("ünï 雨.flac", SOUND), ("ünï 雨.txt", "雨".encode()),
+    ("__meta__", b"x"), ("sub/__x__/y.flac", SOUND), ("sub/__x__/y.txt", b"y"),
+    ("two.flac", SOUND), ("two.wav", encoded(noise(1), "WAV")), ("two.json", CAPTION),
+    ("v.1.json", b'{"caption": "one"}'), ("v.2.json", b'{"caption": "two"}'), ("v.2.flac", SOUND),
+    ("readme.txt", b"hello"),
+]  # fmt: skip
+
+
+def test_webdataset_reads_the_same_groups(tmp_path):
+    import webdataset
+
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        path = archive(tmp_path / "x.tar", ODD, form)
+        theirs = webdataset.WebDataset(str(path), shardshuffle=False, nodesplitter=None)
+        wanted = [(s["__key__"], [k for k in s if not k.startswith("__")]) for s in theirs]
+        groups = [(g.key, [m[0] for m in g.members]) for g in tar_groups(path) if not g.problem]
+        assert groups == wanted
+    first = next(iter(webdataset.WebDataset(str(path), shardshuffle=False, nodesplitter=None)))
+    assert first["flac"] == next(tar_items(path)).data.read() == SOUND
+
+
+def test_odd_names_in_an_archive(tmp_path):
+    path = archive(tmp_path / "x.tar", [*ODD, ("noext", b"junk"), ("._a.flac", b"AppleDouble")])
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("link.flac")
+        link.type, link.linkname = tarfile.LNKTYPE, "a.flac"
+        tar.addfile(link)
+    items = list(tar_items(path))
+    good = {i.key: (i.suffix, i.caption) for i in items if not i.problem}
+    assert good["dots"] == (".flac", "a sound")
+    assert good["v"] == (".flac", "two")  # the caption of the same name, not the first
+    assert good["UPPER"] == (".flac", "a sound") and good["two"][0] == ".flac"
+    bad = {i.problem for i in items if i.problem}
+    assert bad == {
+        "no sound file", "archive: noext: no suffix", "archive: link.flac: a link, not a file",
+        "archive: two: of 2 sounds only .flac is used",
+    }  # fmt: skip
+
+
+def test_names_that_are_no_text(tmp_path):
+    path = archive(tmp_path / "x.tar", [("cafX.flac", SOUND), ("cafX.txt", b"x")], tarfile.USTAR_FORMAT)
+    data = path.read_bytes().replace(b"cafX", b"caf\xe9")
+    for name in (b"caf\xe9.flac", b"caf\xe9.txt"):  # the header's checksum again
+        at = data.index(name)
+        head = bytearray(data[at : at + 512])
+        head[148:156] = b" " * 8
+        head[148:156] = f"{sum(head):06o}\0 ".encode()
+        data = data[:at] + bytes(head) + data[at + 512 :]
+    path.write_bytes(data)
+    assert [i.key for i in tar_items(path)] == ["caf\\xe9"]
+
+
+def test_only_the_beginning_of_a_member_is_read_and_once(tmp_path, tiny, monkeypatch):
+    """One process or four read about the same: headers by all, sounds by one."""
+    sound = encoded((0.1 * np.random.default_rng(0).standard_normal(RATE * 40)).astype(np.float32))
+    path = archive(tmp_path / "x.tar", [(f"{i}.{s}", d) for i in range(8) for s, d in (("flac", sound), ("json", CAPTION))])  # fmt: skip  # noqa: E501
+    total, read = path.stat().st_size, multiprocessing.Value("q", 0)
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer):
+            got = super().readinto(buffer)
+            with read.get_lock():
+                read.value += got
+            return got
+
+    monkeypatch.setattr(
+        "latentclap.cache.tars.open",
+        lambda path, mode, buffering: io.BufferedReader(Counting(path), buffering),
+        raising=False,
+    )
+    told = {}
+    for workers in (0, 2, 4):
+        read.value = 0
+        results = list(stream([Part("x", path)], Front(1.0, tiny.feature_extractor), workers=workers))
+        assert len(results) == 9 and not any(isinstance(r, Bad) for _, rs in results for r in rs or ())
+        told[workers] = read.value / total
+    assert max(told.values()) < 0.12, told
+    assert told[4] < 2 * told[0]
+
+
+def test_a_disk_that_fails_costs_the_clip(tmp_path, tiny, monkeypatch):
+    path = archive(tmp_path / "x.tar", [("a.flac", SOUND), ("a.json", CAPTION)])
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if 1000 <= self.tell() < 9000 and len(buffer) > 4096:
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(
+        "latentclap.cache.tars.open",
+        lambda path, mode, buffering: io.BufferedReader(Failing(path), buffering),
+        raising=False,
+    )
+    (results, _) = [r for _, r in stream([Part("x", path)], Front(1.0, tiny.feature_extractor))]
+    assert [r.reason for r in results] == ["cannot be read (Input/output error)"]
+
+
+def test_what_is_no_archive_is_a_problem_and_stops_nothing(tmp_path, tiny):
+    archive(tmp_path / "in/a.tar", members(["one"]))
+    (tmp_path / "in/b.tar").write_bytes(b"no tar at all, but more than one block of it " * 20)
+    (tmp_path / "in/c.tar").mkdir()
+    (tmp_path / "in/d.tar").symlink_to("nowhere")
+    (tmp_path / "in/e.tar").write_bytes(b"\x1f\x8b\x08\x00" + bytes(600))
+    (tmp_path / "in/.000001-abcdefgh.tar").write_bytes(b"left by a killed packer")
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    options = ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet")
+    told = said("cache_latents", tmp_path / "in", tmp_path / "out", *options, "--dry-run")
+    assert "1 clips in 5 shards" in told and "warning: 4 of 5 tar files cannot be read; the first is" in told
+    told = said("cache_latents", tmp_path / "in", tmp_path / "out", *options)
+    assert "1 clips encoded" in told and "5 shards written, 0 kept, 4 clips skipped" in told
+    reasons = (tmp_path / "out/problems.csv").read_text()
+    assert "c,c,archive: Is a directory" in reasons and "d,d,archive: No such file" in reasons
+    assert "compressed: unpack it first" in reasons
+    assert "0 shards written, 5 kept" in said("cache_latents", tmp_path / "in", tmp_path / "out", *options)
+
+
+# ----------------------------------------------------------------------------------- changed input
+
+
+def same_length(path, captions, seed):
+    """Other sounds and captions in an archive of the same size."""
+    size = path.stat().st_size
+    data = [(n, d) for n, d in members(captions, seed)]
+    archive(path, data)
+    assert path.stat().st_size == size
+
+
+def test_changed_archives_are_noticed(tiny, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    wav = encoded(noise(0), "WAV")
+
+    def write(name, caption, **keywords):
+        return archive(source / name, [("x.wav", keywords.get("wav", wav)), ("x.txt", caption)])
+
+    write("a.tar", b"one"), write("b.tar", b"two")
+    made = cache_parts(tiny, find_parts(source), out, progress=False)
+    assert made.shards == 2
+    digest = made.manifest["digest"]
+    os.utime(source / "a.tar", (1, 1))  # a copy without times
+    assert cache_parts(tiny, find_parts(source), out, progress=False).kept == 2
+    write("b.tar", b"six")  # the same size
+    parts = find_parts(source)
+    assert parts[1].compare(read_json(out / "b.entry.json")) == "changed"
+    # another process that has nothing to do must not say that the cache is whole
+    assert cache_parts(tiny, parts, out, rank=0, world=2, progress=False).manifest is None
+    made = cache_parts(tiny, parts, out, rank=1, world=2, progress=False)
+    assert (made.shards, made.manifest["clips"]) == (1, 2) and made.manifest["digest"] != digest
+    assert read_json(out / "b.entry.json")["captions"] == ["six"]
+
+
+def test_there_is_no_manifest_while_a_shard_is_made_again(tiny, tmp_path, monkeypatch):
+    archive(tmp_path / "in/a.tar", members(["one"]))
+    cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
+    archive(tmp_path / "in/a.tar", members(["one", "two"]))
+
+    def killed(*arguments, **keywords):
+        assert not (tmp_path / "out/manifest.json").exists()
+        assert not (tmp_path / "out/a.entry.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "write_piece", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
+    assert write_manifest(tmp_path / "out", ["a"]) is None
+
+
+def folder_of(path):
+    path.mkdir()
+    for i in range(3):
+        soundfile.write(path / f"{i}.wav", noise(i), RATE)
+        (path / f"{i}.txt").write_text(f"caption {i}")
+    return path
+
+
+def test_changed_clips_are_noticed(tiny, tmp_path):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+
+    def again():
+        return cache_parts(tiny, find_parts(source, per_shard=2), out, progress=False).shards
+
+    assert again() == 2
+    assert again() == 0
+    for path in source.iterdir():
+        os.utime(path, (1, 1))
+    assert again() == 0
+    (source / "1.txt").write_text("caption 9")
+    assert again() == 1
+    assert read_json(out / "00000.entry.json")["captions"] == ["caption 0", "caption 9"]
+    soundfile.write(source / "2.wav", noise(9), RATE)  # the same size
+    assert again() == 1
+
+
+def test_the_packer_writes_changed_shards_again(tmp_path):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    (source / "2.txt").unlink()
+    assert pack(list_clips(source)[1], out, per_shard=2).left_out == 1
+    (out / ".000001-abcdefgh.tar").write_bytes(b"left by a kill")
+    (source / "2.txt").write_text("at last")
+    packed = pack(list_clips(source)[1], out, per_shard=2)
+    assert (packed.written, packed.again, packed.left_out, packed.clips) == (1, 1, 0, 3)
+    assert not list(out.glob(".*"))
+    (source / "0.txt").write_text("caption 7")
+    assert pack(list_clips(source)[1], out, per_shard=2).again == 1
+    assert next(tar_items(out / "000000.tar")).caption == "caption 7"
+    soundfile.write(source / "1.wav", noise(9), RATE)
+    assert "1 of them again" in said("pack_shards", source, out, "--per-shard", 2, "--quiet")
+    assert pack(list_clips(source)[1], out, per_shard=2).written == 0
+    # what could not be read is tried again, whatever the listing says
+    entry = read_json(out / "000001.json")
+    write_json(out / "000001.json", entry | {"left_out": [["2", "cannot be read (Input/output error)"]]})
+    assert pack(list_clips(source)[1], out, per_shard=2).written == 1
+    with pytest.raises(InputError, match="more shards than"):
+        pack(list_clips(source)[1][:2], out, per_shard=2)
+
+
+def test_the_packer_s_checksum_tells_its_shards_apart(tiny, tmp_path, monkeypatch):
+    source, tars, out = folder_of(tmp_path / "in"), tmp_path / "tars", tmp_path / "out"
+    pack(list_clips(source)[1], tars)
+    cache_parts(tiny, find_parts(tars), out, progress=False)
+    read = []
+    monkeypatch.setattr("latentclap.cache.source._ends", lambda *a: read.append(a) or b"")
+    assert cache_parts(tiny, find_parts(tars), out, progress=False).kept == 1 and not read
+    monkeypatch.undo()
+    (source / "1.txt").write_text("caption 7")
+    pack(list_clips(source)[1], tars)
+    assert cache_parts(tiny, find_parts(tars), out, progress=False).shards == 1
+
+
+def test_verify_compares_the_input(tiny, tmp_path):
+    archive(tmp_path / "in/a.tar", members(["one"]))
+    out, system = tmp_path / "out", tmp_path / "system"
+    tiny.save_pretrained(system, pipeline=False)
+    cache_parts(tiny, find_parts(tmp_path / "in"), out, progress=False)
+    assert "made of this input" in said("cache_latents", tmp_path / "in", out, "--verify")
+    archive(tmp_path / "in/a.tar", members(["two"]))
+    told = said("cache_latents", tmp_path / "in", out, "--verify")
+    assert "1 of 1 shards are not of SOURCE as it is now, the first is a" in told
+
+
+def test_caches_and_shards_of_an_earlier_version_stay(tiny, tmp_path):
+    source, tars, out = folder_of(tmp_path / "in"), tmp_path / "tars", tmp_path / "out"
+    pack(list_clips(source)[1], tars, per_shard=2)
+    cache_parts(tiny, find_parts(tars), out, progress=False)
+    old = {k: v for k, v in read_json(out / "cache.json").items() if k not in ("crops", "crop")}
+    write_json(out / "cache.json", old | {"fingerprint": fingerprint(tiny, tokenizer=False)})
+    for k in range(2):
+        entry = read_json(out / f"{k:06d}.entry.json")
+        entry.pop("starts")
+        write_json(out / f"{k:06d}.entry.json", entry | {"source": {"bytes": entry["source"]["bytes"]}})
+        packed = read_json(tars / f"{k:06d}.json")
+        packed.pop("source")
+        write_json(tars / f"{k:06d}.json", packed)
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    options = ("--system", tmp_path / "system", "--device", "cpu", "--quiet")
+    with pytest.warns(UserWarning, match="of an earlier version, which did not note the tokenizer"):
+        told = said("cache_latents", tars, out, *options)
+    assert "2 shards are of an earlier version" in told and "2 kept" in told
+    assert read_json(out / "manifest.json")["fingerprint"] == fingerprint(tiny)
+    told = said("pack_shards", source, tars, "--per-shard", 2, "--quiet")
+    assert "(0 written now)" in told and "2 shards are of an earlier version" in told
+    write_json(out / "cache.json", old | {"fingerprint": "of another"})
+    assert "cache of another system (fingerprint" in said("cache_latents", tars, out, *options)
+
+
+def test_the_tokenizer_counts(tiny, tmp_path):
+    before = fingerprint(tiny)
+    length = tiny.tokenizer.model_max_length
+    try:
+        tiny.tokenizer.model_max_length = 7
+        assert fingerprint(tiny) != before
+    finally:
+        tiny.tokenizer.model_max_length = length
+    assert fingerprint(tiny) == before != fingerprint(tiny, tokenizer=False)
+
+
+# ------------------------------------------------------------------------------------ left out by name
+
+
+def test_lists_of_clips_to_leave_out(tmp_path):
+    (tmp_path / "black.json").write_text('{"AudioSet": ["Y-abc.wav"], "FreeSound": ["1002", 7]}')
+    (tmp_path / "own.txt").write_text("# mine\n\nSoundBible/2219.flac\naudio/rain/0001.wav\nanywhere\n")
+    (tmp_path / "list.json").write_text('["Yx.y.wav"]')
+    names = read_exclusion([tmp_path / n for n in ("black.json", "own.txt", "list.json")])
+    assert len(names) == 7
+    for key in ("AudioSet_SL/Y-abc", "FreeSound/1002", "x/FreeSound/7", "SoundBible/2219", "rain/0001",
+                "anywhere", "some/anywhere", "AudioSet_SL/Yx_y"):  # fmt: skip
+        assert key in names, key
+    for key in ("SoundBible/1002", "FreeSound/2219", "FreeSounds/1002", "1002", "rain/0002"):
+        assert key not in names, key
+    for text in ('{"FreeSound": "1002"}', '{"data": [{"id": 1}]}', "{", "7"):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(InputError, match="--exclude"):
+            read_exclusion([tmp_path / "bad.json"])
+
+
+def test_excluded_clips_are_neither_packed_nor_encoded(tiny, tmp_path):
+    wavcaps(tmp_path / "in")
+    black = tmp_path / "in/json_files/blacklist/list.json"
+    black.write_text('{"FreeSound": ["1002", "gone"], "AudioSet": ["Y-abc.wav"]}')
+    told = said("pack_shards", tmp_path / "in", tmp_path / "t", "--exclude", black, "--quiet")
+    assert "2 clips of the 3 names to leave out are in" in told and "2 left out: excluded" in told
+    kept = [i.key for i in tar_items(tmp_path / "t/000000.tar")]
+    assert kept == ["AudioSet_SL/Yx_y", "FreeSound/1003", "SoundBible/2219", "SoundBible/1"]
+    # of shards that hold them, too; a shard is made again when the list changes for it, and only then
+    said("pack_shards", tmp_path / "in", tmp_path / "all", "--quiet", "--per-shard", 3)
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    options = ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet")
+    told = said("cache_latents", tmp_path / "all", tmp_path / "out", *options, "--exclude", black)
+    assert "4 clips encoded" in told and "0 clips skipped, 2 excluded" in told
+    assert (
+        "shard,clip,reason\n000000,AudioSet_SL/Y-abc,excluded" in (tmp_path / "out/problems.csv").read_text()
+    )
+    black.write_text('{"FreeSound": ["1002", "1003"], "AudioSet": ["Y-abc.wav"]}')
+    told = said("cache_latents", tmp_path / "all", tmp_path / "out", *options, "--exclude", black)
+    assert "1 shards are of input that has changed" in told and "1 shards written, 2 kept" in told
+    told = said("cache_latents", tmp_path / "all", tmp_path / "out", *options)
+    assert "2 shards written, 1 kept" in told
+    assert len(ShardedCache(tmp_path / "out")) == 6
+
+
+# -------------------------------------------------------------------------------- parts of long sounds
+
+
+def ramp(seconds, silent=0.0):
+    """A sound whose samples say where they stand: a rising tone's amplitude, after silence."""
+    n, quiet = int(seconds * RATE), int(silent * RATE)
+    wave = np.sin(np.arange(n) * 0.3) * (0.1 + 0.8 * np.arange(n) / n)
+    wave[:quiet] = 0
+    return wave.astype(np.float32)
+
+
+def item_of(wave, key="x"):
+    return Item(key, "a sound", data=encoded(wave), suffix=".flac")
+
+
+def starts(item, crops=1, crop="first", seconds=1.0):
+    return [w and round(w.start / RATE, 3) for w in decode_windows(item, seconds, crops, crop)]
+
+
+def test_crops():
+    long = item_of(ramp(5.5))
+    assert starts(long) == [0]
+    assert starts(long, 3) == [0, 1, 2]
+    assert starts(long, 9) == [0, 1, 2, 3, 4]
+    assert starts(item_of(ramp(0.5)), 3) == starts(item_of(ramp(1.9)), 3) == [0]
+    drawn = starts(long, 3, "random")
+    assert len(set(drawn)) == 3 and drawn == sorted(drawn) == starts(long, 3, "random")
+    assert all(0 <= s <= 4.5 for s in drawn) and drawn != starts(item_of(ramp(5.5), "y"), 3, "random")
+    assert starts(item_of(ramp(0.5)), 3, "random") == [0]
+    wave = ramp(5.5)
+    for window in decode_windows(long, 1.0, 3, "random"):
+        there = wave[window.start : window.start + window.wave.shape[1]]
+        assert np.abs(window.wave[0] - there).max() < 1e-4 and len(there) >= RATE
+    spread = [starts(item_of(ramp(5.5), f"k{i}"), 1, "random")[0] for i in range(40)]
+    assert min(spread) < 0.7 and max(spread) > 3.8
+
+
+def test_a_silent_beginning_is_passed_over():
+    late = item_of(ramp(6, silent=2.5))
+    assert starts(late) == [2.4]  # a little before the sound
+    assert starts(late, 9) == [2.4, 3.4, 4.4]
+    assert all(s is None or s >= 1.5 for s in starts(late, 5, "random"))
+    assert starts(item_of(ramp(3.2, silent=3.0))) == [2.2]  # as long a clip as there is
+    gap = ramp(6)
+    gap[2 * RATE : 4 * RATE] = 0
+    assert starts(item_of(gap), 6) == [0, 1, None, None, 4, 5]
+    end = ramp(6)
+    end[RATE:] = 0  # drawn from the silent end: back to the beginning
+    assert all(s < 1.01 for s in starts(item_of(end), 4, "random") if s is not None)
+    with pytest.raises(InputError, match="silent throughout"):
+        decode_windows(item_of(np.zeros(3 * RATE)), 1.0)
+
+
+def test_crops_in_a_cache(tiny, tmp_path):
+    path = archive(tmp_path / "in/a.tar", [("x.flac", encoded(ramp(3.3))), ("x.json", CAPTION),
+                                           ("y.flac", encoded(ramp(0.4))), ("y.json", CAPTION)])  # fmt: skip
+    parts, seconds = find_parts(path.parent), tiny.seconds
+    made = cache_parts(tiny, parts, tmp_path / "out", crops=3, batch_size=2, progress=False)
+    entry = read_json(tmp_path / "out/a.entry.json")
+    assert entry["keys"] == ["x#0", "x#1", "x#2", "y#0"] and made.clips == 4
+    assert entry["starts"] == pytest.approx([0, seconds, 2 * seconds, 0], abs=1e-3)
+    assert made.manifest["crops"] == 3 and len(ShardedCache(tmp_path / "out")) == 4
+    with pytest.raises(InputError, match=r"cache with other crops \(crops differ"):
+        cache_parts(tiny, parts, tmp_path / "out", progress=False)
+    one = cache_parts(tiny, parts, tmp_path / "random", crop="random", progress=False)
+    again = cache_parts(tiny, parts, tmp_path / "again", crop="random", workers=2, progress=False)
+    assert one.manifest["digest"] == again.manifest["digest"]
+    assert read_json(tmp_path / "random/a.entry.json")["starts"][0] > 0
+    whole = cache_parts(tiny, parts, tmp_path / "first", progress=False)
+    first, all3 = ShardedCache(tmp_path / "first").load(), ShardedCache(tmp_path / "out").load()
+    assert whole.clips == 2
+    torch.testing.assert_close(first["mean"], all3["mean"][[0, 3]], rtol=1e-3, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------ odd sound files
+
+
+def test_sounds_cut_short_or_of_untold_length(tiny):
+    front = Front(1.0, tiny.feature_extractor)
+
+    def result(data, suffix):
+        (found,) = front(Item("x", "a sound", data=data, suffix=suffix))
+        return getattr(found, "reason", "good")
+
+    wave = noise(0, 8)
+    wav = encoded(wave, "WAV")
+    assert result(wav[: len(wav) // 32], ".wav").startswith("cut short: ")
+    assert result(wav[: len(wav) // 2], ".wav") == "good"  # what is needed of it is there
+    assert result(wav[:-20], ".wav") == "good"
+    streamed = bytearray(encoded(noise(0, 0.6), "WAV"))  # ffmpeg and sox do so when they write to a pipe
+    for size in (b"\xff\xff\xff\xff", b"\x00\xf0\xff\x7f"):
+        streamed[4:8] = streamed[40:44] = size
+        assert result(bytes(streamed), ".wav") == "good"
+    for wave in (noise(0, 0.6), noise(0, 8), ramp(6, silent=2.5)):
+        flac = bytearray(encoded(wave))
+        flac[21] &= 0xF0  # STREAMINFO's number of samples: unknown, as where the encoder wrote to a pipe
+        flac[22:26] = bytes(4)
+        assert result(bytes(flac), ".flac") == "good"
+        (window,) = decode_windows(Item("x", data=bytes(flac)), 1.0, 3, "random")
+        assert np.abs(window.wave[0] - wave[window.start :][: window.wave.shape[1]]).max() < 1e-4
+
+
+# -------------------------------------------------------------------------------- memory, disks, workers
+
+
+def test_a_large_archive_becomes_pieces(tiny, tmp_path, monkeypatch):
+    """400 clips of 128 KiB out of one tar, in pieces of 5 MB: a cache that kept them would grow by 54 MB."""
+    monkeypatch.setattr("latentclap.cache.build.settings", lambda *a, **k: {"system": "large"})
+    sound = encoded(noise(0, 0.2), "WAV")
+    path = archive(tmp_path / "in/a.tar", [(f"{i:04d}.{s}", d) for i in range(400) for s, d in (("wav", sound), ("txt", b"x"))])  # fmt: skip  # noqa: E501
+    rss = []
+
+    class Watched(Large):
+        def encode_text(self, texts, padding):
+            rss.append(psutil.Process().memory_info().rss)
+            return super().encode_text(texts, padding)
+
+    monkeypatch.setattr(build, "PIECE", 5e6)
+    out = tmp_path / "out"
+    made = cache_parts(Watched(tiny), find_parts(path.parent), out, batch_size=20, progress=False)
+    assert max(rss) - max(rss[:8]) < 25e6, [round(r / 1e6) for r in rss]
+    entry = read_json(out / "a.entry.json")
+    assert [p["name"] for p in entry["pieces"]] == [f"a.piece{k:03d}" for k in range(len(entry["pieces"]))]
+    assert len(entry["pieces"]) == 10 and made.manifest["shards"] == entry["pieces"]
+    assert all(p["bytes"] < 8e6 for p in entry["pieces"])
+    data = ShardedCache(out)
+    assert len(data) == 400 and data.verify() == []
+    assert cache_parts(Watched(tiny), find_parts(path.parent), out, progress=False).kept == 1
+    # a piece that is cut means the shard again, and what is there of it goes first
+    last = out / "a.piece009.safetensors"
+    last.write_bytes(b"cut")
+    (out / ".a.piece003-abcdefgh.safetensors").write_bytes(b"left by a kill")
+    monkeypatch.setattr(build, "PIECE", 160e6)
+    assert cache_parts(Watched(tiny), find_parts(path.parent), out, progress=False).shards == 1
+    assert sorted(n for n in content(out) if "safetensors" in n) == ["a.safetensors"]
+
+
+def test_a_full_disk_is_one_line(tiny, tmp_path):
+    archive(tmp_path / "in/a.tar", members(["one", "two"]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+        with pytest.raises(
+            InputError, match=r"a.safetensors: cannot be written \(.*the same command goes on"
+        ):
+            cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(content(tmp_path / "out")) == ["cache.json"]
+
+
+class Deadly(Front):
+    def __call__(self, item):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_the_system_ends_is_one_line(tmp_path, tiny):
+    archive(tmp_path / "a.tar", members(["one"]))
+    front = Deadly(1.0, tiny.feature_extractor)
+    with pytest.raises(InputError, match=r"ended a decoding process \(DataLoader worker .* fewer --workers"):
+        list(stream(find_parts(tmp_path), front, workers=1))
+
+
+def test_counting(tmp_path):
+    path = archive(tmp_path / "x.tar", ODD)
+    assert count_items(path) == 9
+    path.with_suffix(".json").write_text('{"clips": 99, "bytes": 1, "sha256": "of another"}')
+    assert count_items(path) == 9
+    shutil.copy(path, tmp_path / "cut.tar")
+    (tmp_path / "cut.tar").write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 0 < count_items(tmp_path / "cut.tar") < 9
+
+
+def test_records_of_several_systems_are_on_the_page(tmp_path):
+    told = read_json(ROOT / "book/runs/cache_rate.json")
+    write_json(tmp_path / "cache_rate.json", told)
+    write_json(tmp_path / "cache_rate_full.json", told | {"system": "another", "clip_seconds": 10.24})
+    text = cache_table(tmp_path / "cache_rate.json", tmp_path / "cache.md").read_text()
+    assert text.index("#### mini") < text.index("#### another")
+    assert text.count("| devices | hours |") == 2 and "with `another` and clips of 10.24 s:" in text
