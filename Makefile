@@ -25,7 +25,7 @@ book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|m
 
 sweep: .venv/.installed  ## every point of Fig. 3 as a job of its own, in parallel
 	@$(BIN)/python -m latentclap.workflow check --profile "$(PROFILE)" --data "$(DATA)"
-	$(BIN)/snakemake sweep --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)"
+	$(BIN)/snakemake sweep --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE) data="$(DATA)"
 
 test: .venv/.installed  ## the tests
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal

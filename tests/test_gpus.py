@@ -1,0 +1,101 @@
+"""GPUs for jobs side by side, with an nvidia-smi and GPUs that are not there."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from latentclap import gpus
+
+LISTING = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0a)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-1b)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-2c)
+"""
+PARTS = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-0a)
+  MIG 3g.20gb     Device  0: (UUID: MIG-x)
+  MIG 3g.20gb     Device  1: (UUID: MIG-y)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-1b)
+"""
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A function that makes nvidia-smi say a text, or fail."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
+
+    def set_up(listing, status=0):
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<EOF\n{listing}EOF\nexit {status}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("listing", "status", "given", "names"),
+    [
+        (LISTING, 0, None, ["GPU-0a", "GPU-1b", "GPU-2c"]),
+        (LISTING, 0, "", []),
+        (LISTING, 0, "2, 0", ["GPU-2c", "GPU-0a"]),
+        (LISTING, 0, "GPU-1", ["GPU-1b"]),
+        (LISTING, 0, "1,7,0", ["GPU-1b"]),
+        (LISTING, 0, "-1", []),
+        (PARTS, 0, None, ["MIG-x", "MIG-y", "GPU-1b"]),
+        ("No devices were found\n", 6, None, []),
+    ],
+)
+def test_what_is_visible(machine, monkeypatch, listing, status, given, names):
+    machine(listing, status)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert gpus.visible() == names
+
+
+def start(command, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "latentclap.gpus", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_each_command_has_its_own_and_a_third_waits(machine, monkeypatch):
+    """A lock goes with its command, also when that is killed."""
+    machine(LISTING)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    holds = ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; exec sleep 600"]
+    first = start(holds)
+    assert first.stdout.readline() == "GPU-0a\n"
+    second = start(holds)
+    assert second.stdout.readline() == "GPU-1b\n"
+    third = start(holds)
+    assert third.stderr.readline() == "waiting for a GPU: 2 of 2 are in use\n"
+    time.sleep(0.2)
+    assert third.poll() is None
+    second.kill()
+    assert third.stdout.readline() == "GPU-1b\n"
+    for process in (first, second, third):
+        process.kill()
+        process.communicate()
+
+
+def test_without_a_gpu_the_command_runs_as_it_is(machine):
+    machine("", 9)
+    said, _ = start(["sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}; exit 3"]).communicate()
+    assert said == "unset\n"
+    process = start(["no-such-command"])
+    assert process.communicate()[1] == "error: no-such-command: No such file or directory\n"
+    assert process.returncode == 127
+    process = start([])
+    assert "no command" in process.communicate()[1] and process.returncode == 2
+
+
+def test_no_torch_is_imported():
+    """Snakemake asks this module whenever it reads its file."""
+    code = "import sys; from latentclap import gpus; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False False\n"
+    )
