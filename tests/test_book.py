@@ -349,7 +349,9 @@ def test_ours_and_the_papers_numbers_stay_apart():
     assert np.isnan(table.data.loc["LDM+Latent", ("this run (quick)", "rain")])
     assert "–" in table.to_html()
     under = paper_beside(ours, paper, ours_label="this run (quick)", stacked=True).data
-    assert list(under.index) == [(block, row) for block in ("this run (quick)", "paper") for row in paper.index]
+    assert list(under.index) == [
+        (block, row) for block in ("this run (quick)", "paper") for row in paper.index
+    ]
     assert list(under.columns) == ["rain", "new"] and np.isnan(under.loc[("paper", "LDM"), "new"])
     assert under.loc[("paper", "LDM"), "rain"] == 9.75
     with pytest.raises(InputError, match="label them apart"):

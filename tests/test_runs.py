@@ -137,6 +137,7 @@ NO_RESULTS = {
     "files": "files are read and written whole, or not",
     "foley": "makes clips, which count by their content",
     "launch": "the command line's way to train",
+    "limits": "refuses values, and changes none",
     "memory": "foretells what a training needs",
     "meta": "captions, which count by their content",
     "pretrain": "all but its tasks makes the shipped weights, which count by their content",
