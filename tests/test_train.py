@@ -370,7 +370,15 @@ def test_a_signal_saves_first_and_handlers_are_restored(data, tmp_path, signum):
     assert torch.equal(weights(a), weights(b))
 
 
-def test_a_second_ctrl_c_does_not_wait():
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as Python handles it: a shell's background jobs, CI's among them, begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_does_not_wait(ctrl_c):
     heard = signals.Signals()
     with heard:
         os.kill(os.getpid(), signal.SIGINT)
