@@ -130,9 +130,8 @@ def test_a_row_of_training():
 
 def test_the_same_mathematics(uncompiled):
     """Recomputed activations change nothing; bf16 changes little, and something."""
-    found = parts.agreement("tiny", "cpu", 2, 2)
-    # λ = 1000 magnifies what threads add up in another order
-    assert found["loss"]["fp32, checkpointing"]["largest"] < 2e-3
+    *_, found = parts.agreement("tiny", "cpu", 2, 2)
+    assert found["loss"]["fp32, checkpointing"]["largest"] < 1e-5
     assert 0 < found["loss"]["bf16"]["largest"] < 0.05
     assert 0 < found["latents_rms"]["bf16"] < 0.2
     for way in ("bf16, fused", "bf16, compiled, fused"):

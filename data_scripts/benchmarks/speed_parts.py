@@ -85,12 +85,18 @@ GENERATION = (
 
 
 def bench_system(name: str, device: str) -> tuple[FoleySystem, LatentCLAP]:
-    """A system with random weights, and a Latent CLAP encoder; of "paper" only the UNet has full size, and φ."""
-    if name != "paper":
-        return random_system(name).to(device), LatentCLAP(**size(name)["phi"]).to(device)
-    system = random_system("tiny")
-    system.unet, system.frames = audioldm_unet(), 1024
-    return system.eval().to(device), LatentCLAP().to(device)
+    """A system with random weights, and a Latent CLAP encoder; of "paper" only the UNet has full size, and φ.
+
+    The same weights each time, whatever was drawn before: ways of running are compared with one another.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if name != "paper":
+            system, phi = random_system(name), LatentCLAP(**size(name)["phi"])
+        else:
+            system, phi = random_system("tiny"), LatentCLAP()
+            system.unet, system.frames = audioldm_unet(), 1024
+    return system.eval().to(device), phi.to(device)
 
 
 def forward_flops(system: FoleySystem) -> int:
@@ -324,39 +330,43 @@ AGREEMENT = {
 
 def agreement(
     name: str, device: str, steps: int, batch: int, *, ways: Iterable[str] = tuple(AGREEMENT)
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
     """Losses of the fast ways against fp32 over the same steps, and generated latents against fp32's.
 
     bf16's own noise is what plain autocast gives: no other way may add to it.
+
+    Yields:
+        What is known after each way: at the full size a CPU takes a quarter of an hour for one.
     """
     losses, made = {}, {}
-    for label in ways:
+    for label in dict.fromkeys(("fp32", *ways)):
         row = replace(AGREEMENT[label], batch=batch)
         torch._dynamo.reset()
         system, phi = bench_system(name, device)
         with tempfile.TemporaryDirectory() as folder:
             losses[label] = np.array([h["loss"] for h in run_training(system, phi, row, steps, Path(folder))])
+        del system, phi
         if not row.checkpointing:
             system, _ = bench_system(name, device)
             if row.fused:
                 system = system.for_generation(compile=row.compile)
-            made[label] = latents(system, Generation(row.precision, row.compile, 2, steps=25), 2, device)
-    exact, clean = losses.pop("fp32"), made.pop("fp32").float()
-    return {
-        "steps": steps,
-        "batch": batch,
-        "loss": {
-            label: {
-                "largest": float(np.abs(values / exact - 1).max()),
-                "mean": float(np.abs(values / exact - 1).mean()),
-            }
-            for label, values in losses.items()
-        },
-        "latents_rms": {
-            label: float((x.float() - clean).pow(2).mean().sqrt() / clean.pow(2).mean().sqrt())
-            for label, x in made.items()
-        },
-    }
+            made[label] = latents(
+                system, Generation(row.precision, row.compile, 2, steps=25), 2, device
+            ).float()
+            del system
+        exact, clean = losses["fp32"], made["fp32"]
+        off = {way: np.abs(values / exact - 1) for way, values in losses.items() if way != "fp32"}
+        yield {
+            "steps": steps,
+            "batch": batch,
+            "kernels": device != "cpu",
+            "loss": {way: {"largest": float(v.max()), "mean": float(v.mean())} for way, v in off.items()},
+            "latents_rms": {
+                way: float((x - clean).pow(2).mean().sqrt() / clean.pow(2).mean().sqrt())
+                for way, x in made.items()
+                if way != "fp32"
+            },
+        }
 
 
 def memory_row(name: str, device: str, batch: int, checkpointing: bool) -> dict[str, Any]:

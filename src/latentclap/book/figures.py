@@ -201,7 +201,7 @@ def paper_beside(
         edge = [{"selector": f".col{len(ours.columns)}", "props": f"border-left: {line}"}]
     both = pd.concat(blocks, axis=0 if stacked else 1)
     style = both.style.format(precision=precision, na_rep="–").set_table_styles(edge)
-    return style.set_table_attributes('class="dataframe lc-beside"')
+    return style.set_table_attributes(f'class="dataframe lc-beside{" lc-stacked" * stacked}"')
 
 
 class ProvenanceLine:
