@@ -228,6 +228,8 @@ rule point:
     resources:
         gpu=GPU,
     shell:
+        # a cluster's profile gives a job more cores (set-threads); here a point has one, and its neighbours the others
+        "OMP_NUM_THREADS=$(( {threads} > 1 ? {threads} : OMP_NUM_THREADS )) "
         "{BIN}/python -m latentclap.gpus {BIN}/python -m latentclap.point --profile {params.profile:q} --data={params.data:q} "
         "--lam {wildcards.lam} {params.tuning} --seed {wildcards.seed} --out {output} "
         "> {log} 2>&1 || {{ tail -n 25 {log} >&2; exit 1; }}"

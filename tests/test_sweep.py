@@ -240,7 +240,8 @@ def test_slurm_jobs_run(workplace, tiny_profile):
     profile = two_points(tiny_profile, workplace / "points.toml")
     command = ("--profile", PROFILES / "slurm", "--config", f"profile={profile}")
     soon = ("--seconds-between-status-checks", 1, "--slurm-init-seconds-before-status-checks", 1)
-    process = snakemake(workplace, *command, *soon, PATH=path, USER="me")
+    fewer = ("--set-threads", "point=2")  # eight would be in each other's way here
+    process = snakemake(workplace, *command, *soon, *fewer, PATH=path, USER="me")
     said, _ = process.communicate(timeout=600)
     logs = "".join(p.read_text() for p in folder.glob("log*"))
     assert process.returncode == 0, said[-3000:] + logs[-3000:]
@@ -248,6 +249,7 @@ def test_slurm_jobs_run(workplace, tiny_profile):
     assert len(sent) == 2  # each once
     for arguments in sent:
         assert {"--gpus=1", "--requeue", "gpu"} <= set(arguments)
+        assert any("--cpus-per-task=2" in a for a in arguments)
         assert (
             "--target-jobs 'point:" in arguments[-1]
             and "sweep" not in arguments[-1].split("--target-jobs")[1]
@@ -258,6 +260,7 @@ def test_slurm_jobs_run(workplace, tiny_profile):
         "lam~0.0_tuning~True_seed~0": True,
     }
     assert all(m["clips_per_class"] == 2 and m["fad"] > 0 for m in found.values())
+    assert all("2 threads" in m["device"] for m in found.values())  # the job's cores
     assert planned(workplace, *command, PATH=path)[0] == 0
 
 

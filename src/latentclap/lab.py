@@ -178,7 +178,8 @@ class Lab:
     def _compiles(self) -> bool:
         return self.profile.speed.compile and self.device.startswith("cuda")
 
-    def _generating(self, point: Point | None) -> FoleySystem:
+    def generating(self, point: Point | None) -> FoleySystem:
+        """A point's system as clips are made by it: compiled, where the profile says so."""
         system = self.load(point)
         return system.for_generation() if self._compiles else system
 
@@ -198,8 +199,9 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
+                system = self.generating(point)
                 started = time.monotonic()
-                waves = self._generating(point).generate(
+                waves = system.generate(
                     list(classes),
                     n,
                     seed=seed,
@@ -217,7 +219,7 @@ class Lab:
     def generation_seconds(
         self, point: Point | None, n: int, *, seed: int = 0, first: int = 0, classes: Sequence[str] = CLASSES
     ) -> float:
-        """Wall time that :meth:`generate` took when it made these clips."""
+        """Wall time that :meth:`generate` took when it made these clips, without that of loading the system."""
         key = config_hash([*self._sampling(), seed, first, n, list(classes), self.checkpoint_id])
         return read_json(self._point_folder(point) / "generated" / f"{key}.json")["seconds"]
 
@@ -239,7 +241,7 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.is_file():
-                system = self._generating(point)
+                system = self.generating(point)
                 result = filter_generate(
                     system.generate,
                     clap_score(system),
