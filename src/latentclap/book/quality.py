@@ -146,9 +146,9 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
 
 
 def share(value: Mapping[str, Any]) -> str:
-    """ "0.93 (0.87 to 0.97), n = 116"."""
+    """ "0.93 (0.87 to 0.97), n = 116", where the last part stays in one line."""
     low, high = value["ci"]
-    return f"{value['accuracy']:.2f} ({low:.2f} to {high:.2f}), n = {value['n']}"
+    return f"{value['accuracy']:.2f} ({low:.2f} to {high:.2f}), n\xa0=\xa0{value['n']}"
 
 
 def _judge(rows: Mapping[str, Any]) -> list[str]:
