@@ -156,7 +156,8 @@ def test_the_card_shows_what_was_measured(tmp_path):
     assert "What it can do" not in text
     write_json(tmp_path / "quality.json", report)
     text = model_card(tmp_path / "model_card.json", tmp_path / "out.md").read_text()
-    for figure in ("17 real recordings", "1.234", "0.75 (0.53 to 0.89), n\xa0=\xa020", "rain 0.12", "0.40 / 0.80 of 50",
+    for figure in ("17 real recordings", "1.234", "0.75 (0.53 to 0.89), n\xa0=\xa020",
+                   "rain 0.12", "0.40 / 0.80 of 50",
                    "0.111 / 0.222 / 0.333", "steps 8", "Commit abc", "| 900 | 0.00087 | 0.46 | 3.7 |"):  # fmt: skip
         assert figure in text, figure
     assert "1.00 by log-mels and 1.00 by CLAP embeddings. They lie no nearer" in text
