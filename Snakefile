@@ -101,6 +101,7 @@ rule book:
         notebooks=expand(f"{EXECUTED}/{{name}}.ipynb", name=NOTEBOOKS),
         executed=EXECUTED,
         key=KEY,
+        profile=PROFILE,
         times="book/runs/family.json",
         records=lambda w, input: " ".join(f"--speed {record}" for record in input.speed),
     log:
@@ -114,7 +115,8 @@ rule book:
         "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "
         "{BIN}/python -m latentclap.book badinput {input.mistakes} && "
-        "{BIN}/python -m latentclap.book cost {input.rates} {params.records} && "
+        "{BIN}/python -m latentclap.book cost {input.rates} {params.records} --built {params.profile:q} "
+        "--own $({BIN}/python -m latentclap.workflow artefacts {params.executed}/07_efficiency.ipynb) && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "

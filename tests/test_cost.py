@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from latentclap.book.scale import cache_table, cost_tables, table
-from latentclap.cost import Work, figure_3, hours, table_1
+from latentclap.classes import CLASSES
+from latentclap.cost import Work, ablation, figure_3, hours, table_1
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.profiles import load_profile
@@ -21,8 +22,18 @@ def test_what_table_1_and_fig_3_ask_for():
     assert work.generated == 2 * 4 * 700
     # three candidates a try, ten for motor vehicles
     assert work.filtered == 2 * 4 * 100 * (6 * 3 + 10)
+    assert work.filtered_most == work.filtered * paper.evaluate.max_tries
     sweep = paper.override(sweep__lams=(1000.0, 2000.0), sweep__seeds=(0, 1, 2))
     assert figure_3(sweep, 4850) == Work(2 * 3 * 3 * 100 * 4850, 2 * 3 * 3 * 700)
+
+
+def test_what_the_ablation_asks_for():
+    """λ = 0, three w(n), and the two readings that the profile's own is not."""
+    profile = load_profile("quick").override(
+        sweep__weightings=("paper", "constant", "snr"), sweep__readings=("x0", "ddim", "posterior"),
+        sweep__seeds=(0, 1), sweep__ablation_epochs=5,
+    )  # fmt: skip
+    assert ablation(profile, 10) == Work(6 * 2 * 5 * 10, 0)
 
 
 def test_hours():
@@ -59,6 +70,33 @@ def test_our_own_rates_stand_beside(tmp_path):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     trained = table_1(load_profile("paper"), read_json(ROOT / "book/runs/rates.json")["dev_clips"]).trained
     assert cells[2:4] == [f"{fastest:.0f}", f"{trained / fastest / 3600:.1f}"]
+
+
+def test_hours_of_the_machine_at_hand(tmp_path):
+    """The small profiles by notebook 07's rates here; of another profile, only that one."""
+    told = {
+        "stages": {"one diffusion step with guidance": 0.5, "VAE decoder": 1.0, "vocoder": 2.0},
+        "clips_trained_per_second": 2.0, "dev_clips": 50, "steps": 12,
+    }  # fmt: skip
+    write_json(tmp_path / "metrics.json", told)
+    rates, own = ROOT / "book/runs/rates.json", tmp_path / "metrics.json"
+    text = cost_tables(rates, tmp_path / "cost.md", own=own).read_text()
+    quick, mini = load_profile("quick"), load_profile("mini")
+    rows = {
+        tuple(c.strip() for c in line.split("|")[1:3]): line for line in text.splitlines() if "| `" in line
+    }
+    # the build's own clips for its profile, the embedded set's for the other
+    work = ablation(quick, 50), ablation(mini, mini.data.dev_per_class * len(CLASSES))
+    for name, w in zip(("quick", "mini"), work, strict=True):
+        assert rows[f"`{name}`", "ablation"].endswith(f"| {w.trained / 2 / 3600:.1f} |")
+    least = table_1(quick, 50)
+    each = quick.generate.steps * 0.5 + 3
+    first = least.trained / 2 / 3600 + (least.generated + least.filtered) * each / 3600
+    assert f"| {first:.1f} to " in rows["`quick`", "Table I"]
+    other = tmp_path / "mine.toml"
+    other.write_text((ROOT / "src/latentclap/profiles/quick.toml").read_text())
+    text = cost_tables(rates, tmp_path / "cost.md", own=own, built=str(other)).read_text()
+    assert "`mine`" in text and "`mini`" not in text
 
 
 def test_every_figure_s_source_is_in_the_bibliography():

@@ -1,4 +1,4 @@
-"""GPU-hours of the paper's experiments at full scale, from measured rates.
+"""Hours of the paper's experiments, at full scale or at a small one, from measured rates.
 
 Training costs clips x epochs / rate, generation costs clips x steps in proportion to a measured time; each is
 multiplied by the number of systems or points and by the seeds. FAD, similarity scores and the latent cache are left
@@ -27,11 +27,13 @@ class Work:
         trained: clips that pass through training, with repetition: clips x epochs x runs.
         generated: clips generated.
         filtered: clips generated for the post-filter, at the least: one try per clip kept.
+        filtered_most: at the most: every try that is allowed, for all clips.
     """
 
     trained: int
     generated: int
     filtered: int = 0
+    filtered_most: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,12 @@ def table_1(profile: Profile, clips: int, *, seeds: int = 1) -> Work:
     """
     runs, section = TABLE_1_SYSTEMS * seeds, profile.evaluate
     candidates = load_preset(section.postfilter, section.candidates).candidates
+    once = runs * section.clips_per_class * sum(candidates.values())
     return Work(
         trained=runs * profile.finetune.epochs * clips,
         generated=runs * section.clips_per_class * len(CLASSES),
-        filtered=runs * section.clips_per_class * sum(candidates.values()),
+        filtered=once,
+        filtered_most=once * section.max_tries,
     )
 
 
@@ -81,6 +85,13 @@ def figure_3(profile: Profile, clips: int) -> Work:
     return Work(
         trained=points * sweep.epochs * clips, generated=points * sweep.clips_per_class * len(CLASSES)
     )
+
+
+def ablation(profile: Profile, clips: int) -> Work:
+    """Notebook 02: plain fine-tuning, every w(n), and every reading but the profile's own; nothing is generated."""
+    sweep = profile.sweep
+    variants = 1 + len(sweep.weightings) + sum(r != profile.finetune.reading for r in sweep.readings)
+    return Work(trained=variants * len(sweep.seeds) * sweep.ablation_epochs * clips, generated=0)
 
 
 def hours(work: Work, rate: Mapping[str, Any], *, measured_steps: int, steps: int) -> Hours:

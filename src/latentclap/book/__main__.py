@@ -108,11 +108,14 @@ def cost(
         list[Path] | None,
         typer.Option(help="Record of data_scripts/benchmarks/speed.py; may be given again."),
     ] = None,
+    own: Annotated[Path | None, typer.Option(help="Run folder of notebook 07 on this machine.")] = None,
+    built: Annotated[str, typer.Option(help="Profile that the book is built with.")] = "quick",
 ) -> None:
     """Write the tables of the page on GPU-hours."""
     from latentclap.book.scale import cost_tables
 
-    typer.echo(str(cost_tables(rates, out, speed=speed or ())))
+    metrics = own / "metrics.json" if own else None
+    typer.echo(str(cost_tables(rates, out, speed=speed or (), own=metrics, built=built)))
 
 
 @app.command()

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentclap.cost import Hours, Work, figure_3, hours, table_1
+from latentclap.classes import CLASSES
+from latentclap.cost import Hours, Work, ablation, figure_3, hours, table_1
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 from latentclap.profiles import Profile, load_profile
@@ -19,6 +20,8 @@ def cost_tables(
     *,
     profile: str = "paper",
     speed: Sequence[str | Path] = (),
+    own: str | Path | None = None,
+    built: str = "quick",
 ) -> Path:
     """Write the cost page's tables: the rates, what there is to do, and its GPU-hours.
 
@@ -27,6 +30,8 @@ def cost_tables(
         out: the Markdown file to write.
         profile: whose numbers of epochs, clips, seeds and steps are counted.
         speed: records of data_scripts/benchmarks/speed.py: their rates of training are shown beside.
+        own: metrics of notebook 07 on this machine: what the profile costs here that the book is built with.
+        built: that profile.
 
     Raises:
         InputError: there is no such file, or it is not of that kind.
@@ -37,6 +42,8 @@ def cost_tables(
     parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen)]
     parts += [_own(speed, work)] * bool(speed)
     parts.append(_published(told))
+    if own:
+        parts.append(_here(own, built))
     write_text(out, "\n\n".join(parts) + "\n")
     return Path(out)
 
@@ -124,6 +131,49 @@ def _published(told: Mapping[str, Any]) -> str:
         for name, card in told["published"].items()
     ]
     return f"### Published throughput\n\n{table(('device', 'which figure', 'TFLOP/s'), rows)}"
+
+
+#: profiles of the same small models
+SMALL = ("quick", "mini")
+
+
+def _here(metrics: str | Path, built: str) -> str:
+    """Hours on the machine that the book is built on, by what notebook 07 measured there."""
+    told = _read(metrics, ("stages", "clips_trained_per_second", "dev_clips", "steps"))
+    stages = told["stages"]
+    step, once = stages["one diffusion step with guidance"], stages["VAE decoder"] + stages["vocoder"]
+    rows = []
+    for name in SMALL if built in SMALL else (built,):
+        profile = load_profile(name)
+        clips = told["dev_clips"] if name == built else profile.data.dev_per_class * len(CLASSES)
+        each = profile.generate.steps * step + once
+        least = most = 0.0
+        for what, work in (
+            ("Table I", table_1(profile, clips)),
+            ("Fig. 3", figure_3(profile, clips)),
+            ("ablation", ablation(profile, clips)),
+        ):
+            trained = work.trained / told["clips_trained_per_second"] / 3600
+            low, high = (
+                trained + (work.generated + f) * each / 3600 for f in (work.filtered, work.filtered_most)
+            )
+            least, most = least + low, most + high
+            rows.append(
+                (f"`{profile.name}`", what, f"{work.trained:,}", f"{work.generated:,}", _range(low, high))
+            )
+        rows.append((f"`{profile.name}`", "**all**", "", "", _range(least, most)))
+    text = (
+        f"From what [notebook 07](notebooks/07_efficiency.ipynb) measured when this page was built:"
+        f" {told['clips_trained_per_second']:.1f} clips trained a second, and {step:.3f} s a step and {once:.2f} s a"
+        " clip of generation. Hours of one process; the second figure is where the post-filter uses all of its tries."
+    )
+    head = ("profile", "experiment", "clips × epochs trained", "clips generated without filter", "hours here")
+    return f"### On the machine that built this page\n\n{text}\n\n{table(head, rows)}"
+
+
+def _range(low: float, high: float) -> str:
+    a, b = _number(low), _number(high)
+    return a if a == b else f"{a} to {b}"
 
 
 def cache_table(record: str | Path, out: str | Path = "book/generated/cache_rate.md") -> Path:
