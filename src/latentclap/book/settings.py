@@ -47,8 +47,8 @@ def settings_beside(lab: Lab) -> pd.DataFrame:
         ("post-filter: candidates per try", NOT_GIVEN, _range(candidates), ""),
         ("post-filter: tries per clip", NOT_GIVEN, f"at most {mine.max_tries}", ""),
     ]
-    columns = ["", "paper", f"this run, {profile.name}", "section"]
-    return pd.DataFrame(rows, columns=columns).set_index("")
+    columns = ["what", "paper", f"this run, {profile.name}", "section"]
+    return pd.DataFrame(rows, columns=columns).set_index("what").rename_axis(None)
 
 
 def _range(values: Iterable[int]) -> str:
