@@ -81,8 +81,10 @@ def test_every_part_reaches_the_page(tmp_path):
                 row | {"batch": 512, "error": "batch_size=512 does not fit"},
             ]},
             "generate": {"peak_flops": 7.98e14, "rows": [made | {"clips": 100, "seconds": 50.9, "share": 0.22}]},
-            "agree": {"steps": 100, "batch": 4, "loss": {"bf16": {"largest": 1e-2, "mean": 2e-3}},
-                      "latents_rms": {"bf16": 3e-2}},
+            "agree": {"steps": 100, "batch": 4, "kernels": False,
+                      "loss": {"bf16": {"largest": 1e-2, "mean": 2e-3}, "near": {"largest": 9e-1, "mean": 4e-3},
+                               "far": {"largest": 1e-2, "mean": 1e-3}, "fp32, other": {"largest": 0, "mean": 0}},
+                      "latents_rms": {"bf16": 3e-2, "near": 6e-2, "far": 7e-2}},
             "memory": {"rows": [{"batch": 2, "checkpointing": True, "gib": 9.5}], "fits": {"16": [0, 2]}},
             "profile": [row | {"by_kind": {"convolution": 61.5}, "idle_ms": 3.2, "ms_per_step": 133, "kernels": []}],
             "compile": {"first": 71.0, "cached": 22.0},
@@ -92,7 +94,8 @@ def test_every_part_reaches_the_page(tmp_path):
     for figure in ("### Some card, before: audioldm", "In laps.",
                    "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
                    "798 TFLOP",
-                   "1.0e-02 | 2.0e-03 | 3.0e-02", "recomputed activations | 9.5", "16 GiB | 0 | 2",
+                   "| bf16 | 1.0e-02 | 2.0e-03 | 3.0e-02 |  |", "6.0e-02 | yes |", "7.0e-02 | no |",
+                   "0.0e+00 | – | yes |", "Triton's interpreter", "recomputed activations | 9.5", "16 GiB | 0 | 2",
                    "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
         assert figure in text, figure
 

@@ -165,8 +165,8 @@ def _here(metrics: str | Path, built: str) -> str:
     text = (
         f"From what [notebook 07](notebooks/07_efficiency.ipynb) measured when this page was built:"
         f" {told['clips_trained_per_second']:.1f} clips trained a second, and {step:.3f} s a step and {once:.2f} s a"
-        " clip of generation, with whatever else the machine did then. Hours of one process; the second figure is where"
-        " the post-filter uses all of its tries."
+        " clip of generation, with whatever else the machine did then. Hours of one process; the second figure is"
+        " where the post-filter uses all of its tries."
     )
     head = ("profile", "experiment", "clips × epochs trained", "clips generated without filter", "hours here")
     return f"### On the machine that built this page\n\n{text}\n\n{table(head, rows)}"

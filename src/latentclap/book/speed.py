@@ -152,17 +152,33 @@ def _peak(told: Mapping[str, Any]) -> str:
     return f"The peak is this device's own matrix product: {told['peak_flops'] / 1e12:.3g} TFLOP/s."
 
 
+#: how far a fast way may be from float32, as a multiple of how far plain bf16 autocast is: of mean loss difference,
+#: and of the RMS of generated latents' difference
+TOLERANCE = 2.0
+
+
 def _agree(told: Mapping[str, Any]) -> list[str]:
-    rows = [
-        (way, f"{v['largest']:.1e}", f"{v['mean']:.1e}", f"{told['latents_rms'].get(way, float('nan')):.1e}")
-        for way, v in told["loss"].items()
-    ]
-    rows = [tuple("–" if cell == "nan" else cell for cell in row) for row in rows]
+    noise = told["loss"].get("bf16", {}).get("mean"), told["latents_rms"].get("bf16")
+    rows = []
+    for way, value in told["loss"].items():
+        latents = told["latents_rms"].get(way)
+        pairs = [(v, n) for v, n in zip((value["mean"], latents), noise, strict=True) if v is not None]
+        within = "" if way == "bf16" or None in noise else all(v <= TOLERANCE * n for v, n in pairs)
+        rows.append(
+            (
+                way,
+                f"{value['largest']:.1e}",
+                f"{value['mean']:.1e}",
+                "–" if latents is None else f"{latents:.1e}",
+                {"": "", True: "yes", False: "no"}[within],
+            )
+        )
     head = (
         f"against fp32, {told['steps']} steps of {told['batch']}",
-        "loss, largest difference",
+        "loss, largest relative difference",
         "loss, mean difference",
         "latents, RMS",
+        f"within {TOLERANCE:g} times bf16's own",
     )
     told_apart = [] if told.get("kernels", True) else [_NO_KERNELS]
     return [table(head, rows), *told_apart]
