@@ -102,7 +102,9 @@ class LatentCLAP(nn.Module):
         for block in self.blocks:
             x = F.dropout(block(x), self.dropout, self.training)
         x = x.mean(3)
-        x = x.amax(2) + x.mean(2)
+        # by index, as PANNs' own: amax finds its places again by comparing, in bf16 with values that a compiler keeps
+        # in float32, finds none, and gives 0 / 0
+        x = x.max(2).values + x.mean(2)
         x = F.dropout(x, self.head_dropout, self.training)
         x = F.dropout(F.relu(self.fc1(x)), self.head_dropout, self.training)
         return self.out(x)
