@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from latentclap import checkpoints, cli
 from latentclap.audio import read_wave
+from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
@@ -86,7 +88,7 @@ def test_generate_writes_clips_and_record(tmp_path, fake):
 
     record = json.loads((out / "generation.json").read_text())
     assert record["settings"] == {
-        "steps": 20, "guidance_scale": 2.0, "sampler": "unipc", "eta": 0.0, "seed": 7, "batch_size": 2,
+        "steps": 20, "guidance_scale": 5.0, "sampler": "unipc", "eta": 0.0, "seed": 7, "batch_size": 2,
     }  # fmt: skip
     assert record["model"] == "mini"
     assert record["versions"]["torch"] == torch.__version__
@@ -378,6 +380,15 @@ def test_generate_with_a_real_system(tiny, tmp_path):
         written, sr = read_wave(tmp_path / f"a/rain/rain_{i:03d}.wav")
         assert sr == system.sampling_rate
         np.testing.assert_allclose(written[0], np.clip(wave, -1, 1), atol=2 / 32_768)
+    replace(system, sampling=Sampling("unipc", 3, 4.0)).save_pretrained(tmp_path / "own")
+    told = run(
+        "generate", "--classes", "rain", "--model", tmp_path / "own", "--device", "cpu", "-o", tmp_path / "c"
+    )
+    assert "1 clip of" in told.output and "(unipc, 3 steps, guidance 4)" in told.output
+    written, _ = read_wave(tmp_path / "c/rain/rain_000.wav")
+    wave = system.generate(["rain"], steps=3, guidance_scale=4.0, sampler="unipc")[0]
+    np.testing.assert_allclose(written[0], np.clip(wave, -1, 1), atol=2 / 32_768)
+    assert json.loads((tmp_path / "c/generation.json").read_text())["settings"]["steps"] == 3
     assert "unknown sampler" in refused(*arguments, "-o", tmp_path / "b", "--sampler", "euler")
     assert "--steps 0: at least 1" in refused(*arguments, "-o", tmp_path / "b", "--steps", 0)
 

@@ -10,9 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
 from latentclap import FoleySystem
+from latentclap.checkpoints import Sampling, own_sampling, shipped
 from latentclap.errors import InputError
+from latentclap.files import write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, train_tokenizer
+from latentclap.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,8 @@ def shelf(tmp_path_factory):
         ("odd_frames", "frames=63 is no multiple of 8"),
         ("text_frames", "frames='many' is no number of mel frames"),
         ("text_polish", "polish='much' is no number of iterations"),
+        ("text_sampling", "sampling={'steps': 'few'} is no sampler, steps and guidance_scale"),
+        ("other_sampling", "sampling={'speed': 2} is no sampler, steps and guidance_scale"),
     ],
 )
 def test_damaged_system(shelf, material, says):
@@ -54,6 +59,39 @@ def test_polish_survives(tmp_path):
     again = FoleySystem.from_pretrained(system.save_pretrained(tmp_path / "polished"))
     assert again.polish == 3
     assert FoleySystem.from_pretrained("mini").polish is not None
+
+
+def test_a_system_keeps_how_it_is_sampled(tmp_path):
+    system = random_system("tiny")
+    assert system.sampling == Sampling("ddim", 200, 2.0)  # the paper's (IV-B)
+    system.sampling = Sampling("unipc", 3, 1.5)
+    again = FoleySystem.from_pretrained(system.save_pretrained(tmp_path / "kept"))
+    assert again.sampling == system.sampling
+    (tmp_path / "kept" / "latentclap.json").unlink()  # as any AudioLDM checkpoint
+    assert FoleySystem.from_pretrained(tmp_path / "kept").sampling == Sampling()
+
+
+def test_mini_is_sampled_as_its_card_says():
+    """The figures of the model card are measured with the settings of profile quick."""
+    quick, own = load_profile("quick").generate, own_sampling(shipped("mini"))
+    assert own == Sampling(quick.sampler, quick.steps, quick.guidance_scale)
+    assert own == random_system("mini").sampling
+
+
+@pytest.mark.parametrize("sampling", ["fast", [1], {"steps": 0}, {"steps": True}, {"guidance_scale": -1}])
+def test_sampling_that_is_none(tmp_path, sampling):
+    write_json(tmp_path / "latentclap.json", {"sampling": sampling})
+    with pytest.raises(InputError, match=r"latentclap\.json: sampling="):
+        own_sampling(tmp_path)
+
+
+def test_what_is_given_goes_before_the_systems_own():
+    own = Sampling("dpmsolver++", 12, 5.0)
+    assert own.but() == own
+    assert own.but(steps=7, guidance_scale=0.0) == Sampling("dpmsolver++", 7, 0.0)
+    # twelve steps are this sampler's: DDIM needs more
+    assert own.but("ddim") == Sampling("ddim", 200, 5.0)
+    assert own.but("ddim", 50, 2) == Sampling("ddim", 50, 2)
 
 
 def test_a_whole_one_still_loads(shelf):

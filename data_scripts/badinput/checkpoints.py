@@ -74,6 +74,8 @@ _model("cut_index", lambda path: cut(path / "latentclap.json"))
 _model("odd_frames", lambda path: _edit(path / "latentclap.json", frames=63))
 _model("text_frames", lambda path: _edit(path / "latentclap.json", frames="many"))
 _model("text_polish", lambda path: _edit(path / "latentclap.json", polish="much"))
+_model("text_sampling", lambda path: _edit(path / "latentclap.json", sampling={"steps": "few"}))
+_model("other_sampling", lambda path: _edit(path / "latentclap.json", sampling={"speed": 2}))
 _model("locked_model", lambda path: path.chmod(0))
 
 

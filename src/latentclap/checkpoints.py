@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,36 @@ BUFFERS = frozenset(
 )
 #: Those of them that a module computes when it is built: nothing is lost where a file lacks them.
 COMPUTED = frozenset({"num_batches_tracked", "position_ids", "token_type_ids", "relative_position_index"})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a system is sampled where nobody says otherwise; the paper's settings (IV-B) where it does not say.
+
+    Attributes:
+        sampler: "ddim", "dpmsolver++" or "unipc".
+        steps: denoising steps.
+        guidance_scale: of classifier-free guidance.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 200
+    guidance_scale: float = 2.0
+
+    def but(
+        self, sampler: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+    ) -> Sampling:
+        """These settings, but for what is given; with another sampler than ours, our steps mean nothing."""
+        ours = self if sampler in (None, self.sampler) else Sampling(guidance_scale=self.guidance_scale)
+        return Sampling(
+            self.sampler if sampler is None else sampler,
+            ours.steps if steps is None else steps,
+            ours.guidance_scale if guidance_scale is None else guidance_scale,
+        )
+
+    def asdict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
 
 
 def shipped(name: str) -> Path:
@@ -84,6 +116,7 @@ def check_system(folder: Path) -> None:
         raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
     clip_frames(folder)
     polish_iterations(folder)
+    own_sampling(folder)
     for part in (*SYSTEM_PARTS, "clap", "text_encoder", "tuning"):
         if (folder / part).is_dir():
             check_files(folder / part)
@@ -175,3 +208,25 @@ def polish_iterations(folder: Path) -> int | None:
             " take it out or save the system again"
         )
     return iterations
+
+
+def own_sampling(folder: Path) -> Sampling:
+    """The settings that a system is sampled with, as its own index says; the paper's where it says none.
+
+    Raises:
+        InputError: the index says something that is no such setting.
+    """
+    index = folder / INDEX
+    whole = json_or_nothing(index)
+    told = (whole.get("sampling") or {}) if isinstance(whole, dict) else whole
+    kinds: dict[str, tuple[type, ...]] = {"sampler": (str,), "steps": (int,), "guidance_scale": (int, float)}
+    try:
+        wrong = [name for name in told if type(told[name]) not in kinds[name]]
+        if wrong or not (told.get("steps", 1) >= 1 and 0 <= told.get("guidance_scale", 0) < math.inf):
+            raise ValueError
+        return Sampling(**told)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise InputError(
+            f"{index}: sampling={told!r} is no sampler, steps and guidance_scale;"
+            " take it out or save the system again"
+        ) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
-from latentclap.checkpoints import check_system, resolve
+from latentclap.checkpoints import Sampling, check_system, own_sampling, resolve
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
@@ -74,12 +74,19 @@ def generate(
         str, typer.Option(help="'mini', a folder, or a hub name (cvssp/audioldm-m-full).")
     ] = "mini",
     steps: Annotated[
-        int, typer.Option(help="Denoising steps; the paper: 200 (IV-B); with dpmsolver++, a dozen.")
-    ] = 200,
+        int | None,
+        typer.Option(
+            help="Denoising steps; default: the model's own, the paper's 200 (IV-B) where it has none."
+        ),
+    ] = None,
     guidance_scale: Annotated[
-        float, typer.Option(help="Classifier-free guidance; the paper: 2.0; for mini rather 5.")
-    ] = 2.0,
-    sampler: Annotated[str, typer.Option(help="ddim, dpmsolver++ or unipc.")] = "ddim",
+        float | None,
+        typer.Option(help="Classifier-free guidance; default: the model's own, or the paper's 2.0."),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or the paper's ddim."),
+    ] = None,
     eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
@@ -96,17 +103,14 @@ def generate(
     """Generate clips into a folder, with a record; the same command goes on where it was stopped."""
     names = _names(classes, prompts or [])
     _at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
-    _at_least(("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
+    given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
+    _at_least(*(option for option in given if option[1] is not None))
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
-    settings = {
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "sampler": sampler,
-        "eta": eta,
-        "seed": seed,
-    }
+    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
+    chosen = own.but(sampler, steps, guidance_scale)
+    settings = {**chosen.asdict(), "eta": eta, "seed": seed}
     way = {"fast": True} if fast else {}  # clips differ by bf16's rounding: a run goes on as it began
     plan = make_plan(model, settings | way, names, format)
     every = [path for paths in files.values() for path in paths]
@@ -121,7 +125,9 @@ def generate(
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
     write_record(out, model, system, {**settings, **way, "batch_size": batch_size}, names, written, plan)
     before = f", {len(kept)} of them made before" if kept else ""
-    typer.echo(f"{len(every)} clips of {system.seconds:.2f} s in {out}{before}")
+    how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
+    clips = "1 clip" if len(every) == 1 else f"{len(every)} clips"
+    typer.echo(f"{clips} of {system.seconds:.2f} s in {out} ({how}){before}")
 
 
 def _at_least(*options: tuple[str, float, int]) -> None:

@@ -15,6 +15,7 @@ from latentclap.checkpoints import (
     clip_frames,
     header,
     json_or_nothing,
+    own_sampling,
     polish_iterations,
     weight_files,
 )
@@ -40,8 +41,8 @@ def describe(path: Path) -> dict[str, Any]:
     Returns:
         JSON-ready: path, kind ("system" or "model"), components {name: {class, parameters, dtype, bytes}},
         parameters and bytes in all, model_card (its first line of text, or None). For a system also
-        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, polish, scheduler; its
-        parameters in all are those that generate: not the Latent CLAP, the judge, or a CLAP beside a text encoder.
+        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, polish, sampling, scheduler;
+        its parameters in all are those that generate: not φ, the judge, or a CLAP beside a text encoder.
 
     Raises:
         InputError: there is nothing of the kind, or a file of it is damaged.
@@ -86,6 +87,7 @@ def as_text(told: dict[str, Any]) -> str:
             f"latent shape   {tuple(told['latent_shape'])} (C, T, F), scaling factor {told['scaling_factor']}",
             f"tuning layer   {'yes' if told['tuning'] else 'no'}",
             f"vocoder        {_polish(told['polish'])}",
+            "sampling       {sampler}, {steps} steps, guidance {guidance_scale:g}".format(**told["sampling"]),
             f"scheduler      {scheduler or 'not told'}",
         ]
     return "\n".join(lines)
@@ -129,6 +131,7 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
         "scaling_factor": vae.get("scaling_factor"),
         "tuning": "tuning" in parts,
         "polish": polish_iterations(folder),
+        "sampling": own_sampling(folder).asdict(),
         "scheduler": {key.removeprefix("_"): scheduler[key] for key in _SCHEDULER if key in scheduler},
         "model_card": _card(folder),
     }

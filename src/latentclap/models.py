@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from latentclap.checkpoints import Sampling
 from latentclap.errors import InputError
 from latentclap.storage import text_encoder_of
 from latentclap.system import FoleySystem
@@ -41,6 +42,8 @@ SIZES: dict[str, dict[str, Any]] = {
         # small as it is, this vocoder smears harmonics that the log-mel still tells (see the model card)
         # ten iterations come nearer to a true log-mel than Griffin-Lim; with more, generated sneezes get worse
         "polish": 10,
+        # by the quality-and-steps curves of these weights (see the book's page on scale)
+        "sampling": Sampling("dpmsolver++", 12, 5.0),
         "unet": {"block_out_channels": (32, 64, 96, 128), "attention_head_dim": 4},
         "vae": {"block_out_channels": (32, 64, 128)},
         "vocoder": {
@@ -269,6 +272,7 @@ def random_system(name: str = "tiny", *, seed: int = 0, captions: Iterable[str] 
         feature_extractor=extractor,
         frames=config["frames"],
         polish=config.get("polish"),
+        sampling=config.get("sampling", Sampling()),
         name=f"{name} (random weights)",
     )
 

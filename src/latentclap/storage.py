@@ -20,6 +20,7 @@ from latentclap.checkpoints import (
     check_system,
     clip_frames,
     is_computed,
+    own_sampling,
     polish_iterations,
     resolve,
     shipped,  # noqa: F401  others ask storage for it
@@ -87,6 +88,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         judge_tokenizer=words,
         frames=frames,
         polish=polish_iterations(folder),
+        sampling=own_sampling(folder),
         name=str(name_or_path),
     )
 
@@ -315,7 +317,12 @@ def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, p
         write_json(folder / "model_index.json", _model_index(system))
     write_json(
         folder / INDEX,
-        {"frames": system.frames, "tuning": system.tuning is not None, "polish": system.polish},
+        {
+            "frames": system.frames,
+            "tuning": system.tuning is not None,
+            "polish": system.polish,
+            "sampling": system.sampling.asdict(),
+        },
     )
 
 

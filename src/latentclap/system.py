@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from latentclap import storage
 from latentclap.audio import MelConfig, clap_features, log_mel, polish, repeat_to
+from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample
 from latentclap.errors import InputError
@@ -69,6 +70,8 @@ class FoleySystem:
         frames: mel frames of a clip, a multiple of 4 x the UNet's stride (AudioLDM 1024, mini 416).
         polish: iterations by which the vocoder's wave is made to agree with its log-mel
             (:func:`latentclap.audio.polish`); None, as in AudioLDM's checkpoints, trusts the vocoder.
+        sampling: sampler, steps and guidance where :meth:`generate` is told none; the paper's, 200 steps of DDIM and
+            guidance 2.0 (IV-B), unless the checkpoint has its own, as "mini" has.
         name: what the system was loaded from.
         half: the UNet's weights are rounded to bf16, and its products are bf16 (:meth:`for_generation`).
         judge_tokenizer: the tokenizer of ``clap``; None where it is ``tokenizer`` too.
@@ -85,6 +88,7 @@ class FoleySystem:
     feature_extractor: Any = None
     frames: int = 1024
     polish: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     name: str = "unnamed"
     mel: MelConfig = field(default_factory=MelConfig)
     half: bool = False
@@ -310,14 +314,16 @@ class FoleySystem:
         texts: Sequence[str],
         seeds: Sequence[int],
         *,
-        steps: int = 200,
-        guidance_scale: float = 2.0,
-        sampler: str = "ddim",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         batch_size: int = 16,
         progress: bool = False,
     ) -> Tensor:
         """Latents (n, C, T, F) for n texts, item i from noise of seeds[i]; see :meth:`generate`."""
+        chosen = self.sampling.but(sampler, steps, guidance_scale)
+        sampler, steps, guidance_scale = chosen.sampler, chosen.steps, chosen.guidance_scale
         if guidance_scale < 0 or not math.isfinite(guidance_scale):
             raise InputError(f"guidance_scale={guidance_scale}: must be zero or more (the paper: 2.0)")
         if not 1 <= steps <= self.schedule.steps:
@@ -413,9 +419,9 @@ class FoleySystem:
         n: int = 1,
         *,
         prompts: Sequence[str] | str | None = None,
-        steps: int = 200,
-        guidance_scale: float = 2.0,
-        sampler: str = "ddim",
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
         eta: float = 0.0,
         seed: int = 0,
         first: int = 0,
@@ -428,9 +434,11 @@ class FoleySystem:
             classes: names of the seven classes, turned into the paper's prompts (IV-A). None with no prompts: all.
             n: clips per class or prompt.
             prompts: free texts instead of classes.
-            steps: sampling steps (the paper: 200).
-            guidance_scale: classifier-free guidance (the paper: 2.0 for all classes); 1 switches it off.
-            sampler: "ddim", "dpmsolver++" or "unipc".
+            steps: sampling steps (the paper: 200). None: this system's (:attr:`sampling`), or with another sampler
+                than its own the paper's.
+            guidance_scale: classifier-free guidance (the paper: 2.0 for all classes); 1 switches it off. None: this
+                system's.
+            sampler: "ddim", "dpmsolver++" or "unipc". None: this system's.
             eta: DDIM's stochasticity, 0 ... 1.
             seed: item i of a prompt is the same for a seed on one machine, whatever is generated beside it.
             first: number of the first item, to go on where an earlier call ended.
