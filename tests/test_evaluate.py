@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 
 from latentclap.embeddings import MelStatistics, VGGish, get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import (
+    Change,
     EvalResult,
     clap_similarity,
     clips_in_folder,
@@ -18,6 +20,7 @@ from latentclap.evaluate import (
     embed_clips,
     evaluate,
     prepare_clip,
+    with_holm,
 )
 from latentclap.fad import save_stats
 
@@ -235,6 +238,37 @@ def test_two_averages_are_compared_draw_by_draw():
     # the same draws on both sides: the difference is known exactly
     worse = compare_averages([result(0.0)], [result(0.5)])
     assert (worse.value, worse.low, worse.high) == pytest.approx((0.5, 0.5, 0.5))
-    assert worse.verdict == "a higher FAD"
-    assert compare_averages([result(0.5)], [result(0.0), result(0.0)]).verdict == "a lower FAD"
+    assert worse.verdict == "a higher FAD" and worse.trainings == 1
+    assert compare_averages([result(0.5)], [result(0.0)]).verdict == "a lower FAD"
     assert compare_averages([result(0.0)], [result(0.0)]).verdict == "no difference beyond the noise"
+    undrawn = EvalResult("name", {"rain": SimpleNamespace(fad=1.0, draws=np.empty(0))})
+    assert np.isnan(compare_averages([undrawn], [undrawn]).p)
+
+
+def test_trainings_are_the_sample_where_there_are_several():
+    """Student's t over the changes within seeds: bootstrap draws of each training have no part in it."""
+
+    def result(fad):
+        return EvalResult(
+            "name", {"rain": SimpleNamespace(fad=fad, draws=fad + np.linspace(-1e-6, 1e-6, 99))}
+        )
+
+    before, after = [result(x) for x in (4.0, 5.0, 6.0)], [result(x) for x in (4.1, 5.8, 6.3)]
+    made = compare_averages(before, after)
+    expected = scipy.stats.ttest_1samp([0.1, 0.8, 0.3], 0.0)
+    assert (made.value, made.p, made.trainings) == pytest.approx((0.4, expected.pvalue, 3))
+    assert (made.low, made.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert made.verdict == "no difference beyond the noise"  # of each single training it would be one
+    assert all(
+        compare_averages([a], [b]).verdict == "a higher FAD" for a, b in zip(before, after, strict=True)
+    )
+    with pytest.raises(InputError, match="3 and 2 results"):
+        compare_averages(before, after[:2])
+
+
+def test_verdicts_are_corrected_for_their_number():
+    few = [Change(1.0, 0.2, 1.8, p) for p in (0.01, 0.03, 0.04)]
+    assert [c.verdict for c in few] == ["a higher FAD"] * 3
+    assert [c.p for c in with_holm(few)] == pytest.approx([0.03, 0.06, 0.06])
+    assert [c.verdict for c in with_holm(few)] == ["a higher FAD", *["no difference beyond the noise"] * 2]
+    assert np.isnan(with_holm([Change(1.0, 0, 2, float("nan"))])[0].p)

@@ -7,7 +7,7 @@ import torch
 from latentclap.errors import InputError
 from latentclap.finetune import FinetuneConfig, finetune, load_weights, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
-from latentclap.measure import gradient_ratios, heldout_losses, noise_curve, summarise
+from latentclap.measure import embedded, gradient_ratios, heldout_losses, noise_curve, summarise
 from latentclap.profiles import load_profile
 from latentclap.train import loop
 
@@ -234,6 +234,29 @@ def test_noise_curve_and_gradient_ratio(tiny, phi, tiny_cache):
     curve = noise_curve(phi, tiny, tiny_cache, [0, 500])
     assert curve["noisy"][0] == curve["x0"][0]
     assert curve["noisy"][1] != curve["x0"][1]
+    # a few rows at a time, and nothing kept for a gradient; only the useless answer depends on what is given
+    told = torch.zeros(512).index_fill(0, torch.tensor(3), 1.0)
+    few = noise_curve(phi, tiny, tiny_cache, [0, 500], constant=told, batch_size=5)
+    for name in ("noisy", "x0"):
+        assert few[name] == pytest.approx(curve[name], abs=1e-5)
+    E_audio = tiny_cache["E_audio"]
+    assert few["mean_vector"] == pytest.approx([(E_audio[:, 3] / E_audio.norm(dim=1)).mean().item()] * 2)
+    assert torch.allclose(embedded(phi, tiny_cache["mean"], batch_size=5), phi(tiny_cache["mean"]), atol=1e-6)
+
+
+def test_measures_keep_no_graph(tiny, phi, tiny_cache, monkeypatch):
+    """On 700 clips of full size a graph that is kept would take hundreds of GiB."""
+    called = []
+    inner = tiny.eps_theta
+
+    def eps_theta(s_n, n, E):
+        called.append((torch.is_grad_enabled(), len(s_n)))
+        return inner(s_n, n, E)
+
+    monkeypatch.setattr(tiny, "eps_theta", eps_theta)
+    noise_curve(phi, tiny, tiny_cache, [0, 500], batch_size=5)
+    heldout_losses(tiny, phi, tiny_cache, levels=1, batch_size=5)
+    assert called == [(False, 5), (False, 5), (False, 2)] * 2
     one, two = (
         gradient_ratios(tiny, phi, tiny_cache, ["x0", "posterior"], [10, 300], lam=lam) for lam in (1.0, 2.0)
     )

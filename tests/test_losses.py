@@ -12,6 +12,7 @@ from latentclap.losses import (
     ddpm_loss,
     gradient_factor,
     latent_reading,
+    mean_pull,
     step_weight,
     total_loss,
 )
@@ -221,3 +222,15 @@ def test_ddpm_loss_is_a_mean_per_element():
     a, b = torch.randn(2, 3, 8, 4, 4)
     torch.testing.assert_close(ddpm_loss(a, b), torch.nn.functional.mse_loss(a, b))
     assert ddpm_loss(a, b, reduction="none").shape == (3,)
+
+
+def test_mean_pull_is_what_one_lambda_differs_in(schedule):
+    """E[w f], by the closed form of the reading x0 (facts H), and what makes variants alike."""
+    n = torch.arange(1000)
+    f = ((1 - schedule.abar) / schedule.abar).sqrt()
+    for w in ("paper", "constant", "snr", "step:100"):
+        expected = (step_weight(n, w, schedule=schedule) * f).mean().item()
+        assert mean_pull(w, schedule=schedule) == pytest.approx(expected, rel=1e-5)
+    assert mean_pull("constant") > 100 * mean_pull() > 1000 * mean_pull(reading="posterior")
+    # fewer sampling steps, larger jumps
+    assert mean_pull(reading="ddim", inference_steps=12) > 5 * mean_pull(reading="ddim")

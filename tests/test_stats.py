@@ -11,9 +11,12 @@ and for 19 raters in classes of 8, 5, 6 the type III sums of squares of statsmod
 typ=3), added over the two orthonormal contrasts z.
 """
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from latentclap import papers, stats
 from latentclap.errors import InputError
@@ -337,3 +340,85 @@ class TestSimulation:
     def test_noise_that_cannot_be(self):
         with pytest.raises(InputError, match="already exceeds"):
             stats.RatingNoise.from_error_ms(0.1, 15, residual=2.0)
+
+
+# ------------------------------------------------------------------- a measure's course over a sweep
+
+
+@pytest.mark.parametrize("comparisons", [1, 3])
+def test_critical_item_sd_of_a_pair(comparisons):
+    """Clips with that SD around two means: their t-test just reaches its level."""
+    sd = stats.critical_item_sd_of_pair(6.0, 6.5, 15, 7, comparisons=comparisons)
+    unit = np.linspace(-1, 1, 15)
+    cells = unit / unit.std(ddof=1) * sd
+    one, other = (np.tile(cells + mean, 7) for mean in (6.0, 6.5))
+    pooled = np.sqrt(2 * sd**2 / 105)
+    p = 2 * scipy.stats.t.sf((other.mean() - one.mean()) / pooled, 2 * 7 * 14)
+    assert p == pytest.approx(0.05 / comparisons)
+    assert sd == stats.critical_item_sd_of_pair(6.5, 6.0, 15, 7, comparisons=comparisons)
+
+
+def sweep(*seeds, levels=(0, 1, 2, 4)):
+    return pd.DataFrame(list(seeds), columns=list(levels)[: len(seeds[0])])
+
+
+def test_course_permutes_within_seeds():
+    """Two seeds of three levels have 36 orders: a perfect trend is two of them, and never p < 0.05."""
+    two = stats.course(sweep([1, 2, 3], [11, 12, 13]))
+    assert two.p_rank == pytest.approx(2 / 36) == two.p_least
+    assert two.rank == pytest.approx(1) and two.word == "too few points to tell"
+    three = stats.course(sweep([1, 2, 3], [11, 12, 13], [21, 22, 23]))
+    assert three.p_rank == pytest.approx(2 / 216) and three.word == "rises"
+    # the level of a seed as a whole says nothing, however far the seeds lie apart
+    shifted = stats.course(sweep([1, 2, 3], [911, 912, 913], [-21, -20, -19]))
+    assert (shifted.p_rank, shifted.rank) == (three.p_rank, three.rank)
+
+
+def test_course_counts_every_permutation():
+    """Against a plain enumeration of all orders of both seeds."""
+    data = np.array([[3.0, 1.0, 2.0], [2.5, 2.0, 0.5]])
+    found = stats.course(sweep(*data))
+    means = [
+        (np.array(a) + np.array(b)) / 2
+        for a in itertools.permutations(data[0])
+        for b in itertools.permutations(data[1])
+    ]
+    gain = data.mean(0)[1:].min() - data.mean(0)[0]
+    loss = data.mean(0)[-1] - data.mean(0).min()
+    assert found.p_fall == pytest.approx(np.mean([m[1:].min() - m[0] <= gain + 1e-12 for m in means]))
+    assert found.p_rise == pytest.approx(np.mean([m[-1] - m.min() >= loss - 1e-12 for m in means]))
+    assert found.lowest == 2 and found.means == pytest.approx((2.75, 1.5, 1.25))
+
+
+def test_course_sees_fig_3_s_shape():
+    """A valley has no rank correlation: what the paper claims is found all the same, and named."""
+    lams, noise = np.arange(0, 3500, 500.0), np.random.default_rng(0)
+    valley = sweep(*(((lams - 1500) / 1000) ** 2 + noise.normal(0, 0.1, (3, 7))), levels=lams)
+    found = stats.course(valley)
+    assert found.p_rank > 0.3 and found.word == "falls and rises again" and found.lowest == 1500
+    falling = sweep(*(-lams / 1000 + noise.normal(0, 0.1, (3, 7))), levels=lams)
+    assert stats.course(falling).word == "falls"
+    assert stats.course(-falling).word == "rises"
+
+
+def test_course_finds_nothing_in_noise():
+    noise = np.random.default_rng(1)
+    words = [stats.course(sweep(*noise.normal(size=(3, 4))), draws=500).word for _ in range(60)]
+    assert words.count("no trend") > 45
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_course_of_few(seeds):
+    """One seed, or two levels: what cannot be asked is NaN, and nothing is claimed."""
+    one = stats.course(sweep(*[[3.0, 2.0, 1.0]] * seeds))
+    assert one.word == "too few points to tell" and np.isnan(one.p_fall) == (seeds == 1)
+    two = stats.course(sweep(*[[3.0, 2.0]] * 6))
+    assert np.isnan(two.p_rank) and two.word == "falls" and two.p_fall == pytest.approx(1 / 64)
+    assert stats.course(sweep(*[[1.0, 1.0, 1.0]] * 3)).word == "no trend"  # all the same
+
+
+def test_course_refuses():
+    with pytest.raises(InputError, match="two levels or more"):
+        stats.course(sweep([1.0], levels=(0,)))
+    with pytest.raises(InputError, match="for each seed"):
+        stats.course(sweep([1.0, np.nan], [1.0, 2.0]))

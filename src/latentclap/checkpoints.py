@@ -38,7 +38,10 @@ COMPUTED = frozenset({"num_batches_tracked", "position_ids", "token_type_ids", "
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a system is sampled where nobody says otherwise; the paper's settings (IV-B) where it does not say.
+    """How a system is sampled where nobody says otherwise.
+
+    Where it does not say: the paper's 200 steps and guidance 2.0 (IV-B), by DDIM, which the paper does not name and
+    AudioLDM's code takes (facts A4).
 
     Attributes:
         sampler: "ddim", "dpmsolver++" or "unipc".

@@ -85,7 +85,7 @@ def generate(
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or the paper's ddim."),
+        typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
     ] = None,
     eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1.")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,

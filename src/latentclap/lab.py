@@ -233,7 +233,10 @@ class Lab:
         return {c: read_waves(self.system, clips) for c in CLASSES if (clips := self.clips(split, c, n))}
 
     def filtered(self, point: Point | None, n: int, *, seed: int = 0) -> FilterResult:
-        """n clips per class through the profile's post-filter (II-B), made once like :meth:`generate`."""
+        """n clips per class through the profile's post-filter (II-B), made once like :meth:`generate`.
+
+        With the profile's guidance, whatever the filter's authors took: rows with and without it are then alike.
+        """
         section = self.profile.evaluate
         options = [section.postfilter, section.max_tries, section.candidates]
         key = config_hash([*self._sampling(), options, seed, n, self.checkpoint_id])

@@ -38,6 +38,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "evaluate.n_boot": (0, _MANY),
     "evaluate.candidates": (0, _MANY),
     "evaluate.max_tries": (1, _MANY),
+    "evaluate.seeds": (0, _MANY),
     "sweep.lams": (0, _MANY),
     "sweep.epochs": (1, _MANY),
     "sweep.clips_per_class": (1, _MANY),
@@ -92,6 +93,7 @@ FILLED = (
     "latent_clap.noise_levels",
     "sweep.lams",
     "sweep.seeds",
+    "evaluate.seeds",
     "sweep.weightings",
     "sweep.readings",
 )

@@ -109,7 +109,10 @@ def _posterior(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jum
 
 
 def _ddim(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int) -> Tensor:
-    """One deterministic DDIM jump of N/inference-steps training steps, as at inference."""
+    """One deterministic DDIM jump over N/inference_steps training steps, without guidance.
+
+    |d/d eps| = |sqrt(1 - abar') - sqrt((1 - abar) abar'/abar)|, abar' being where it lands: it grows with the jump.
+    """
     return schedule.ddim_step(schedule.predict_x0(s_n, n, eps), eps, n - jump)
 
 
@@ -146,7 +149,7 @@ def latent_reading(
         n: its step numbers (B,).
         eps_theta: the LDM's prediction; the gradient runs through it.
         s_0: the clean latent, needed by "renoised" alone.
-        inference_steps: the number of sampling steps; "ddim" jumps N / inference_steps.
+        inference_steps: "ddim" jumps N / inference_steps; the paper samples in 200 steps (IV-B).
 
     Raises:
         ValueError: unknown reading, or "renoised" without s_0.
@@ -172,6 +175,24 @@ def gradient_factor(
     return gradient.abs().flatten()
 
 
+def mean_pull(
+    weighting: Weighting = "paper",
+    reading: str = "x0",
+    *,
+    schedule: NoiseSchedule | None = None,
+    inference_steps: int = 200,
+) -> float:
+    """E_n[w(n) |d reading / d eps_theta|]: how hard eq. 3 pulls at the LDM for one λ, whatever φ says.
+
+    Weights and readings differ in it by orders of magnitude: at one λ, variants of eq. 3 differ in strength first of
+    all. Dividing λ by it leaves what lies in the variant itself.
+    """
+    schedule = schedule or NoiseSchedule()
+    n = torch.arange(schedule.steps, device=schedule.betas.device)
+    f = gradient_factor(reading, schedule, n, inference_steps=inference_steps)
+    return float((step_weight(n, weighting, schedule=schedule) * f).mean())
+
+
 # ------------------------------------------------------------------------------------------ eq. 3
 
 
@@ -186,7 +207,8 @@ class LatentCLAPLoss(nn.Module):
         weighting: w(n), see :func:`step_weight`.
         reduction: of the squared distance over the D dimensions. "mean" is what "MSE" means in torch and keeps
             lambda near 1000 in the range of eq. 1; "sum" is the formula to the letter, D times larger.
-        inference_steps: sampling steps, for the reading "ddim".
+        inference_steps: for the reading "ddim": how many jumps make a whole way. The paper's 200 (IV-B), whatever a
+            system is sampled with afterwards; with fewer the jumps, and their gradient, are larger.
         normalize: scale E_latent to unit length as CLAP scales E_audio (the paper is silent).
         clamp: clamp the shown latent to +-clamp; x0 has heavy tails at large n. None: off, as in the paper.
 
@@ -345,6 +367,7 @@ __all__ = [
     "ddpm_loss",
     "gradient_factor",
     "latent_reading",
+    "mean_pull",
     "step_weight",
     "total_loss",
 ]

@@ -23,7 +23,7 @@ def _rows(cache: dict[str, Tensor], clips: int) -> Tensor:
     return torch.linspace(0, length - 1, min(clips or length, length)).round().long()
 
 
-def _levels(schedule_steps: int, count: int) -> Tensor:
+def spread_levels(schedule_steps: int, count: int) -> Tensor:
     """Steps at the middle of ``count`` equal parts of 0 ... N-1."""
     return ((torch.arange(count) + 0.5) * schedule_steps / count).long()
 
@@ -62,7 +62,7 @@ def heldout_losses(
     E = system.condition(cache["E_text"][rows].to(system.device))
     loss = LatentCLAPLoss(phi, schedule=system.schedule)
     out: dict[str, list[float]] = {"n": [], "ddpm": [], "clap": [], "cosine": []}
-    for k, level in enumerate(_levels(system.schedule.steps, levels).tolist()):
+    for k, level in enumerate(spread_levels(system.schedule.steps, levels).tolist()):
         eps = _noise(s_0.shape, seed * 1000 + k).to(s_0)
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(0, count, batch_size):
@@ -85,7 +85,7 @@ def heldout_losses(
 
 
 def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str, float]:
-    """Expectations over uniform n: eq. 1, eq. 3 with the paper's w, and the mean cosine over n <= 200.
+    """Expectations over uniform n: eq. 1, eq. 3 with the paper's w, and the mean cosine over levels up to 200.
 
     A level stands for the steps that are nearer to it than to any other. The losses change slowly over those, w does
     not (it halves every 60 steps): so it enters as its mean over them, and E[w] is exact whatever the levels.
@@ -93,6 +93,9 @@ def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str,
     Args:
         losses: of :func:`heldout_losses`.
         steps: N, the number of training steps.
+
+    Returns:
+        ddpm, lclap, and cosine_200, which is NaN where no level is so low.
     """
     n, levels = torch.arange(steps), torch.tensor(losses["n"])
     cell = (n[:, None] - levels).abs().argmin(1)
@@ -106,7 +109,6 @@ def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str,
     }
 
 
-@torch.no_grad()
 @torch.no_grad()
 def retrieval(E_latent: Tensor, E_audio: Tensor, label: Tensor) -> dict[str, float]:
     """What a constant embedding cannot reach: does a latent's embedding find its own clip among all?
@@ -130,14 +132,17 @@ def retrieval(E_latent: Tensor, E_audio: Tensor, label: Tensor) -> dict[str, flo
     }
 
 
+@torch.no_grad()
 def noise_curve(
     phi: nn.Module,
     system: FoleySystem,
     cache: dict[str, Tensor],
     levels: Sequence[int],
     *,
+    constant: Tensor | None = None,
     clips: int = 0,
     seed: int = 0,
+    batch_size: int = 16,
 ) -> dict[str, list[float]]:
     """Cosine of φ's embedding with E_audio against noise: on s_n itself and on the one-step estimate of s_0.
 
@@ -146,28 +151,47 @@ def noise_curve(
         system: gives schedule and UNet.
         cache: of held-out clips.
         levels: steps n; 0 is the clean latent.
+        constant: the answer (D,) of an encoder that looks at nothing: the mean embedding of the clips that φ was
+            trained on. None: that of the held-out clips themselves, which no encoder could know.
         clips: so many clips, spread over the classes; 0: all.
         seed: of the noise.
+        batch_size: rows per forward pass.
 
     Returns:
-        Lists over the levels: n, noisy, x0; and mean_vector, the cosine of the constant mean embedding, the
-        line that a useless encoder reaches.
+        Lists over the levels: n, noisy, x0; and mean_vector, the cosine of the constant answer, the line that a
+        useless encoder reaches.
     """
     rows = _rows(cache, clips)
-    count = len(rows)
     s_0, E_audio = cache["mean"][rows].to(system.device), cache["E_audio"][rows].to(system.device)
     E = system.condition(cache["E_text"][rows].to(system.device))
     out: dict[str, list[float]] = {"n": [], "noisy": [], "x0": [], "mean_vector": []}
-    constant = F.cosine_similarity(E_audio.mean(0, keepdim=True), E_audio, dim=-1).mean().item()
+    answer = E_audio.mean(0) if constant is None else constant.to(E_audio)
+    useless = F.cosine_similarity(answer[None], E_audio, dim=-1).mean().item()
     for level in levels:
-        n = torch.full((count,), level, device=s_0.device)
-        s_n = system.schedule.q_sample(s_0, n, _noise(s_0.shape, seed).to(s_0)) if level else s_0
-        x0 = system.schedule.predict_x0(s_n, n, system.eps_theta(s_n, n, E)) if level else s_0
+        eps = _noise(s_0.shape, seed).to(s_0)
+        cosines: dict[str, list[Tensor]] = {"noisy": [], "x0": []}
+        for i in range(0, len(s_0), batch_size):
+            part = slice(i, i + batch_size)
+            s_n = x0 = s_0[part]
+            if level:
+                n = torch.full((len(s_n),), level, device=s_0.device)
+                s_n = system.schedule.q_sample(s_0[part], n, eps[part])
+                x0 = system.schedule.predict_x0(s_n, n, system.eps_theta(s_n, n, E[part]))
+            for name, latent in (("noisy", s_n), ("x0", x0)):
+                cosines[name].append(F.cosine_similarity(phi(latent), E_audio[part], dim=-1))
         out["n"].append(level)
-        for name, latent in (("noisy", s_n), ("x0", x0)):
-            out[name].append(F.cosine_similarity(phi(latent), E_audio, dim=-1).mean().item())
-        out["mean_vector"].append(constant)
+        out["mean_vector"].append(useless)
+        for name, values in cosines.items():
+            out[name].append(torch.cat(values).mean().item())
     return out
+
+
+@torch.no_grad()
+def embedded(phi: nn.Module, latents: Tensor, *, batch_size: int = 64) -> Tensor:
+    """φ's embeddings (n, D) of latents (n, C, T, F), so many at a time, on the CPU."""
+    device = next(phi.parameters()).device
+    parts = [phi(latents[i : i + batch_size].to(device)).cpu() for i in range(0, len(latents), batch_size)]
+    return torch.cat(parts)
 
 
 def gradient_ratios(

@@ -91,7 +91,7 @@ class GenerateSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    """FAD and scores (IV-A, V-A)."""
+    """FAD and scores (IV-A, V-A); ``seeds`` are those of Table I's trainings."""
 
     embedding: str = "mel-statistics"
     reference: str = ""
@@ -101,6 +101,7 @@ class EvaluateSection:
     postfilter: str = "paper"
     candidates: int = 0
     max_tries: int = 10
+    seeds: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class FoleySystem:
         frames: mel frames of a clip, a multiple of 4 x the UNet's stride (AudioLDM 1024, mini 416).
         polish: iterations by which the vocoder's wave is made to agree with its log-mel
             (:func:`latentclap.audio.polish`); None, as in AudioLDM's checkpoints, trusts the vocoder.
-        sampling: sampler, steps and guidance where :meth:`generate` is told none; the paper's, 200 steps of DDIM and
-            guidance 2.0 (IV-B), unless the checkpoint has its own, as "mini" has.
+        sampling: sampler, steps and guidance where :meth:`generate` is told none; the paper's 200 steps and guidance
+            2.0 (IV-B) by DDIM, as AudioLDM's code, unless the checkpoint has its own, as "mini" has.
         name: what the system was loaded from.
         half: the UNet's weights are rounded to bf16, and its products are bf16 (:meth:`for_generation`).
         judge_tokenizer: the tokenizer of ``clap``; None where it is ``tokenizer`` too.

@@ -37,7 +37,8 @@ def quality_sections(path: str | Path) -> list[str]:
         "## What it can do",
         f"Measured on {held['clips']} clips of {held['recordings']} real recordings that no part of the family has"
         " heard, with a judge network trained on other real recordings only (the yardstick). Shares are of right"
-        " classes, with Wilson's 95 % interval. *MR-STFT loss* compares magnitude spectrograms of the waves at"
+        " classes, with Wilson's 95 % interval; it takes clips for independent, and of several clips of one recording"
+        " it is a little too narrow. *MR-STFT loss* compares magnitude spectrograms of the waves at"
         " several resolutions (spectral convergence and log magnitude, arXiv:1910.11480); *log-mel L1* is the mean"
         " absolute difference of log-mels; less is better. A vocoder is worth its name where it loses less than"
         " Griffin-Lim." + _polished(report["reconstructions"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,19 @@ def _rates(told: Mapping[str, Any]) -> str:
 
 
 def _work(work: Mapping[str, Work], profile: Profile, clips: int) -> str:
-    rows = [(name, f"{w.trained:,}", f"{w.generated:,}", f"{w.filtered:,}") for name, w in work.items()]
-    sweep = profile.sweep
+    rows = [
+        (name, f"{w.trained:,}", f"{w.generated:,}", _range(w.filtered, w.filtered_most, "{:,}".format))
+        for name, w in work.items()
+    ]
+    sweep, seeds = profile.sweep, len(profile.evaluate.seeds)
+    trainings = "one seed" if seeds == 1 else f"{seeds} seeds"
     text = (
         f"Profile `{profile.name}`, {clips:,} development clips. Table I: four systems, {profile.finetune.epochs}"
-        f" epochs, one seed. Fig. 3: {len({0.0, *sweep.lams})} values of λ, with and without tuning layer,"
-        f" {sweep.epochs} epochs, {len(sweep.seeds)} seeds. Sampling: {profile.generate.steps} steps."
+        f" epochs, {trainings}; the post-filter for one of them, with one to {profile.evaluate.max_tries} tries per"
+        f" clip. Fig. 3: {len({0.0, *sweep.lams})} values of λ, with and without tuning layer, {sweep.epochs} epochs,"
+        f" {len(sweep.seeds)} seeds. Sampling: {profile.generate.steps} steps."
     )
-    head = ("experiment", "clips × epochs trained", "clips generated", "clips for the post-filter, at least")
+    head = ("experiment", "clips × epochs trained", "clips generated", "clips for the post-filter")
     return f"### What there is to do\n\n{text}\n\n{table(head, rows)}"
 
 
@@ -95,8 +100,9 @@ def _hours(told: Mapping[str, Any], work: Mapping[str, Work], profile: Profile) 
         for part, label in (
             ("training", "fine-tuning"),
             ("generation", "generation"),
-            ("post_filter", "post-filter, at least"),
-            ("total", "**all**"),
+            ("post_filter", "post-filter, if every first try passes"),
+            ("post_filter_most", "post-filter, if none does"),
+            ("total", "**all**, every first try passing"),
         )
         if part == "total" or getattr(next(iter(columns.values()))[experiment], part)
     ]
@@ -172,8 +178,12 @@ def _here(metrics: str | Path, built: str) -> str:
     return f"### On the machine that built this page\n\n{text}\n\n{table(head, rows)}"
 
 
-def _range(low: float, high: float) -> str:
-    a, b = _number(low), _number(high)
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _range(low: float, high: float, number: Callable[[float], str] = _number) -> str:
+    a, b = number(low), number(high)
     return a if a == b else f"{a} to {b}"
 
 
@@ -239,10 +249,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(",", "").replace(".", "").replace("%", "").strip().isdigit() or not text
-
-
-def _number(value: float) -> str:
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _read(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:

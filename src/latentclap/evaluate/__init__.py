@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from latentclap.evaluate.clips import Clips, clips_in_folder, embed_clips, prepare_clip
 from latentclap.evaluate.similarity import SimilarityResult, clap_similarity
-from latentclap.evaluate.table import Change, EvalResult, Side, compare_averages, evaluate
+from latentclap.evaluate.table import Change, EvalResult, Side, compare_averages, evaluate, with_holm
 
 __all__ = [
     "Change",
@@ -22,4 +22,5 @@ __all__ = [
     "embed_clips",
     "evaluate",
     "prepare_clip",
+    "with_holm",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats as sps
 
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.errors import InputError
@@ -24,6 +25,7 @@ from latentclap.fad import (
     load_stats,
 )
 from latentclap.files import write_json
+from latentclap.stats.posthoc import adjust_p
 
 NOT_STATED = "not stated"
 Side = Mapping[str, Clips | GaussianStats] | str | Path
@@ -136,36 +138,72 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class Change:
-    """Difference of two average FADs with its interval; see :func:`compare_averages`."""
+    """Difference of two average FADs; see :func:`compare_averages`.
+
+    Attributes:
+        value: mean over the trainings.
+        low: of its interval.
+        high: of its interval.
+        p: of no change, two-sided.
+        trainings: pairs of trainings behind it. From two on the interval covers training seeds and clips; of one it
+            covers the choice of clips alone, and what it says holds for that training.
+        alpha: p below it counts.
+    """
 
     value: float
     low: float
     high: float
+    p: float
+    trainings: int = 1
+    alpha: float = 0.05
 
     @property
     def verdict(self) -> str:
-        """In words: what the interval says."""
-        if self.low <= 0 <= self.high:
+        """In words: what p says."""
+        if not self.p < self.alpha:
             return "no difference beyond the noise"
         return "a lower FAD" if self.value < 0 else "a higher FAD"
 
 
 def compare_averages(a: Sequence[EvalResult], b: Sequence[EvalResult], *, level: float = 0.95) -> Change:
-    """Change of the average FAD from one system to another, with the interval of their bootstrap draws.
+    """Change of the average FAD from one system to another.
 
-    Draws are paired by their number, and averaged over seeds. The interval is centred on the change: it covers the
-    choice of clips, not that of the training seed.
+    Trainings of one seed share data order and noise, so that changes are taken within seeds. With two seeds or more
+    the interval is Student's over those changes: each training has its own clips, and their noise is in it. With one
+    seed it is that of the clips' bootstrap draws, paired by their number and centred on the change.
 
     Args:
         a: results of the first system, one per seed.
-        b: of the second.
+        b: of the second, in the same order of seeds.
         level: of the interval.
+
+    Raises:
+        InputError: not the same number of results, or none.
     """
-    means = [[np.mean([e.draws for e in r.estimates.values()], axis=0) for r in side] for side in (a, b)]
-    draws = np.mean(means[1], axis=0) - np.mean(means[0], axis=0)
-    value = float(np.mean([r.average for r in b]) - np.mean([r.average for r in a]))
-    low, high = np.quantile(draws - draws.mean(), [(1 - level) / 2, (1 + level) / 2]) + value
-    return Change(value, float(low), float(high))
+    if not a or len(a) != len(b):
+        raise InputError(f"{len(a)} and {len(b)} results cannot be compared seed by seed")
+    changes = np.array([y.average - x.average for x, y in zip(a, b, strict=True)])
+    value, n = float(changes.mean()), len(changes)
+    if n > 1:
+        error = float(changes.std(ddof=1)) / math.sqrt(n)
+        half = float(sps.t.ppf((1 + level) / 2, n - 1)) * error
+        p = 2 * float(sps.t.sf(abs(value) / error, n - 1)) if error else float(value == 0)
+        return Change(value, value - half, value + half, p, n, 1 - level)
+    before, after = (np.mean([e.draws for e in side[0].estimates.values()], axis=0) for side in (a, b))
+    if not np.size(before):
+        return Change(value, math.nan, math.nan, math.nan, 1, 1 - level)
+    noise = (after - before) - (after - before).mean()
+    low, high = np.quantile(noise, [(1 - level) / 2, (1 + level) / 2]) + value
+    # no p of so many draws is 0
+    p = (1 + int((np.abs(noise) >= abs(value)).sum())) / (1 + noise.size)
+    return Change(value, float(low), float(high), p, 1, 1 - level)
+
+
+def with_holm(changes: Sequence[Change]) -> list[Change]:
+    """The same changes, their p corrected by Holm for their number; intervals stay those of one change."""
+    known = [k for k, change in enumerate(changes) if math.isfinite(change.p)]
+    adjusted = dict(zip(known, adjust_p([changes[k].p for k in known], "holm"), strict=True))
+    return [replace(change, p=float(adjusted.get(k, change.p))) for k, change in enumerate(changes)]
 
 
 def _json(value: float) -> float | None:

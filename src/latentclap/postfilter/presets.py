@@ -20,7 +20,8 @@ class PostFilter:
         candidates: generated per clip and try, per class; the best of them is judged.
         upper: a best similarity above it is refused too (the public code's guard against degenerate output).
         max_tries: bound on the tries per clip; the public code has none.
-        guidance_scale: CFG weight that goes with the preset, per class (information; generation applies it).
+        guidance_scale: CFG weight that its authors generated with, per class. Information: a filter leaves guidance
+            to its caller, so that filtered and unfiltered clips can have the same.
         source: where the numbers come from.
     """
 

@@ -18,8 +18,10 @@ from latentclap.stats.checks import (
     eta_p2_from_f,
     grim,
 )
+from latentclap.stats.course import Course, course
 from latentclap.stats.implied import (
     critical_item_sd,
+    critical_item_sd_of_pair,
     implied_contrasts,
     implied_epsilon,
     implied_error_ms,
@@ -32,6 +34,7 @@ from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, 
 __all__ = [
     "RATING_COLUMNS",
     "Check",
+    "Course",
     "Grim",
     "RatingNoise",
     "Sphericity",
@@ -42,7 +45,9 @@ __all__ = [
     "check_eta_p2",
     "check_p",
     "check_std",
+    "course",
     "critical_item_sd",
+    "critical_item_sd_of_pair",
     "eta_p2_from_f",
     "grim",
     "implied_contrasts",

@@ -61,10 +61,33 @@ def implied_error_ms(means: Sequence[float], F: float, raters: int) -> float:
 
 
 def critical_item_sd(means: Sequence[float], items: int, groups: int, alpha: float = 0.05) -> float:
-    """Clip-to-clip SD beyond which published means would not differ over clips (rater noise left out)."""
+    """Clip-to-clip SD beyond which published means of several systems would not differ over clips, taken together.
+
+    Rater noise is left out. Of two of them: :func:`critical_item_sd_of_pair`.
+    """
     m = np.asarray(means, dtype=np.float64)
     ms = items * groups * float(((m - m.mean()) ** 2).sum()) / (m.size - 1)
     return math.sqrt(ms / float(sps.f.isf(alpha, m.size - 1, groups * m.size * (items - 1))))
+
+
+def critical_item_sd_of_pair(
+    a: float, b: float, items: int, groups: int, alpha: float = 0.05, comparisons: int = 1
+) -> float:
+    """Clip-to-clip SD beyond which two published means would not differ over clips (rater noise left out).
+
+    A t-test of the two systems over clips: ``items`` of each in each of ``groups`` classes, the SD pooled over cells.
+
+    Args:
+        a: mean of one system over the classes.
+        b: of the other.
+        items: clips of a system in a class.
+        groups: classes.
+        alpha: of the family of comparisons.
+        comparisons: tests in the family (Bonferroni).
+    """
+    n = items * groups
+    t = float(sps.t.isf(alpha / comparisons / 2, 2 * groups * (items - 1)))
+    return abs(b - a) / (t * math.sqrt(2 / n))
 
 
 def implied_interaction(class_means: pd.DataFrame, error_ms: float, raters: int) -> dict[str, float]:
