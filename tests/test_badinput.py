@@ -159,7 +159,7 @@ def test_the_page(tmp_path):
     assert text.startswith(
         "2 mistakes were made. 2 ended with a status that is not zero, 2 with exactly one line"
     )
-    assert "| n<br>`latentclap x` | `` error: a\\|b `c` `` | 2 | `out/` |" in text
+    assert "| n<br>`latentclap x` | `` error: a\\|b `c` `` | 2<br>leaves `out/` |" in text
     assert text.count("## ") == 2 and "`x <y>`" in text
     for wrong in ("3", '[{"group": "g"}]'):
         (tmp_path / "r.json").write_text(wrong)

@@ -678,7 +678,13 @@ def test_the_fidelity_page_tells_a_comparison_once(tmp_path):
 
 
 def test_the_model_card_counts_a_recording_once_and_says_what_holds_of_licences(tmp_path):
-    source = {"class": "rain", "licence": "GPL-3", "files": 2, "recordings": ["a", "a2"], "authors": ["ann"]}
+    source = {
+        "class": "rain",
+        "licence": "GPL-3",
+        "files": 2,
+        "recordings": ["x/y/z/a", "a2"],
+        "authors": ["ann"],
+    }
     card = {
         "name": "mini",
         "machine": "x86_64, 1 threads, cpu",
@@ -706,6 +712,8 @@ def test_the_model_card_counts_a_recording_once_and_says_what_holds_of_licences(
         "released by us under Apache-2.0",
         "licence that it has: GPL-3.",
         "x86_64, 1 thread, cpu",
+        "| Class | Licence | Files | Authors | Recordings |",
+        "| rain | GPL-3 | 2 | ann | z/a, a2 |",
     ):
         assert part in text, part
     assert "Real clips" not in text

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
+from latentclap.generation import within_full_scale
 
 RATE = 16_000
 
@@ -391,6 +393,20 @@ def test_generate_with_a_real_system(tiny, tmp_path):
     assert json.loads((tmp_path / "c/generation.json").read_text())["settings"]["steps"] == 3
     assert "unknown sampler" in refused(*arguments, "-o", tmp_path / "b", "--sampler", "euler")
     assert "--steps 0: at least 1" in refused(*arguments, "-o", tmp_path / "b", "--steps", 0)
+
+
+def test_a_clip_too_loud_for_a_file_is_turned_down(fake, tmp_path):
+    loud = fake.generate
+    fake.generate = lambda **given: 4 * loud(**given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "samples beyond full scale were clipped"
+        assert run("generate", "--classes", "rain", "-o", tmp_path).exit_code == 0
+    wave, _ = read_wave(tmp_path / "rain/rain_000.wav")
+    expected = np.random.default_rng([len("This is a sound of rain."), 0, 0]).uniform(-0.5, 0.5, RATE)
+    assert np.abs(wave).max() == pytest.approx(0.99, abs=1e-4)
+    np.testing.assert_allclose(wave[0], 0.99 * expected / np.abs(expected).max(), atol=1e-4)
+    quiet = np.array([0.5, -1.0])
+    assert within_full_scale(quiet) is quiet  # what fits stays as it is
 
 
 def test_generate_with_mini(tmp_path):

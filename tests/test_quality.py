@@ -188,4 +188,9 @@ def test_a_sampler_sweep_goes_on_and_is_drawn(tiny_family, shared_data, tmp_path
 
     text = "\n".join(sampler_sections(out, tmp_path / "generated" / "samplers.png"))
     assert "1 clips per class and point" in text and "generated/samplers.png" in text
+    curve = {
+        p["guidance_scale"]: p["fad"] for p in points if p["sampler"] == "dpmsolver++" and p["steps"] == 2
+    }
+    least = min(curve, key=curve.get)
+    assert f"At 2 steps of dpmsolver++, FAD is lowest at guidance {least:g} ({curve[least]:.2f}," in text
     assert (tmp_path / "generated" / "samplers.png").stat().st_size > 10_000

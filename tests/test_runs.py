@@ -74,6 +74,24 @@ def test_save_metrics(tmp_path):
     assert {"commit", "device", "versions", "wall_seconds", "config_hash"} <= set(record)
 
 
+def test_the_notebook_s_sentences_with_this_run_s_numbers(tmp_path, monkeypatch):
+    """What the book fills in by itself, whoever reads the executed notebook sees too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "latentclap"\n')
+    run = start("03_finetune", {"__annotations__": {"profile": "str"}, "profile": "quick"})
+    run.metrics |= {"change": -1.2345, "verdict": "no difference", "points": [1]}
+    assert run.told().data.endswith("- `change`: -1.2345\n- `verdict`: no difference")  # no source at hand
+    line = "- **We find** {glue:text}`change:+.2f`: {glue:text}`verdict`, {glue:text}`absent`."
+    text = f"# Title\n\nNothing here.\n\n{line}"
+    cells = [
+        {"cell_type": "code", "source": ["{glue:text}`change`"]},
+        {"cell_type": "markdown", "source": [text]},
+    ]
+    write_json(tmp_path / "notebooks" / "03_finetune.ipynb", {"cells": cells})
+    told = run.told().data
+    assert told == "## In words, with this run's numbers\n\n- **We find** -1.23: no difference, `absent`."
+
+
 def test_hash_depends_on_everything_but_order():
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
     assert config_hash({"a": 1}) != config_hash({"a": 2})
@@ -144,6 +162,7 @@ NO_RESULTS = {
     "profiles": "values, which count themselves",
     "runs": "this hash",
     "scan": "finds clips, which count by their content",
+    "stats": "tests of what is there, made anew each time; nothing of them is kept",
 }
 
 

@@ -100,7 +100,10 @@ def generate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Generate clips into a folder, with a record; the same command goes on where it was stopped."""
+    """Generate clips into a folder, with a record; the same command goes on where it was stopped.
+
+    A clip that comes out louder than a file can hold is turned down as a whole, to a peak of 0.99.
+    """
     names = _names(classes, prompts or [])
     _at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
     given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))

@@ -22,6 +22,8 @@ from latentclap.files import check_place, read_json, write_json
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
+#: Peak of a clip that came out beyond full scale.
+LOUDEST = 0.99
 #: What a run writes beside its clips, and what it keeps there until it has them all.
 RECORD, PLAN = "generation.json", ".generation-plan.json"
 
@@ -97,7 +99,8 @@ def write_clips(
 ) -> dict[str, list[Path]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
-    The plan is written just before the first clip: a run that fails earlier leaves nothing.
+    The plan is written just before the first clip: a run that fails earlier leaves nothing. A clip beyond full scale
+    is turned down (:func:`within_full_scale`).
     """
     from latentclap.audio import write_wave
 
@@ -130,10 +133,16 @@ def write_clips(
                     undo.callback(_forget, paths[0].parents[1])
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
-                    write_wave(path, wave, system.sampling_rate)
+                    write_wave(path, within_full_scale(wave), system.sampling_rate)
                     undo.pop_all()  # from here on there is something to go on from
                     bar.update()
     return files
+
+
+def within_full_scale(wave: np.ndarray) -> np.ndarray:
+    """A wave that a file can hold: one too loud is turned down as a whole, since cut peaks are heard as a crackle."""
+    peak = float(np.abs(wave).max(initial=0.0))
+    return wave if peak <= 1 else wave * (LOUDEST / peak)
 
 
 def _forget(out: Path) -> None:

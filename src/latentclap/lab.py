@@ -91,6 +91,11 @@ class Lab:
             self.data_dir or self.profile.data.folder, self.profile.data, root=runs_root() / "data"
         )
 
+    @property
+    def source(self) -> str:
+        """Where the clips come from, in words: synthesised ones are no recordings, whatever a row is called."""
+        return "recordings" if self.data_dir or self.profile.data.folder else "synthesised by this package"
+
     @cached_property
     def system(self) -> FoleySystem:
         """The pretrained system."""

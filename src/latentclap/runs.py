@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,15 +19,21 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.limits import check_profile, check_values
 from latentclap.profiles import Profile, convert, load_profile
 
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
 # what an IPython kernel puts into the namespace before any cell runs
 _IPYTHON = {"In", "Out", "get_ipython", "exit", "quit", "open", "start", "annotations"}
+#: what a notebook's prose has in the place of a number of its own; what it may stand for
+_GLUED = re.compile(r"\{glue:text\}`(?P<name>\w+)(?::(?P<form>[^`]*))?`")
+_SHORT = (str, int, float)
 PACKAGES = ("latentclap", "torch", "diffusers", "transformers", "numpy")
 
 
@@ -191,6 +198,31 @@ class Run:
         value = make()
         write_json(self.folder / f"{name}.json", value)
         return read_json(self.folder / f"{name}.json")
+
+    def told(self) -> Markdown:
+        """The notebook's sentences with this run's numbers in them, for whoever reads it in Jupyter.
+
+        The book fills ``{glue:text}`` in by itself and leaves this cell out. Where the notebook's source is not
+        there, the numbers are listed under their names.
+        """
+        from IPython.display import Markdown
+
+        source = project_root() / "notebooks" / f"{self.notebook}.ipynb"
+        cells = read_json(source)["cells"] if source.is_file() else []
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        parts = [part for text in texts for part in text.split("\n\n") if _GLUED.search(part)]
+        if not parts:
+            short = {name: value for name, value in self.metrics.items() if isinstance(value, _SHORT)}
+            parts = ["\n".join(f"- `{name}`: {value}" for name, value in short.items())]
+        filled = (_GLUED.sub(self._filled, part) for part in parts)
+        return Markdown("## In words, with this run's numbers\n\n" + "\n\n".join(filled))
+
+    def _filled(self, role: re.Match[str]) -> str:
+        """A number or text in the place of its name."""
+        value = self.metrics.get(role["name"])
+        if value is None:
+            return f"`{role['name']}`"
+        return format(value, role["form"] or "")
 
     @property
     def recorded_folder(self) -> Path:

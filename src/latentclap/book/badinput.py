@@ -41,19 +41,23 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [
         f"{len(rows)} mistakes were made. {sum(row['status'] != 0 for row in rows)} ended with a status that is not"
         f" zero, {sum(row['lines'] == 1 for row in rows)} with exactly one line on stderr; {shown} showed a traceback"
-        " (papermill's own, of a notebook)."
+        " (papermill's own, of a notebook). Nothing stays behind where the last column does not say what."
     ]
     for group, members in groupby(rows, key=lambda row: row["group"]):
         lines = [
             f"## {group}",
             "",
-            "| mistake, command | what it says | status | left behind |",
-            "|---|---|---|---|",
+            ":::{div} lc-wrap",
+            "",
+            "| mistake, command | what it says | status |",
+            "|---|---|---|",
         ]
         for row in members:
-            left = ", ".join(_code(name) for name in row["left"]) or "nothing"
+            left = ", ".join(_code(name) for name in row["left"])
+            status = f"{row['status']}<br>leaves {left}" if left else row["status"]
             mistake = f"{_cell(row['name'])}<br>{_code(row['command'])}"
-            lines.append(f"| {mistake} | {_code(row['says'])} | {row['status']} | {left} |")
+            lines.append(f"| {mistake} | {_code(row['says'])} | {status} |")
+        lines += ["", ":::"]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

@@ -346,12 +346,14 @@ def _card_grid(source: str | Path, static: str | Path) -> list[str]:
     shelf = Shelf(static, "model_card")
     clips = {(LABELS[c], s): item.audio for (c, s, _), item in cells.items() if s in CARD_SYSTEMS}
     rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]
-    grid = _shelved_grid(rows, CARD_SYSTEMS, clips, shelf, "what the family sounds like", footnote=True)
+    grid = _shelved_grid(
+        rows, CARD_SYSTEMS, clips, shelf, "what the shipped networks sound like", footnote=True
+    )
     shelf.sweep()
     return [
         "## What it sounds like",
         f"Held-out clips of the data that this book was built with, the same through VAE and vocoder, and what the"
-        f" family generates from the paper's prompts without fine-tuning. {' '.join(rules)}",
+        f" networks generate from the paper's prompts without fine-tuning. {' '.join(rules)}",
         grid.html(Path(static).parent),
     ]
 
@@ -372,9 +374,23 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
         elif key == "files" and isinstance(value, Mapping):
             rows = ((f"`{name}`", f"`{digest}`") for name, digest in value.items())
             parts += ["## Files", table(("file", "SHA-256"), rows)]
+        elif key == "real_sources" and value:
+            parts += [f"## {_words(key)}", _sources(value)]
         elif isinstance(value, Mapping | list) and value:
             parts += [f"## {_words(key)}", _render(value)]
     return parts
+
+
+def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Recordings with their authors in sight, and no more of a recording's path than its last two names."""
+    order = ("class", "source", "licence", "files", "authors", "recordings")
+    columns = [*(c for c in order if any(c in row for row in rows)), *sorted({*rows[0]} - {*order})]
+    told = (
+        {**row, "recordings": ["/".join(str(r).split("/")[-2:]) for r in row.get("recordings", [])]}
+        for row in rows
+    )
+    lines = table([_words(c) for c in columns], ([row.get(c, "") for c in columns] for row in told))
+    return f":::{{div}} lc-wrap\n\n{lines}\n\n:::"
 
 
 def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -395,7 +411,8 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     for i, entry in enumerate(rounds, 1):
         for key in ("corpus", "real_sources"):
             if entry.get(key):
-                parts += [f"### {_words(key)} of round {i}", _render(entry[key])]
+                show = _sources if key == "real_sources" else _render
+                parts += [f"### {_words(key)} of round {i}", show(entry[key])]
     return parts
 
 

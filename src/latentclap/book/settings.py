@@ -32,6 +32,7 @@ def settings_beside(lab: Lab) -> pd.DataFrame:
     rows = [
         ("model", Path(paper.model.system).name, Path(profile.model.system).name, "IV-B"),
         ("length of a clip (s)", f"{PAPER_SAMPLES / MODEL_RATE:g}", f"{lab.system.seconds:g}", "IV-A"),
+        ("clips", "recordings", lab.source, "IV-A"),
         ("development clips per class", "600 to 800", _range(dev), "IV-A"),
         row("epochs", "finetune", "epochs"),
         ("batch size", NOT_GIVEN, str(profile.finetune.batch_size), ""),
