@@ -365,7 +365,7 @@ def sweep(*seeds, levels=(0, 1, 2, 4)):
 def test_course_permutes_within_seeds():
     """Two seeds of three levels have 36 orders: a perfect trend is two of them, and never p < 0.05."""
     two = stats.course(sweep([1, 2, 3], [11, 12, 13]))
-    assert two.p_rank == pytest.approx(2 / 36) == two.p_least
+    assert two.p_rank == pytest.approx(2 / 36) == two.p_rise == two.p_least
     assert two.rank == pytest.approx(1) and two.word == "too few points to tell"
     three = stats.course(sweep([1, 2, 3], [11, 12, 13], [21, 22, 23]))
     assert three.p_rank == pytest.approx(2 / 216) and three.word == "rises"

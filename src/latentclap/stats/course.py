@@ -31,8 +31,8 @@ class Course:
         lowest: the level above the first whose mean is lowest.
         p_fall: whether some level lies below the first one; NaN for one seed.
         p_rise: whether the last level lies above the lowest mean of all; NaN for one seed.
-        p_least: the least p that data of this size can give for a monotone course.
-        alpha: what p has to be below.
+        p_least: the least that these two p can be with data of this size.
+        alpha: level of both tests together: each p has to be below half of it.
     """
 
     levels: tuple[float, ...]
@@ -48,11 +48,16 @@ class Course:
     @property
     def word(self) -> str:
         """The course in words; "too few points to tell" where no data of this size could tell."""
-        if not self.p_least < self.alpha:
+        level = self.alpha / 2
+        if not self.p_least < level:
             return "too few points to tell"
-        if self.p_fall < self.alpha:
-            return "falls and rises again" if self.p_rise < self.alpha else "falls"
-        return "rises" if self.p_rank < self.alpha and self.rank > 0 else "no trend"
+        falls, rises = self.p_fall < level, self.p_rise < level
+        return {
+            (True, True): "falls and rises again",
+            (True, False): "falls",
+            (False, True): "rises",
+            (False, False): "no trend",
+        }[falls, rises]
 
 
 def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, seed: int = 0) -> Course:
@@ -77,8 +82,8 @@ def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, see
         raise InputError(f"a course needs a value at two levels or more for each seed; there is {data.shape}")
     seeds, levels = data.shape
     means = data.mean(0)
-    # a seed alone does not tell what another one would change
-    p_least = min(1.0, 2 / math.factorial(levels) ** seeds) if seeds > 1 else 1.0
+    # the first level highest in all seeds, and another one, whichever, lowest in all; a seed alone tells nothing
+    p_least = (levels - 1) / (levels * (levels - 1)) ** seeds if seeds > 1 else 1.0
     options = {"n_resamples": draws, "permutation_type": "samples", "vectorized": True}
 
     def test(statistic: object, side: str) -> float:
