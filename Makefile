@@ -20,12 +20,12 @@ help:  ## this list
 # a data folder has executed notebooks of its own (see KEY in the Snakefile)
 book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|mini|paper or a .toml file, DATA=folder in DCASE layout
 	@start=$$(date +%s); $(BIN)/python -m latentclap.workflow check --profile "$(PROFILE)" --data "$(DATA)" \
-	&& $(BIN)/snakemake book --cores $(CORES) --config profile=$(PROFILE) data="$(DATA)" --quiet rules host reason \
-	&& $(BIN)/python -m latentclap.workflow summary "$$(cat runs/$(basename $(notdir $(PROFILE)))/executed/latest)" --install .venv/.installed --seconds $$(( $$(date +%s) - start ))
+	&& $(BIN)/snakemake book --cores $(CORES) --config profile="$(PROFILE)" data="$(DATA)" --quiet rules host reason \
+	&& $(BIN)/python -m latentclap.workflow summary "$$(cat "runs/$$(basename "$(PROFILE)" .toml)/executed/latest")" --install .venv/.installed --seconds $$(( $$(date +%s) - start ))
 
 sweep: .venv/.installed  ## every point of Fig. 3 as a job of its own, in parallel
 	@$(BIN)/python -m latentclap.workflow check --profile "$(PROFILE)" --data "$(DATA)"
-	$(BIN)/snakemake sweep --cores $(CORES) --keep-going --rerun-incomplete --config profile=$(PROFILE) data="$(DATA)"
+	$(BIN)/snakemake sweep --cores $(CORES) --keep-going --rerun-incomplete --config profile="$(PROFILE)" data="$(DATA)"
 
 test: .venv/.installed  ## the tests
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal

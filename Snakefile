@@ -21,6 +21,11 @@ sys.path.insert(0, os.path.abspath("src"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.path.abspath("src"), os.environ.get("PYTHONPATH")]))
 
 from latentclap import gpus
+from latentclap.errors import InputError
+
+unknown = sorted(set(config) - {"profile", "data", "runs", "root"})
+if unknown:
+    raise WorkflowError(f"--config {', '.join(unknown)}: unknown; there are profile, data, runs and root")
 
 ROOT = os.path.abspath(config["root"]) if config.get("root") else ""
 if ROOT:  # profiles name these folders from the working folder on
@@ -28,14 +33,20 @@ if ROOT:  # profiles name these folders from the working folder on
         raise WorkflowError(f"root={ROOT}: no such folder")
     for name in ("checkpoints", "data", "runs"):
         os.makedirs(os.path.join(ROOT, name), exist_ok=True)
+        there = os.path.join(ROOT, name)
         with contextlib.suppress(FileExistsError):  # the root is this folder, or another job was first
-            os.symlink(os.path.join(ROOT, name), name)
+            os.symlink(there, name)
+        if not os.path.samefile(there, name):
+            raise WorkflowError(
+                f"root={ROOT}: this folder has a {name} of its own, which jobs elsewhere would not see;"
+                f" move it to {there}"
+            )
 
 PROFILE = config.get("profile", "quick")
 if PROFILE.endswith(".toml"):  # a profile of one's own
     PROFILE = os.path.abspath(PROFILE)
 NAME = Path(PROFILE).stem
-DATA = os.path.abspath(os.path.join(ROOT, config["data"])) if config.get("data") else ""
+DATA = os.path.abspath(os.path.join(ROOT, os.path.expanduser(config["data"]))) if config.get("data") else ""
 # executed notebooks of another data folder are other notebooks
 KEY = NAME + (f"-{hashlib.sha256(DATA.encode()).hexdigest()[:6]}" if DATA else "")
 EXECUTED = f"runs/{NAME}/executed/{KEY}"
@@ -68,7 +79,26 @@ if config.get("runs"):  # a pod's own disk goes with the pod: checkpoints belong
 # one core per notebook; two run at a time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1" if PROFILE != "paper" else "0")
+
+
+def chosen():
+    """The profile, or one line on what is wrong with it."""
+    from latentclap.profiles import load_profile
+
+    try:
+        return load_profile(PROFILE)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def offline():
+    """Whether the hub is left alone: it is asked for nothing but models that a profile names."""
+    from latentclap.needs import uses_hub
+
+    return PROFILE != "paper" and not uses_hub(chosen())
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1" if offline() else "0")
 
 # A GPU for a job, where there is one; profile paper cannot do without. Where a cluster starts the jobs, it is the
 # Snakemake profile that says so (set-resources): the machine that submits may have none.
@@ -183,13 +213,16 @@ POINT = f"runs/{NAME}/sweep/{KEY}/lam~{{lam}}_tuning~{{tuning}}_seed~{{seed}}"
 
 
 def points(wildcards):
-    """The results of Fig. 3's points."""
+    """The results of Fig. 3's points. What all of them would miss is told here, before any of them is queued."""
+    from latentclap.needs import missing
     from latentclap.point import grid
-    from latentclap.profiles import load_profile
 
+    lacking = missing(chosen(), DATA)
+    if lacking:
+        raise WorkflowError(f"profile {NAME} names what is not there: {'; '.join(lacking)}")
     return [
         f"{POINT}/metrics.json".format(lam=lam, tuning=tuning, seed=seed)
-        for lam, tuning, seed in grid(load_profile(PROFILE))
+        for lam, tuning, seed in grid(chosen())
     ]
 
 
@@ -199,11 +232,10 @@ def decides(wildcards):
     By content, not as input files: those an executor without a shared file system would copy one by one to each job.
     """
     from latentclap.files import file_sha256
-    from latentclap.profiles import load_profile
     from latentclap.runs import code_hash, config_hash
 
     weights = [file_sha256(path) for path in SOURCE if path.endswith(".safetensors")]
-    return config_hash([code_hash(), load_profile(PROFILE).as_dict(), weights])
+    return config_hash([code_hash(), chosen().as_dict(), weights])
 
 
 rule sweep:

@@ -10,7 +10,8 @@ Of a sound longer than the system's clips the first part is taken, or with --cro
 name, as pack_shards.py does.
 
 \b
-python data_scripts/cache_latents.py data/wavcaps-shards data/latents/wavcaps
+python data_scripts/cache_latents.py data/wavcaps-shards data/latents/wavcaps \\
+    --system checkpoints/audioldm-m-full --judge checkpoints/clap-htsat-unfused
 
 Several processes share the shards among them, a GPU each, and need not know of one another:
 

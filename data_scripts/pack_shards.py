@@ -62,8 +62,11 @@ def main(
         print(f"{reasons[EXCLUDED]} clips of the {len(exclusion)} names to leave out are in {source}")
     if dry_run:
         return
-    if size > free_bytes(out):
-        raise InputError(f"{out}: too little space for {human(size)}, {human(free_bytes(out))} are free")
+    there = sum(path.stat().st_size for path in out.glob("*.tar"))  # an earlier call's, which are kept
+    if size - there > free_bytes(out):
+        raise InputError(
+            f"{out}: too little space for {human(size - there)} more, {human(free_bytes(out))} are free"
+        )
     with tqdm(total=len(items), unit="clip", desc="packing", disable=True if quiet else None) as bar:
         packed = pack(items, out, per_shard=per_shard, progress=bar.update)
     again = f", {packed.again} of them again, of clips that have changed" if packed.again else ""

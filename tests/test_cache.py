@@ -490,6 +490,18 @@ def test_pack_script(clips, tmp_path):
     assert "--per-shard 0" in said("pack_shards", clips, tmp_path / "out", "--per-shard", 0)
 
 
+def test_packing_goes_on_where_the_rest_has_room(clips, tmp_path, monkeypatch):
+    """What an earlier call packed takes no more room: on a disk that is half full of it the same command goes on."""
+    command = ("pack_shards", clips, tmp_path / "out", "--per-shard", 4, "--quiet")
+    said(*command)
+    last = sorted((tmp_path / "out").glob("*.tar"))[-1]
+    last.unlink()
+    # 258 kB in three shards, of which the last is small
+    monkeypatch.setattr("latentclap.cache.build.free_bytes", lambda folder: 50_000)
+    assert "too little space" in said("pack_shards", clips, tmp_path / "other", "--per-shard", 4)
+    assert "(1 written now)" in said(*command) and last.is_file()
+
+
 def test_cache_script(tiny, tars, tmp_path):
     tiny.save_pretrained(tmp_path / "system", pipeline=False)
     out, system = (

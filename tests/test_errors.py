@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from latentclap.errors import InputError, run_app
+from latentclap.train import Interrupted
 
 
 def run(monkeypatch, capsys, command, *arguments):
@@ -69,3 +70,15 @@ def test_success_interrupt_and_bug(monkeypatch, capsys):
     assert status == 130 and "goes on from the last checkpoint" in err
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, capsys, bug)
+
+
+def test_what_a_stopped_training_says_is_printed(capsys):
+    """A job's log is all that is left of one that a scheduler took away."""
+
+    def app(**_):
+        raise Interrupted("fine-tuning: stopped by SIGTERM; the same command goes on", 15)
+
+    with pytest.raises(SystemExit) as stop:
+        run_app(app)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "fine-tuning: stopped by SIGTERM; the same command goes on\n"

@@ -214,6 +214,14 @@ class TestInterval:
         expected = GaussianStats.from_embeddings(repeated).distance(ref.stats())
         assert estimate.draws[2] == pytest.approx(expected, rel=1e-8)
 
+    def test_one_reference_clip_has_no_interval(self):
+        """It was redrawn without end: there is no other to draw."""
+        rng = np.random.default_rng(0)
+        gen, one = clips(rng, 4), clips(rng, 1)
+        with pytest.raises(InputError, match="1 reference clip: an interval over clips needs at least 2"):
+            fad_with_ci(gen, one, n_boot=10, resample_reference=True)
+        assert fad_with_ci(gen, one, n_boot=10).draws.size == 10  # not drawn anew, as statistics are not
+
     def test_deterministic_by_seed(self, rng):
         gen, ref = clips(rng, 10), clips(rng, 10)
         a, b = fad_with_ci(gen, ref, n_boot=50, seed=1), fad_with_ci(gen, ref, n_boot=50, seed=1)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from latentclap import gpus
+from latentclap.errors import InputError
 
 LISTING = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0a)
 GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-1b)
@@ -53,6 +54,24 @@ def test_what_is_visible(machine, monkeypatch, listing, status, given, names):
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert gpus.visible() == names
+
+
+def test_a_gpu_that_torch_cannot_use_is_told(machine, monkeypatch):
+    """A cluster of them would compute for days on its CPUs."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("LATENTCLAP_DEVICE", raising=False)
+    machine(LISTING)
+    with pytest.raises(InputError, match=r"nvidia-smi lists a GPU, and torch .* cannot use it"):
+        gpus.chosen_device()
+    monkeypatch.setenv("LATENTCLAP_DEVICE", "cpu")
+    assert gpus.chosen_device() == "cpu"
+    monkeypatch.delenv("LATENTCLAP_DEVICE")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus.chosen_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpus.chosen_device() == "cuda"
 
 
 def start(command, **options):

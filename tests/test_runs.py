@@ -154,6 +154,7 @@ NO_RESULTS = {
     "errors": "messages",
     "files": "files are read and written whole, or not",
     "foley": "makes clips, which count by their content",
+    "gpus": "which GPU, and whether there is one",
     "launch": "the command line's way to train",
     "limits": "refuses values, and changes none",
     "memory": "foretells what a training needs",

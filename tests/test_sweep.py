@@ -23,6 +23,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from latentclap.files import read_json
+from latentclap.point import grid
+from latentclap.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -38,7 +40,8 @@ def workplace(tmp_path):
 
 
 def snakemake(workplace, *arguments, target="sweep", **more):
-    environment = os.environ | {"LATENTCLAP_RUNS": "", "LATENTCLAP_DATA": "", "OMP_NUM_THREADS": "1"} | more
+    environment = os.environ | {"LATENTCLAP_RUNS": "", "LATENTCLAP_DATA": "", "OMP_NUM_THREADS": "1"}
+    environment |= {"LATENTCLAP_DEVICE": "cpu"} | more  # an nvidia-smi that stands in has no GPU to give
     return subprocess.Popen(
         [SNAKEMAKE, target, *map(str, arguments)],
         cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -83,7 +86,7 @@ def test_cluster_profiles_dry(name, workplace):
         pytest.skip("snakemake-storage-plugin-fs (extra: cluster) is not installed")
     options = ["--default-storage-prefix", workplace] if name == "kubernetes" else []
     count, said = planned(workplace, "--profile", PROFILES / name, *options, "--config", "profile=quick")
-    assert count == 12
+    assert count == len(grid(load_profile("quick")))
     point = said[said.index("rule point") :].split("rule ")[1]
     assert "gpu=1" in point and "mem_mb=32000" in point
     assert ("slurm_partition=gpu" if name == "slurm" else "gpu_manufacturer=nvidia, scale=0") in point
@@ -106,6 +109,30 @@ def wait_for(what, process, seconds=600):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (("profil=paper",), "--config profil: unknown; there are profile, data, runs and root"),
+        (("profile=papr",), "no profile 'papr'; there are mini, paper, quick"),
+        (
+            ("profile=paper",),
+            "profile paper names what is not there: model.system: checkpoints/audioldm-m-full",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_a_job_is_queued(workplace, config, says):
+    """A cluster would start every point three times, to say the same."""
+    said, _ = (process := snakemake(workplace, "--dry-run", "--config", *config)).communicate(timeout=200)
+    assert process.returncode != 0 and says in said
+
+
+def test_a_root_beside_folders_of_ones_own(workplace):
+    (workplace / "root").mkdir()
+    (workplace / "data").mkdir()
+    said, _ = snakemake(workplace, "--dry-run", "--config", "root=root").communicate(timeout=200)
+    assert "this folder has a data of its own, which jobs elsewhere would not see" in said
+
+
 def test_a_killed_job_of_two(workplace, tiny_profile):
     """Two points train side by side, each on its GPU; one is killed (-9); the same command goes on."""
     path, names = gpus(workplace / "bin")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,7 @@ from latentclap.train import (
     signals,
     train,
 )
+from latentclap.train.compiler import need_compiler
 from latentclap.train.config import has_bf16, resolved
 from latentclap.train.records import pack
 from latentclap.train.task import for_processes
@@ -269,6 +271,33 @@ def test_a_damaged_checkpoint_says_what_to_do(data, tmp_path, kept):
         with pytest.raises(InputError, match=r"checkpoint\.pt is damaged .*delete it to start anew") as stop:
             use()
         assert "\n" not in str(stop.value)
+
+
+def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_with(data, tmp_path):
+    """torch reads such weights without a word: the run would go on, or blame the learning rate."""
+    train(Regression(), data, config(steps=2), tmp_path, progress=False)
+    path = tmp_path / CHECKPOINT
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda part: part.file_size)
+        content = archive.read(largest)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(content) + len(content) // 2] ^= 0xFF
+    path.write_bytes(whole)
+    torch.load(path, weights_only=True)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is damaged .*does not have its checksum"):
+        train(Regression(), data, config(steps=3), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("named", ["", "/nowhere/gcc -m64"])
+def test_compilation_without_a_compiler_is_refused(monkeypatch, data, tmp_path, named):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CC", named)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=r"torch\.compile needs a C compiler, and there is none"):
+        train(Regression(), data, config(steps=2, compile=True), tmp_path / "run", progress=False)
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    need_compiler()
 
 
 def test_another_model_s_checkpoint(data, tmp_path):

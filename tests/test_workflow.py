@@ -1,11 +1,16 @@
 """What `make book` looks at before anything runs."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from badinput import Shelf
+from badinput.sounds import clips
+from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.launch import TrainFile, finetune_config
 from latentclap.needs import COMMANDS, missing
@@ -18,21 +23,36 @@ def shelf(tmp_path_factory):
     return Shelf(tmp_path_factory.mktemp("materials"))
 
 
-def check(*arguments):
-    return CliRunner().invoke(app, ["check", *map(str, arguments)])
+def check(*arguments, catch=True):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)], catch_exceptions=catch)
 
 
-def test_a_good_folder_is_counted(shelf):
-    result = check("--data", shelf.get("good_clips"))
+def test_a_good_folder_is_counted(tmp_path):
+    clips(tmp_path, CLASSES, n=10)
+    result = check("--data", tmp_path)
     assert result.exit_code == 0, result.exception
-    assert result.output.endswith("14 dev and 7 eval clips\n")
+    assert result.output.endswith("56 dev and 14 eval clips\n")
 
 
-def test_bad_files_are_listed_and_left_out(shelf):
-    result = check("--data", shelf.get("one_nan"))
+def test_bad_files_are_listed_and_left_out(tmp_path):
+    clips(tmp_path, CLASSES, n=11)
+    wave = np.full(16_000, np.nan, dtype=np.float32)
+    soundfile.write(tmp_path / "rain" / "1.wav", wave, 16_000, subtype="FLOAT")
+    result = check("--data", tmp_path)
     assert result.exit_code == 0, result.exception
     assert "rain/1.wav" in result.output and "16000 samples are NaN" in result.output
-    assert result.output.endswith("1 dev and 1 eval clips\n")
+    assert re.search(r"\n.*: \d+ dev and \d+ eval clips\n$", result.output)
+
+
+def test_a_class_with_too_little_is_told_before_anything_is_trained(shelf, tmp_path):
+    """One evaluation clip has no interval over clips; a class without any fails where it is scored."""
+    with pytest.raises(
+        InputError, match=r"dog_bark has 1 eval clip \(and 6 more\); the notebooks need all seven"
+    ):
+        check("--data", shelf.get("good_clips"), catch=False)
+    clips(tmp_path, CLASSES[1:], n=10)
+    with pytest.raises(InputError, match=r"dog_bark has 0 dev clips \(and 1 more\)"):
+        check("--data", tmp_path, catch=False)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,11 @@ def resolve(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if shipped(name).is_dir() and "/" not in name and "." not in name:
         return shipped(name)
+    if name.startswith(("checkpoints/", "data/", "runs/")):  # a profile's folder, and nobody's name on a hub
+        raise InputError(
+            f"no folder {name!r} here: python data_scripts/get.py gets checkpoints (get.py list names them), and the"
+            " book's page How to reproduce says what makes the others"
+        )
     if name.count("/") != 1 or path.is_absolute() or name.startswith("."):
         raise InputError(
             f"no system at {name!r}: give a folder, 'mini', or a hub name such as cvssp/audioldm-m-full"

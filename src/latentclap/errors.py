@@ -39,6 +39,10 @@ def run_app(app: Callable[..., Any]) -> int:
         raise
     except KeyboardInterrupt:
         status = 130
+    except SystemExit as stop:
+        if getattr(stop, "message", ""):  # a training's, which a signal ended: the status says only which
+            print(stop.message, file=sys.stderr)
+        raise
     if status == 130:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
     return status if isinstance(status, int) else 0

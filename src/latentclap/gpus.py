@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from latentclap.errors import InputError
+
 
 def visible() -> list[str]:
     """The GPUs that a process started here may use, by names that CUDA_VISIBLE_DEVICES takes.
@@ -57,6 +59,28 @@ def _installed() -> list[str]:
             names.pop()  # a GPU in parts is used by its parts
         names.append(uuid[1])
     return names
+
+
+def chosen_device() -> str:
+    """What to compute on: ``$LATENTCLAP_DEVICE``, else a GPU where there is one, else the CPU.
+
+    Raises:
+        InputError: nvidia-smi lists a GPU for this process, and torch cannot use it. On the CPU instead days would
+            pass before anyone noticed.
+    """
+    import torch
+
+    if given := os.environ.get("LATENTCLAP_DEVICE"):
+        return given
+    if torch.cuda.is_available():
+        return "cuda"
+    if visible():
+        raise InputError(
+            f"nvidia-smi lists a GPU, and torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}) cannot use"
+            " it: its driver may be too old for this torch, or this torch be built for CPUs; LATENTCLAP_DEVICE=cpu"
+            " computes on the CPU"
+        )
+    return "cpu"
 
 
 def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0) -> str:

@@ -6,18 +6,17 @@ everything it depends on, so that notebooks share it, a second run finds it, and
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from torch import Tensor
@@ -28,9 +27,11 @@ from latentclap.checkpoints import latent_clap_folder
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip, FoleyDataset, open_dataset
 from latentclap.embeddings import Embedding, get_embedding
+from latentclap.errors import InputError
 from latentclap.evaluate import EvalResult, evaluate
 from latentclap.files import atomic_path, file_sha256, read_json, write_json
 from latentclap.finetune import FinetuneConfig, finetune, load_weights, save_weights, train_latent_clap
+from latentclap.gpus import chosen_device
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import heldout_losses, summarise
 from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
@@ -38,6 +39,7 @@ from latentclap.profiles import Profile
 from latentclap.runs import code_hash, config_hash, runs_root
 from latentclap.system import FoleySystem
 from latentclap.train import TrainResult
+from latentclap.train.records import read_stats
 
 #: DCASE clips are 4 s long; a longer generated clip is scored by its first 4 s (facts D3, last line)
 EVAL_SECONDS = 4.0
@@ -74,7 +76,7 @@ class Lab:
 
     profile: Profile
     data_dir: str = ""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    device: str = field(default_factory=chosen_device)
     progress: bool = True
 
     @cached_property
@@ -155,8 +157,7 @@ class Lab:
                 write_json(folder / "config.json", described)
                 self._train(config, folder, tensorboard)
         summary = read_json(folder / "summary.json")
-        lines = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
-        return Point(config, folder, summary["seconds"], [json.loads(line) for line in lines])
+        return Point(config, folder, summary["seconds"], read_stats(folder, summary["step"]))
 
     def _train(self, config: FinetuneConfig, folder: Path, tensorboard: bool) -> None:
         tuned, result = finetune(
@@ -218,7 +219,10 @@ class Lab:
                     arrays = {c: waves[i * n : (i + 1) * n].copy() for i, c in enumerate(classes)}
                     save_arrays(arrays, temporary)
                 write_json(path.with_suffix(".json"), {"seconds": time.monotonic() - started})
-        arrays = load_arrays(path)
+        try:
+            arrays = load_arrays(path)
+        except SafetensorError as error:
+            raise InputError(f"{path}: damaged ({error}); delete it, and it is made again") from None
         return {c: arrays[c] for c in classes}
 
     def generation_seconds(

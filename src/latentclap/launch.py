@@ -357,6 +357,7 @@ class Launch:
     def _latent_clap(self) -> TrainResult:
         from latentclap.finetune import train_latent_clap
 
+        self._system("cpu")  # φ of another VAE and CLAP would have the right shapes, and mean nothing
         phi, result = train_latent_clap(
             self.data,
             self.folder,
@@ -370,14 +371,14 @@ class Launch:
             phi.save_pretrained(self.folder / "latent_clap")
         return result
 
-    def _system(self) -> FoleySystem:
+    def _system(self, device: str = "") -> FoleySystem:
         """The profile's system, which must be the one that the cache was made with."""
         from latentclap.cache import fingerprint
         from latentclap.system import FoleySystem
 
         model = self.profile.model
         system = FoleySystem.from_pretrained(
-            model.system, judge=model.judge or None, device=str(self.state.device)
+            model.system, judge=model.judge or None, device=device or str(self.state.device)
         )
         theirs = self.data.manifest.get("fingerprint")
         if theirs != fingerprint(system):

@@ -46,6 +46,12 @@ def _missing(profile: Profile, data_dir: str) -> Iterator[str]:
         yield f"{name}: {value} (from: {command})"
 
 
+def uses_hub(profile: Profile) -> bool:
+    """Whether a profile names a model that is neither shipped nor on this disk, so that the hub has to give it."""
+    names = (profile.model.system, profile.model.judge)
+    return any(n and not storage.shipped(n).is_dir() and not Path(n).exists() and _on_a_hub(n) for n in names)
+
+
 def _on_a_hub(name: str) -> bool:
     parts = Path(name).parts
     return len(parts) == 2 and parts[0] not in ("checkpoints", "data", "runs", ".", "..", "~", "/")

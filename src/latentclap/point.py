@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from latentclap.errors import InputError, run_app
-from latentclap.files import write_json
+from latentclap.files import check_place, write_json
 from latentclap.limits import check_profile, check_values
 from latentclap.needs import missing
 from latentclap.profiles import Profile, load_profile
@@ -79,6 +79,7 @@ def point(
 ) -> None:
     """Train and score one point of Fig. 3; a killed job goes on from its last checkpoint."""
     chosen = load_profile(profile)
+    check_place(out)
     check_profile(chosen)
     check_values({"finetune.lam": lam, "seed": seed}, "")
     lacking = missing(chosen, data)

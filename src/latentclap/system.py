@@ -370,9 +370,16 @@ class FoleySystem:
         Args:
             compile: torch.compile the UNet: most of a minute at the first batch, and again for a batch of another
                 size; worth it from some hundred clips on.
+
+        Raises:
+            InputError: there is no C compiler, which torch.compile needs.
         """
         from latentclap.fast import half_weights, speed_up
+        from latentclap.train.compiler import need_compiler
         from latentclap.train.config import has_bf16
+
+        if compile:
+            need_compiler()
 
         fast = copy.copy(self)
         fast.unet = speed_up(copy.deepcopy(self.unet)).requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_text
 from latentclap.limits import check_profile
@@ -49,7 +51,7 @@ def check(
             f"{len(lacking)} that profile {chosen.name} names are not there; the book's page How to reproduce"
             " (book/reproduce.md) has all commands in their order"
         )
-    folder = data or chosen.data.folder
+    folder = os.path.expanduser(data or chosen.data.folder)
     if not folder:
         return
     from latentclap.data import load_dataset
@@ -65,6 +67,20 @@ def check(
         raise InputError(
             f"{folder}: {len(dataset)} clips of {len({c.recording for c in dataset.clips})} recordings leave the"
             f" {empty[0]} side empty; a class needs clips of at least two recordings"
+        )
+    least = {"dev": 1, "eval": 1 if chosen.evaluate.reference else 2}  # one clip has no interval over clips
+    few = [
+        f"{cls} has {count} {side} clip{'s' * (count != 1)}"
+        for cls in CLASSES
+        for side, wanted in least.items()
+        if (count := sum(clip.cls == cls for clip in dataset.split(side))) < wanted
+    ]
+    if few:
+        raise InputError(
+            f"{folder}: {few[0]}"
+            + f" (and {len(few) - 1} more)" * (len(few) > 1)
+            + "; the notebooks need all seven"
+            f" classes, with {least['dev']} development and {least['eval']} evaluation clips at least"
         )
     typer.echo(f"{folder}: {len(dataset.split('dev'))} dev and {len(dataset.split('eval'))} eval clips")
 

@@ -77,6 +77,8 @@ def fad_with_ci(
         raise InputError("a statistics file cannot be resampled: give the reference clips themselves")
     if n_boot and len(generated) < 2:
         raise InputError("1 clip: an interval over clips needs at least 2 (or set n_boot=0)")
+    if n_boot and resample_reference and len(reference) < 2:
+        raise InputError("1 reference clip: an interval over clips needs at least 2 (or set n_boot=0)")
     stats = reference.stats() if isinstance(reference, ClipEmbeddings) else reference
     point = generated.stats().distance(stats)
     draws = np.zeros(0)
@@ -145,6 +147,8 @@ def _span(x: np.ndarray) -> np.ndarray:
 
 def _multiplicities(rng: np.random.Generator, draws: int, clips: int) -> np.ndarray:
     """Bootstrap multiplicities (draws, clips), each row summing to ``clips``; one clip alone is redrawn."""
+    if clips < 2:
+        raise InputError(f"{clips} clip cannot be resampled; at least 2 are needed")
     weights = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
     while (lone := weights.max(1) == clips).any():
         # n copies of one clip have no covariance between clips; rare (n^(1-n)) and meaningless

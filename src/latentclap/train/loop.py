@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.train.ahead import Ahead, Inputs
+from latentclap.train.compiler import need_compiler
 from latentclap.train.config import TrainConfig, TrainingError, learning_rate, resolved
 from latentclap.train.data import Batches, item_generators, sample_order, share
 from latentclap.train.ema import EMA
@@ -479,6 +480,7 @@ def _prepare_modules(task: Task, config: TrainConfig) -> None:
         for module in task.trained().values():
             module.to(memory_format=torch.channels_last)
     if config.compile:
+        need_compiler()
         from latentclap.fast import speed_up  # with diffusers, which takes seconds to import
 
         for module in task.hot():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ def _read(path: Path) -> dict[str, Any]:
         InputError: it is damaged, or no checkpoint of ours.
     """
     try:
+        # torch writes checksums and does not read them: weights of a failing disk would train on without a word
+        with zipfile.ZipFile(path) as archive:
+            if wrong := archive.testzip():
+                raise damaged(path, f"its part {wrong} does not have its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except OSError as error:
         # torch seeks to places that a file which was cut short has not; all else is the system's own reason
         if error.errno != errno.EINVAL:
