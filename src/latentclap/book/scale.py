@@ -38,7 +38,11 @@ def cost_tables(
     """
     told, chosen = _read(rates, ("device", "rates", "published", "dev_clips", "steps")), load_profile(profile)
     clips = told["dev_clips"]
-    work = {"Table I": table_1(chosen, clips), "Fig. 3": figure_3(chosen, clips)}
+    work = {
+        "Table I": table_1(chosen, clips),
+        "Fig. 3": figure_3(chosen, clips),
+        "Ablation": ablation(chosen, clips),
+    }
     parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen)]
     parts += [_own(speed, work)] * bool(speed)
     parts.append(_published(told))
