@@ -30,12 +30,14 @@ RECORD, PLAN = "generation.json", ".generation-plan.json"
 
 def make_plan(model: str, settings: dict[str, Any], names: dict[str, str], format: str) -> dict[str, Any]:
     """What decides how a clip sounds. The number of clips does not: a longer run contains the shorter one."""
-    from latentclap.storage import resolve
+    from latentclap.storage import checkpoint_files, is_original, resolve
 
-    folder = resolve(model) if not Path(model).is_file() else Path(model).parent
-    weights = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".ckpt"))
+    folder = Path(model).parent if is_original(model) else resolve(model)
     # size and time instead of content: a plan is read at every start, and weights may be gigabytes
-    stamp = [[p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in weights]
+    stamp = [
+        [p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns]
+        for p in checkpoint_files(model)
+    ]
     return {"model": model, "weights": stamp, "settings": settings, "prompts": names, "format": format}
 
 

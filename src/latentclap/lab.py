@@ -116,12 +116,13 @@ class Lab:
 
     @cached_property
     def checkpoint_id(self) -> str:
-        """A hash of the pretrained weights and of the code, so that results of others are never taken for theirs."""
+        """A hash of the pretrained weights, their settings and the code: results of others are never taken for theirs."""
         model = self.profile.model
         weights = storage.checkpoint_files(model.system)
         # the judge's embeddings are in the cache too
         weights += storage.checkpoint_files(model.judge) if model.judge else []
-        weights = sorted([*weights, *latent_clap_folder(model.latent_clap).rglob("*.safetensors")])
+        folder = latent_clap_folder(model.latent_clap)
+        weights = sorted([*weights, *(storage.checkpoint_files(folder) if folder.is_dir() else ())])
         return config_hash([code_hash(), *[file_sha256(p) for p in weights]])
 
     @cached_property

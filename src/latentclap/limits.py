@@ -45,7 +45,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "sweep.seeds": (0, _MANY),
     "sweep.ablation_epochs": (1, _MANY),
     "sweep.heldout_clips": (0, _MANY),
-    "sweep.heldout_levels": (1, 1000),
+    "sweep.heldout_levels": (3, 1000),  # of fewer none lies below 200, where eq. 3's weight is
     # of notebooks, where 0 of most means the profile's
     "epochs": (0, _MANY),
     "clips_per_class": (0, _MANY),

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
 
+#: of a checkpoint's folder, what tells about it and changes nothing
+ABOUT = frozenset({"model_card.json", "quality.json", "samplers.json"})
+
+
 def checkpoint_files(name_or_path: str | Path) -> list[Path]:
-    """The files that hold a checkpoint's weights: an original file itself, or a folder's safetensors.
+    """The files that decide what a checkpoint does: an original file itself, or a folder's weights and settings.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -43,7 +47,8 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
         if not Path(name_or_path).is_file():
             raise InputError(f"{name_or_path}: no such checkpoint file")
         return [Path(name_or_path)]
-    return sorted(resolve(name_or_path).rglob("*.safetensors"))
+    files = resolve(name_or_path).rglob("*")
+    return sorted(p for p in files if p.suffix in (".safetensors", ".bin", ".json") and p.name not in ABOUT)
 
 
 def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:
