@@ -116,7 +116,7 @@ class Lab:
 
     @cached_property
     def checkpoint_id(self) -> str:
-        """A hash of the pretrained weights, their settings and the code: results of others are never taken for theirs."""
+        """A hash of the pretrained weights, their settings and the code: no other's results are taken for theirs."""
         model = self.profile.model
         weights = storage.checkpoint_files(model.system)
         # the judge's embeddings are in the cache too
