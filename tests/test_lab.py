@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from latentclap import lab as lab_module
 from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
 from latentclap.finetune import finetune
 from latentclap.lab import SYSTEMS, Lab
 from latentclap.limits import check_profile
@@ -152,3 +155,31 @@ def test_dev_clips_are_not_eval_clips(lab):
 
 def test_four_systems():
     assert list(SYSTEMS) == ["LDM", "LDM+Tuning", "LDM+Latent", "LDM+Tuning+Latent"]
+
+
+def test_results_of_other_settings_are_not_taken_for_theirs(tiny_family, tiny_profile, tmp_path, monkeypatch):
+    """What a folder's JSON files say decides as much as its weights do, in whichever format these are."""
+    folder = tmp_path / "system"
+    shutil.copytree(tiny_family, folder)
+    profile = load_profile(tiny_profile).override(
+        model__system=str(folder), model__latent_clap=str(folder / "latent_clap")
+    )
+    seen = [Lab(profile, device="cpu").checkpoint_id]
+    assert Lab(profile, device="cpu").checkpoint_id == seen[0]
+    for file, key, value in (
+        ("latentclap.json", "polish", 3),
+        ("scheduler/scheduler_config.json", "steps_offset", 0),
+        ("vae/config.json", "scaling_factor", 7.0),
+        ("latent_clap/config.json", "note", "another"),
+    ):
+        write_json(folder / file, read_json(folder / file) | {key: value})
+        seen.append(Lab(profile, device="cpu").checkpoint_id)
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"other weights")
+    seen.append(Lab(profile, device="cpu").checkpoint_id)
+    judged = profile.override(model__judge=str(folder / "clap"))
+    seen.append(Lab(judged, device="cpu").checkpoint_id)
+    monkeypatch.setattr("latentclap.lab.code_hash", lambda: "another")
+    seen.append(Lab(judged, device="cpu").checkpoint_id)
+    assert len(set(seen)) == len(seen)
+    write_json(folder / "quality.json", {"accuracy": 1.0})  # what was measured of it changes nothing
+    assert Lab(judged, device="cpu").checkpoint_id == seen[-1]
