@@ -4,6 +4,7 @@ Each of these was a change of one line that no other test had noticed.
 """
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -236,3 +237,30 @@ def test_retrieval_counts_who_is_nearer():
     found = retrieval(E_latent, E_audio, torch.tensor([0, 0, 1, 1]))
     assert found["R@1"] == pytest.approx(1 / 4) and found["R@5"] == 1
     assert found["same_class"] == pytest.approx(2 / 4)  # all point at the first clip
+
+
+def test_a_time_budget_ends_a_run(tmp_path):
+    """With a checkpoint, and the same call goes on; 0 is no budget."""
+    x = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
+    data = TensorBatches({"x": x, "y": x[:, :2]})
+    config = TrainConfig(steps=4, batch_size=4, lr=0.02, minutes=1e-9)
+    first = train(Regression(), data, config, tmp_path, progress=False)
+    assert (first.step, first.finished) == (1, False) and (tmp_path / "checkpoint.pt").is_file()
+    assert train(Regression(), data, config, tmp_path, progress=False).step == 2
+    whole = train(Regression(), data, replace(config, minutes=0.0), tmp_path, progress=False)
+    assert (whole.step, whole.finished) == (4, True)
+
+
+@pytest.mark.parametrize(("precision", "products"), [("tf32", "high"), ("no", "highest")])
+def test_products_in_tf32_where_asked_for(tmp_path, precision, products):
+    seen = []
+
+    class Looks(Regression):
+        def forward(self, batch, rngs):
+            seen.append(torch.get_float32_matmul_precision())
+            return super().forward(batch, rngs)
+
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    config = TrainConfig(steps=1, batch_size=4, lr=0.02, precision=precision)
+    train(Looks(), TensorBatches({"x": x, "y": x[:, :2]}), config, tmp_path, progress=False)
+    assert seen == [products]
