@@ -189,7 +189,7 @@ rule notebook:
     resources:
         gpu=GPU,
     shell:
-        "{BIN}/python -m latentclap.gpus {BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile} --cwd . "
+        "{BIN}/python -m latentclap.gpus {BIN}/papermill {input.notebook} {log.notebook} -k python3 -p profile {params.profile:q} --cwd . "
         "> {log.text} 2>&1 || {{ echo \"{wildcards.name} failed; read {log.notebook}\" >&2; "
         "tail -n 25 {log.text} >&2; exit 1; }}; echo \"{wildcards.name} done\" >&2; "
         "{BIN}/python -m latentclap.workflow artefacts {log.notebook} --listening > /dev/null && touch {output}"

@@ -253,14 +253,16 @@ def test_a_time_budget_ends_a_run(tmp_path):
 
 @pytest.mark.parametrize(("precision", "products"), [("tf32", "high"), ("no", "highest")])
 def test_products_in_tf32_where_asked_for(tmp_path, precision, products):
-    seen = []
+    """And only there: what the process had before is given back."""
+    seen, before = [], (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
 
     class Looks(Regression):
         def forward(self, batch, rngs):
-            seen.append(torch.get_float32_matmul_precision())
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
             return super().forward(batch, rngs)
 
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     config = TrainConfig(steps=1, batch_size=4, lr=0.02, precision=precision)
     train(Looks(), TensorBatches({"x": x, "y": x[:, :2]}), config, tmp_path, progress=False)
-    assert seen == [products]
+    assert seen == [(products, precision == "tf32")]  # convolutions have a switch of their own
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before

@@ -199,3 +199,9 @@ def test_from_config_refuses_what_it_does_not_know():
         NoiseSchedule.from_config({"beta_schedule": "squaredcos_cap_v2"})
     with pytest.raises(ValueError, match="epsilon"):
         NoiseSchedule.from_config({"prediction_type": "v_prediction"})
+
+
+@pytest.mark.parametrize("sampler", ["dpmsolver++", "unipc"])
+def test_eta_is_ddim_s_alone(schedule, sampler):
+    with pytest.raises(ValueError, match="is deterministic; only ddim has an eta"):
+        sample(model, torch.randn(1, 8, 4, 4), schedule, steps=5, sampler=sampler, eta=1.0)

@@ -66,6 +66,14 @@ def test_once_records_and_reuses(capsys):
     assert start("x", namespace(force=True)).once("r", make) == {"n": 2}
 
 
+def test_once_is_of_the_content_that_names_stand_for():
+    """Other recordings, or other weights, at the same place."""
+    run = start("x", namespace())
+    assert run.once("r", lambda: 1, of=("data", "weights")) == 1
+    assert run.once("r", lambda: 2, of=("data", "weights")) == 1
+    assert run.once("r", lambda: 3, of=("data", "other weights")) == 3
+
+
 def test_save_metrics(tmp_path):
     run = start("x", namespace())
     record = run.save_metrics({"fad": 1.5}, seed=0)

@@ -177,6 +177,8 @@ def sample(
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
     if sampler != "ddim":
+        if eta:
+            raise ValueError(f"eta={eta:g}: {sampler} is deterministic; only ddim has an eta")
         return _sample_with_diffusers(model, noise, schedule, steps, sampler, scheduler_config, progress)
     config = scheduler_config or {}
     ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1)).tolist()

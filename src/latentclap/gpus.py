@@ -71,6 +71,8 @@ def chosen_device() -> str:
     import torch
 
     if given := os.environ.get("LATENTCLAP_DEVICE"):
+        if given == "cpu":  # accelerate chooses for itself otherwise
+            os.environ["ACCELERATE_USE_CPU"] = "true"
         return given
     if torch.cuda.is_available():
         return "cuda"

@@ -130,6 +130,11 @@ class Lab:
         """A hash of the data set's content."""
         return self.dataset.digest
 
+    @property
+    def content(self) -> tuple[str, str]:
+        """Hashes of the recordings and of the weights, which a profile only names."""
+        return self.data_id, self.checkpoint_id
+
     def cache(self, split: str) -> dict[str, Tensor]:
         """Latents and embeddings of the "dev" or "eval" clips."""
         key = config_hash([self.data_id, self.checkpoint_id, split])

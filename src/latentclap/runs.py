@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -178,11 +178,19 @@ class Run:
         self.metrics[name] = value
         glue(name, value, display=False)
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], Any], *, of: Sequence[str] = ()) -> Any:
         """Return JSON data that ``make`` computes, or what an earlier run of the same configuration recorded.
 
         A recorded result is used, and said so, unless ``force``. Recorded runs of the book are looked up too.
+
+        Args:
+            name: of the result, and of its file.
+            make: computes it.
+            of: hashes of what the configuration only names: a folder of recordings or of weights may hold others
+                since (``Lab.content``).
         """
+        if of:
+            name = f"{name}-{config_hash(list(of))}"
         for folder in (self.folder, self.recorded_folder):
             path = folder / f"{name}.json"
             if path.is_file() and not self.force:

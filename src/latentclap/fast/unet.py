@@ -210,7 +210,8 @@ def speed_up(net: Net) -> Net:
 def half_weights(net: Net, dtype: torch.dtype = torch.bfloat16) -> Net:
     """Store the weights of convolutions and linear layers as autocast would cast them in every call; in place.
 
-    Under autocast the result is the same to the bit, without the casts; not for training.
+    Under autocast the result is the same to the bit, without the casts, but after :func:`speed_up`: the bias of a
+    block's first convolution, which is added in float32 there, is then rounded too. Not for training.
     """
     for m in net.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):

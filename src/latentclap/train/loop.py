@@ -81,6 +81,8 @@ def train(
     """
     if not len(data):
         raise InputError(f"{description}: there is no training data")
+    # of the process, not of this run: given back at its end
+    products = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with Signals() as signals:
         loop = None
         try:
@@ -91,6 +93,8 @@ def train(
             if loop:
                 loop.stop_ahead()
             _restore_modules(task, config)
+            torch.set_float32_matmul_precision(products[0])
+            torch.backends.cudnn.allow_tf32 = products[1]
         loop.obey()
     return result
 
@@ -299,7 +303,10 @@ class _Loop:
         config = self.config
         held = torch.cuda.get_device_properties(self.accelerator.device).total_memory / 2**30
         smaller = max(1, config.batch_size // 2)
-        mend = f"batch_size={smaller} with grad_accum={config.grad_accum * config.batch_size // smaller}"
+        accumulated = config.grad_accum * -(-config.batch_size // smaller)
+        mend = f"batch_size={smaller} with grad_accum={accumulated}"
+        if smaller * accumulated != config.batch_size * config.grad_accum:
+            mend += f" ({smaller * accumulated} clips a step)"
         if not config.checkpointing:
             mend += ", or checkpointing"
         return (
@@ -470,6 +477,8 @@ def _search(on: bool) -> Iterator[None]:
 def _prepare_modules(task: Task, config: TrainConfig) -> None:
     """Set up precision of matrix products, recomputation and compilation, in place: names of weights stay."""
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    # convolutions have a switch of their own, which is on: float32 would be TF32 in most of the UNet
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     if config.checkpointing:
         able = [m for m in task.trained().values() if hasattr(m, "enable_gradient_checkpointing")]
         if not able:
