@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 from types import SimpleNamespace as Namespace
 
@@ -159,6 +160,13 @@ def test_other_recordings_are_split_by_recording_and_credited(tmp_path):
         tmp_path / "c.safetensors", samples=8000, per_class=0, other=[tmp_path], real_copies=2, workers=1
     )
     assert len(built) == 2 * len(dev) and set(built.cls) == {"sea_waves"}
+    # asked for again it is read; asked for otherwise it is not what was asked for
+    same = {"samples": 8000, "per_class": 0, "other": [tmp_path], "real_copies": 2, "workers": 1}
+    assert corpora.build(tmp_path / "c.safetensors", **same).digest == built.digest
+    for changes in ({"real_copies": 1}, {"seed": 1}, {"other": []}, {"samples": 4000}):
+        (name,) = changes
+        with pytest.raises(InputError, match=rf"c.safetensors was made with {name}=.*: take another --work"):
+            corpora.build(tmp_path / "c.safetensors", **same | changes)
 
 
 def test_other_recordings_need_a_table(tmp_path):
@@ -211,6 +219,29 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     stages.latents(work)
     assert any(not torch.equal(v, decoder[k]) for k, v in work.system().vae.decoder.state_dict().items())
     assert (work.folder / "latents.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_what_was_computed_of_other_clips_is_made_anew(tiny_family, tmp_path):
+    """A work folder whose corpus was replaced: log-mels, features and embeddings are of the clips that it holds."""
+    corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
+    turned = dataclasses.replace(corpus, wave=corpus.wave.flip(0))
+    renamed = dataclasses.replace(corpus, caption=[c + "!" for c in corpus.caption])
+    assert len({c.digest for c in (corpus, turned, renamed)}) == 3
+    work = Work(tmp_path / "work", "tiny", corpus)
+    work.begin_with(tiny_family)
+
+    def computed():
+        features = stages.clap_stage(work)[1].tensors["features"]
+        return {"mel": stages.mels(work), "features": features} | stages.latents(work)
+
+    first, work.corpus = computed(), turned
+    second, work.corpus = computed(), renamed
+    third = computed()
+    for name in ("mel", "features", "mean", "E_audio"):
+        assert torch.allclose(second[name].float(), first[name].flip(0).float(), atol=2e-2), name
+        assert not torch.allclose(second[name].float(), first[name].float(), atol=2e-2), name
+        assert torch.equal(third[name], first[name])
+    assert not torch.equal(third["E_text"], first["E_text"])
 
 
 def test_prompts_weigh_more_than_captions():

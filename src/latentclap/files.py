@@ -37,6 +37,10 @@ def check_place(path: str | Path) -> list[Path]:
     return absent
 
 
+#: what new files may be used for: read once, since asking for it sets it, for every thread of the process
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 #: Suffixes of checkpoint files of the original code (AudioLDM, LAION-CLAP).
 ORIGINAL = (".ckpt", ".pt", ".pth")
 
@@ -56,9 +60,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp creates 0600 files; a published book or data set must be readable by others
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_UMASK)
         with open(temporary, "rb") as written:  # a name that is there after a crash has all of its content
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -113,6 +115,22 @@ def file_sha256(path: str | Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def add_weights(hasher: Any, module: torch.nn.Module, prefix: str = "") -> None:
+    """Let a hash of ``hashlib`` see a module's parameters and buffers: names and bytes, wherever they lie."""
+    import torch
+
+    for name, value in module.state_dict().items():
+        hasher.update(f"{prefix}{name}".encode())
+        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """Hexadecimal digest of a module's weights: what was computed with others has to be made anew."""
+    hasher = hashlib.sha256()
+    add_weights(hasher, module)
+    return hasher.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

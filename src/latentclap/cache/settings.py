@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from latentclap.classes import CLASSES, prompt
+from latentclap.files import add_weights
 from latentclap.system import FoleySystem
 
 #: texts whose tokens say how a tokeniser works, beside its vocabulary: the prompts, and what tokenisers differ about
@@ -29,9 +30,8 @@ def fingerprint(system: FoleySystem, *, tokenizer: bool = True) -> str:
     hasher = hashlib.sha256()
     for name in FROZEN:
         part = getattr(system, name)
-        for key, value in part.state_dict().items() if part is not None else ():
-            hasher.update(f"{name}.{key}".encode())
-            hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        if part is not None:
+            add_weights(hasher, part, f"{name}.")
     extractor = system.feature_extractor.to_dict() if system.feature_extractor is not None else {}
     told = [dataclasses.asdict(system.mel), system.frames, system.vae.config.scaling_factor, extractor]
     hasher.update(json.dumps(told, sort_keys=True, default=str).encode())

@@ -8,10 +8,13 @@ that every figure can be measured on recordings never seen.
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import multiprocessing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,13 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.wave)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal digest of waves and words: what was computed of other clips has to be made anew."""
+        hasher = hashlib.sha256(self.wave.contiguous().numpy().data)
+        hasher.update("\n".join([*self.cls, *self.caption]).encode())
+        return hasher.hexdigest()[:16]
 
     def texts(self) -> list[list[str]]:
         """Texts of each clip: its caption, and the paper's prompt where it is of the seven classes (IV-A)."""
@@ -194,9 +204,22 @@ def build(
         real_copies: how often each recording is in, since recordings are few beside procedural clips.
         seed: of the procedural clips and of the split.
         workers: processes.
+
+    Raises:
+        InputError: ``path`` holds a corpus that was asked for otherwise, or nothing was asked for.
     """
     path = Path(path)
+    asked = {
+        "samples": samples,
+        "per_class": per_class,
+        "per_family": per_family,
+        "real": [Path(folder).absolute().as_posix() for folder in real],
+        "other": [Path(folder).absolute().as_posix() for folder in other],
+        "real_copies": real_copies,
+        "seed": seed,
+    }
     if path.is_file():
+        _need_same(path, asked)
         return load(path)
     jobs = [
         (name, SEED_BASE + 7_919 * seed + i, samples)
@@ -220,8 +243,25 @@ def build(
     write_json(path.with_suffix(".json"), {"real": attribution(recordings)})
     with atomic_path(path) as temporary:
         columns = {"cls": corpus.cls, "caption": corpus.caption, "kind": corpus.kind}
-        save_file({"wave": corpus.wave}, temporary, metadata={k: "\n".join(v) for k, v in columns.items()})
+        told = {k: "\n".join(v) for k, v in columns.items()} | {"asked": json.dumps(asked)}
+        save_file({"wave": corpus.wave}, temporary, metadata=told)
     return corpus
+
+
+def _need_same(path: Path, asked: dict[str, Any]) -> None:
+    """Refuse a corpus that was asked for otherwise; one of an earlier version does not say how.
+
+    Raises:
+        InputError: it was; names what differs.
+    """
+    with safe_open(path, "pt") as stream:
+        theirs = json.loads((stream.metadata() or {}).get("asked", "null"))
+    differing = [name for name, value in asked.items() if theirs and theirs.get(name) != value]
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{path} was made with {name}={theirs.get(name)}, not {asked[name]}: take another --work, or remove it"
+        )
 
 
 def load(path: str | Path) -> Corpus:

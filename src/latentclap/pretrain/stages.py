@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from latentclap.classes import CLASSES, prompt
 from latentclap.embeddings import JudgeNet, log_mel_patches
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, read_json, write_json
+from latentclap.files import atomic_path, read_json, weights_digest, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, size
 from latentclap.pretrain import tasks
@@ -94,6 +93,11 @@ class Work:
         """A trained family (see :meth:`begin_with`): the beginning of parts that no stage has trained here yet."""
         folder = self.folder / "start"
         return folder if folder.is_dir() else None
+
+    @property
+    def key(self) -> str:
+        """Tells apart what is computed of the clips: by the clips, and by the size, which sets the front ends."""
+        return f"{self.size} {self.corpus.digest}"
 
     def begin_with(self, family: str | Path) -> None:
         """Copy a trained family into the work folder as its start.
@@ -199,15 +203,6 @@ def key_of(path: Path) -> str:
         return (stream.metadata() or {}).get("key", "")
 
 
-def digest(module: nn.Module) -> str:
-    """Hexadecimal digest of a module's weights: what was computed with others has to be made anew."""
-    hasher = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        hasher.update(name.encode())
-        hasher.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return hasher.hexdigest()[:16]
-
-
 def in_batches(
     work: Work, function: Callable[[Tensor], tuple[Tensor, ...]], label: str, batch: int = 16
 ) -> list[Tensor]:
@@ -239,6 +234,7 @@ def clap_stage(work: Work) -> Prepared:
     data = cached(
         work.folder / "clap" / "features.safetensors",
         lambda: {"features": in_batches(work, features, "CLAP features")[0]},
+        work.key,
     )
     texts = [t for pair in work.corpus.texts() for t in pair]
     prompts = [prompt(c) for c in CLASSES]
@@ -269,7 +265,9 @@ def mels(work: Work) -> Tensor:
     system = work.system()
     path = work.folder / "mel.safetensors"
     return cached(
-        path, lambda: {"mel": in_batches(work, lambda w: (system.log_mel(w)[:, 0],), "log-mels")[0]}
+        path,
+        lambda: {"mel": in_batches(work, lambda w: (system.log_mel(w)[:, 0],), "log-mels")[0]},
+        work.key,
     )["mel"]
 
 
@@ -341,8 +339,10 @@ def latents(work: Work) -> dict[str, Tensor]:
     encoder = nn.ModuleList([system.vae.encoder, system.vae.quant_conv])
     # in two files: the slow half does not depend on CLAP, which may be trained on
     return {
-        **cached(work.folder / "latents.safetensors", posteriors, digest(encoder)),
-        **cached(work.folder / "embeddings.safetensors", conditions, digest(system.clap)),
+        **cached(work.folder / "latents.safetensors", posteriors, f"{work.key} {weights_digest(encoder)}"),
+        **cached(
+            work.folder / "embeddings.safetensors", conditions, f"{work.key} {weights_digest(system.clap)}"
+        ),
     }
 
 
