@@ -19,7 +19,7 @@ from latentclap import launch
 from latentclap.cache.settings import settings
 from latentclap.cache.shards import settle, write_manifest, write_shard
 from latentclap.errors import InputError
-from latentclap.files import read_json
+from latentclap.files import read_json, write_json
 from latentclap.launch import TrainFile, finetune_config
 from latentclap.profiles import load_profile
 from latentclap.system import FoleySystem
@@ -420,6 +420,18 @@ def test_another_run_s_folder_and_another_system_s_cache(configured, tmp_path):
     assert "holds another run (latent_clap differ)" in alone(
         write("encoder", part="latent_clap", epochs=2, batch_size=4)
     )
+    # φ and the UNet are files: of the same names with other weights it is another run
+    begun = write("begun", lam=100.0, epochs=3, batch_size=4)
+    assert "the same command goes on" in alone(begun, "--minutes", "1e-6")
+    noted = read_json(folder / "begun" / "config.json")
+    assert set(noted["weights"]) == {"unet", "phi"}
+    assert "the same command goes on" in alone(begun, "--minutes", "1e-6")
+    for name in ("unet", "phi"):
+        write_json(folder / "begun" / "config.json", noted | {"weights": noted["weights"] | {name: "0" * 16}})
+        assert f"holds another run (the weights of {name} differ)" in alone(begun)
+    noted.pop("weights")  # as before they were noted
+    write_json(folder / "begun" / "config.json", noted)
+    assert "9 steps in" in alone(begun)
     text = write("other", lam=0.0).read_text()
     mini = tmp_path / "mini.toml"
     mini.write_text(text.replace(str(text.split('"')[1]), "quick"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from latentclap.errors import InputError, run_app
-from latentclap.files import check_place, read_json, write_json
+from latentclap.files import check_place, read_json, weights_digest, write_json
 from latentclap.limits import check_values
 from latentclap.profiles import Profile, convert, load_profile
 
@@ -174,7 +174,8 @@ class Launch:
             if finished:
                 return finished
             parts = self._parts() if self.file.part == "finetune" else None
-            self._in_main(self._claim)  # not before all that can be wrong with it is known
+            # not before all that can be wrong with it is known
+            self._in_main(lambda: self._claim(*(parts[1:] if parts else ())))
             result = self._finetune(*parts) if parts else self._latent_clap()
             if not result.finished:
                 return (
@@ -274,24 +275,39 @@ class Launch:
         check_values({f"latent_clap.{k}": v for k, v in values.items()}, "")
         return values
 
-    def _same_run(self) -> None:
+    def _same_run(self, **weights: str) -> None:
+        """Refuse the folder of another run; runs from before weights were noted go on.
+
+        Args:
+            weights: digest of the UNet it begins with and of φ, where they are loaded: their files' names stay what
+                they are when others are put there.
+        """
         path = self.folder / "config.json"
         # a configuration with which nothing was trained holds no place
         if not path.is_file() or not any((self.folder / name).exists() for name in TRAINED):
             return
         theirs, ours = read_json(path), self.describe()
         differing = [k for k in ours if theirs.get(k) != ours[k]]
+        noted = theirs.get("weights", {})
+        differing += [f"the weights of {k}" for k, v in weights.items() if noted.get(k, v) != v]
         if differing:
             raise InputError(
                 f"{self.folder} holds another run ({', '.join(differing)} differ): use another folder"
             )
 
-    def _claim(self) -> None:
+    def _claim(self, *parts: FoleySystem | LatentCLAP | None) -> None:
+        """Take the folder for this run: what it is, and with whose weights it begins, is noted there."""
+        weights = {}
+        if parts:
+            system, phi = parts
+            weights = {"unet": weights_digest(system.unet)}
+            weights |= {"phi": weights_digest(phi)} if phi is not None else {}
+        self._same_run(**weights)
         for path in self.folder.glob(
             ".weights-*.safetensors"
         ):  # of a run that was killed while it wrote them
             path.unlink()
-        write_json(self.folder / "config.json", self.describe())
+        write_json(self.folder / "config.json", self.describe() | ({"weights": weights} if weights else {}))
 
     def foretell(self) -> str:
         """What a step of fine-tuning will take of a GPU's memory, by an estimate (``latentclap.memory``)."""
