@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from latentclap import finetune as finetuning
 from latentclap.errors import InputError
 from latentclap.finetune import FinetuneConfig, finetune, load_weights, train_latent_clap
 from latentclap.latent_clap import LatentCLAP
@@ -163,6 +164,20 @@ def test_accumulation_is_a_larger_batch(tiny, phi, tiny_cache, tmp_path):
     assert one.step == two.step == 6
     for a, b in zip(one.history, two.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+
+
+def test_what_training_took_along_comes_back(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """A system on the CPU beside a GPU: accelerate's device is where the parts lie while they train, not after."""
+    there, here = torch.nn.Linear(2, 2, device="meta"), torch.nn.Linear(2, 2)
+    with pytest.raises(KeyError), finetuning._brought_back([there, None, here]):
+        there.to_empty(device="cpu")
+        raise KeyError
+    assert there.weight.device.type == "meta" and here.weight.device.type == "cpu"
+    seen = []
+    real = finetuning._brought_back
+    monkeypatch.setattr(finetuning, "_brought_back", lambda modules: seen.extend(modules) or real(modules))
+    tuned, _ = run(tiny, phi, tiny_cache, tmp_path, lam=1.0, tuning=True, epochs=1)
+    assert [id(m) for m in seen] == [id(m) for m in (tuned.unet, tuned.tuning, tiny.schedule, phi)]
 
 
 def test_damaged_weights_are_one_line(tiny, phi, tiny_cache, tmp_path):

@@ -156,7 +156,9 @@ def finetune(
 ) -> tuple[FoleySystem, TrainResult]:
     """Fine-tune a copy of ``system``; the same command goes on where an interrupted one stopped.
 
-    On a GPU, what training does not need (VAE, vocoder, both CLAPs, the pretrained UNet) waits in the CPU's memory.
+    It trains where accelerate says, on a GPU where there is one, wherever ``system`` lies; the result and φ lie where
+    they lay. On a GPU, what training does not need (VAE, vocoder, both CLAPs, the pretrained UNet) waits in the CPU's
+    memory.
 
     Args:
         system: the pretrained system; it is not changed.
@@ -216,11 +218,15 @@ def finetune(
         log_every=max(1, steps // 50),
         checkpoint_seconds=config.checkpoint_seconds,
     )
-    on_gpu = system.device.type == "cuda"
-    with _aside(_idle(system, tuned) if on_gpu else [], system.device):
+    where = processes().device
+    on_gpu = where.type == "cuda"
+    with (
+        _aside(_idle(system, tuned) if on_gpu else [], system.device),
+        _brought_back([tuned.unet, tuned.tuning, system.schedule, phi]),
+    ):
         if on_gpu:
-            held = [tuned.unet, loss]
-            _warn_of_memory(system, phi if config.lam else None, settings, lambda: _room(system.device, held))
+            used = phi if config.lam else None
+            _warn_of_memory(system, used, settings, lambda: _room(where, [tuned.unet, used]))
         try:
             result = train(
                 task,
@@ -245,7 +251,7 @@ def _idle(system: FoleySystem, tuned: FoleySystem) -> list[nn.Module]:
 @contextmanager
 def _aside(modules: list[nn.Module], device: torch.device) -> Iterator[None]:
     """Keep modules that lie on a device in the CPU's memory meanwhile."""
-    moved = [m for m in modules if {t.device for t in (*m.parameters(), *m.buffers())} == {device}]
+    moved = [m for m in modules if _devices(m) == {device}]
     for module in moved:
         module.to("cpu")
     try:
@@ -260,10 +266,27 @@ def _aside(modules: list[nn.Module], device: torch.device) -> Iterator[None]:
             )
 
 
+@contextmanager
+def _brought_back(modules: list[nn.Module | None]) -> Iterator[None]:
+    """Move modules back to where they lie now: training takes them along to accelerate's device."""
+    places = [(m, _devices(m).pop()) for m in modules if m is not None and len(_devices(m)) == 1]
+    try:
+        yield
+    finally:
+        for module, device in places:
+            if _devices(module) != {device}:
+                module.to(device)
+
+
+def _devices(module: nn.Module) -> set[torch.device]:
+    return {t.device for t in (*module.parameters(), *module.buffers())}
+
+
 def _room(device: torch.device, held: list[nn.Module | None]) -> int:
     """Bytes of a GPU that training can have: free ones, and what is held for modules that train there already."""
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    there = sum(p.numel() * p.element_size() for m in held if m is not None for p in m.parameters())
+    weights = [p for m in held if m is not None for p in m.parameters()]
+    there = sum(p.numel() * p.element_size() for p in weights if p.device.type == device.type)
     return torch.cuda.mem_get_info(device)[0] + cached + there
 
 
