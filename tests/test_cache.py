@@ -238,6 +238,35 @@ def test_problems_are_listed(cached):
     assert rows["mute"]["reason"] == "silent throughout"
 
 
+def test_a_latent_that_is_not_finite_is_a_problem(tiny, tars, cached, tmp_path, monkeypatch):
+    """Also where half precision has no number for it: in the list, and not in the shards."""
+    real = type(tiny).posterior
+    # whose peak is known; the number of batches and their order are not what this is about
+    poison = {3: torch.nan, 6: 1e5}
+    seen = []
+
+    def posterior(self, waves):
+        mean, logvar = real(self, waves)
+        for row in range(len(mean)):
+            if len(seen) in poison:
+                mean[row, 0, 0, 0] = poison[len(seen)]
+            seen.append(row)
+        return mean, logvar
+
+    monkeypatch.setattr(type(tiny), "posterior", posterior)
+    summary = cache_parts(tiny, find_parts(tars), tmp_path, batch_size=3, progress=False)
+    assert (summary.clips, summary.problems) == (6, 4)
+    with open(tmp_path / "problems.csv", newline="") as stream:
+        rows = {row["clip"]: row["reason"] for row in csv.DictReader(stream)}
+    assert {k for k, v in rows.items() if v == "its latent or embedding is not finite"} == {
+        "clip_3",
+        "clip_6",
+    }
+    ours, whole = ShardedCache(tmp_path).load(), ShardedCache(cached).load()
+    rest = [i for i in range(8) if i not in poison]
+    assert all(v.isfinite().all() and torch.equal(v, whole[k][rest]) for k, v in ours.items())
+
+
 def test_workers_and_ranks_change_nothing(tiny, tars, cached, tmp_path):
     parts = find_parts(tars)
     made = [

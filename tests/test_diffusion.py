@@ -181,6 +181,21 @@ def test_the_solvers_take_ddim_s_steps(schedule, sampler, steps):
     assert called == sampling_steps(1000, steps).tolist()
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_the_checkpoint_says_where_the_steps_end(schedule, sampler, offset):
+    """``steps_offset`` of its scheduler: AudioLDM's last step is 1, and is 1 where a configuration says nothing."""
+    for config in ({"steps_offset": offset}, {} if offset else {"steps_offset": 0}):
+        called = []
+
+        def model(s, n, called=called):
+            called.append(n[0].item())
+            return s
+
+        sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=10, sampler=sampler, scheduler_config=config)
+        assert called == [900 - 100 * k + offset for k in range(10)]
+
+
 def test_unknown_sampler(schedule):
     with pytest.raises(ValueError, match="unknown sampler 'euler'"):
         sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=2, sampler="euler")

@@ -32,6 +32,9 @@ def test_equal_texts_are_all_right_answers():
     loss, hit = tasks.contrastive(20 * torch.eye(3), torch.arange(3))
     assert hit == 1 and loss.item() < 1e-6
     assert tasks.contrastive(20 * torch.eye(3).roll(1, 0), torch.arange(3))[1] == 0
+    # an audio that knows which of two equal texts stands beside it knows nothing more: the target is their mean
+    apart = torch.tensor([[50.0, 0.0, -50.0], [0.0, 50.0, -50.0], [-50.0, -50.0, 50.0]])
+    assert tasks.contrastive(apart, ids)[0].item() == pytest.approx(2 / 3 * 25, abs=1e-4)
     # a fourth text to choose from: wrong where it is liked best, right where it is the clip's own text again
     logits = torch.cat([20 * torch.eye(3), torch.tensor([[40.0], [0.0], [0.0]])], 1)
     assert tasks.contrastive(logits, torch.tensor([0, 1, 2, 3]))[1].item() == pytest.approx(2 / 3)

@@ -148,7 +148,11 @@ def test_resume_is_exact(data, tmp_path):
 
         with pytest.raises(Stop):
             train(first, data, config(checkpoint_seconds=0), folder, progress=False, on_checkpoint=interrupt)
+        # an hour ago: the time of a run is that of all its calls
+        saved = torch.load(folder / CHECKPOINT, weights_only=True)
+        records.save_checkpoint(folder, saved | {"seconds": 3600.0})
         result = train(parts, data, config(), folder, progress=False)
+        assert 3600 < result.seconds < 4000 and result.history[-1]["seconds"] > 3600
         assert torch.equal(weights(parts), weights(whole))
         assert [line["step"] for line in result.history] == [1, 5, 10, 15, 20, 25, 30]
 
@@ -653,6 +657,18 @@ def test_ema_formula():
         expected = decay * expected + (1 - decay)
     ema.copy_to({"net": net})
     assert net.weight.item() == pytest.approx(expected)
+
+
+def test_the_average_is_of_weights_after_their_step(data, tmp_path):
+    """After one step the average has moved 9/10 of the way to the weights that the step led to."""
+    begun, plain, averaged = Regression(), Regression(), Regression()
+    train(plain, data, config(steps=1, ema_decay=0.0), tmp_path / "plain", progress=False)
+    train(averaged, data, config(steps=1, ema_decay=0.999), tmp_path / "averaged", progress=False)
+    names = [name for name, _ in begun.net.named_parameters()]
+    states = [task.net.state_dict() for task in (begun, plain, averaged)]
+    a, b, c = (torch.cat([state[name].flatten() for name in names]) for state in states)
+    assert (a - b).abs().max() > 0.01
+    torch.testing.assert_close(c, 0.1 * a + 0.9 * b)
 
 
 def test_learning_rate():

@@ -41,9 +41,6 @@ from latentclap.system import FoleySystem
 from latentclap.train import TrainResult
 from latentclap.train.records import read_stats
 
-#: DCASE clips are 4 s long; a longer generated clip is scored by its first 4 s (facts D3, last line)
-EVAL_SECONDS = 4.0
-
 #: the four systems of Table I, rows 2 to 5: name -> (tuning layer, Latent CLAP loss)
 SYSTEMS: dict[str, tuple[bool, bool]] = {
     "LDM": (False, False),
@@ -320,11 +317,11 @@ class Lab:
         """The FAD reference: the organisers' statistics where the profile names them, else the eval clips."""
         if self.profile.evaluate.reference:
             return self.profile.evaluate.reference
-        return _first_seconds(self.waves("eval"))
+        return self.waves("eval")
 
     def fad(self, generated: dict[str, np.ndarray], *, seed: int = 0) -> EvalResult:
-        """FAD per class against the evaluation set, with bootstrap intervals over clips."""
-        return self._evaluate(_first_seconds(generated), seed)
+        """FAD per class against the evaluation set, with bootstrap intervals over clips; of the first 4 s of each."""
+        return self._evaluate(generated, seed)
 
     def _evaluate(self, clips: dict[str, Any], seed: int) -> EvalResult:
         return evaluate(
@@ -374,10 +371,6 @@ class Lab:
     def similarity(self, generated: dict[str, np.ndarray]) -> dict[str, list[float]]:
         """Cosine similarity of each clip with its class prompt by the judging CLAP (V-A)."""
         return {c: self.system.similarity(w, [prompt(c)] * len(w)).tolist() for c, w in generated.items()}
-
-
-def _first_seconds(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {c: w[:, : int(EVAL_SECONDS * 16000)] for c, w in waves.items()}
 
 
 def _relevant(config: FinetuneConfig) -> dict[str, Any]:
