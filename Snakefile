@@ -9,6 +9,7 @@ Notebooks run alone too (papermill notebooks/03_finetune.ipynb out.ipynb -p lam 
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import sys
@@ -91,6 +92,15 @@ def chosen():
         raise WorkflowError(str(error)) from None
 
 
+@functools.cache
+def outside():
+    """A hash of what decides notebooks and is not in this folder: a profile and a data folder of one's own, checkpoints."""
+    from latentclap.needs import outside as files
+    from latentclap.runs import config_hash
+
+    return config_hash([chosen().as_dict(), files(chosen(), DATA)])
+
+
 def offline():
     """Whether the hub is left alone: it is asked for nothing but models that a profile names."""
     from latentclap.needs import uses_hub
@@ -162,6 +172,7 @@ rule similarity:
     params:
         profile=PROFILE,
         data=DATA,
+        decides=lambda w: outside(),
     threads: 1
     resources:
         gpu=GPU,
@@ -185,6 +196,7 @@ rule notebook:
         f"{EXECUTED}/{{name}}.tsv"
     params:
         profile=PROFILE,
+        decides=lambda w: outside(),
     threads: 1
     resources:
         gpu=GPU,
@@ -227,7 +239,7 @@ def points(wildcards):
 
 
 def decides(wildcards):
-    """A hash of what decides a point's result beside its name: code, profile, shipped weights.
+    """A hash of what decides a point's result beside its name: code, profile, weights, data.
 
     By content, not as input files: those an executor without a shared file system would copy one by one to each job.
     """
@@ -235,7 +247,7 @@ def decides(wildcards):
     from latentclap.runs import code_hash, config_hash
 
     weights = [file_sha256(path) for path in SOURCE if path.endswith(".safetensors")]
-    return config_hash([code_hash(), chosen().as_dict(), weights])
+    return config_hash([code_hash(), outside(), weights])
 
 
 rule sweep:

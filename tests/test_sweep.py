@@ -182,7 +182,7 @@ def test_a_killed_job_of_two(workplace, tiny_profile):
 
 
 def check_stale(workplace, profile, command):
-    """What is there is kept until the code or the profile's values are others."""
+    """What is there is kept until the code, the profile's values or the checkpoint that it names are others."""
     assert planned(workplace, *command)[0] == 0
     (workplace / "src").unlink()  # the same code in another place, with other times
     shutil.copytree(ROOT / "src", workplace / "src", ignore=shutil.ignore_patterns("__pycache__"))
@@ -192,6 +192,12 @@ def check_stale(workplace, profile, command):
     count, said = planned(workplace, *command)
     assert count == 2 and "Params have changed" in said
     losses.write_text(before)
+    assert planned(workplace, *command)[0] == 0
+    weights = Path(load_profile(profile).model.system) / "unet" / "config.json"
+    times = weights.stat().st_atime_ns, weights.stat().st_mtime_ns
+    os.utime(weights, ns=(times[0], times[1] + 10**9))
+    assert planned(workplace, *command)[0] == 2
+    os.utime(weights, ns=times)
     assert planned(workplace, *command)[0] == 0
     profile.write_text(profile.read_text().replace("lr = 1e-3", "lr = 2e-3"))
     assert planned(workplace, *command)[0] == 2

@@ -1,5 +1,6 @@
 """What `make book` looks at before anything runs."""
 
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from badinput.sounds import clips
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.launch import TrainFile, finetune_config
-from latentclap.needs import COMMANDS, missing
+from latentclap.needs import COMMANDS, missing, outside
 from latentclap.profiles import load_profile
 from latentclap.workflow import app
 
@@ -88,6 +89,27 @@ def test_what_a_profile_names_and_is_not_there_is_listed_with_its_command(tmp_pa
     profile = load_profile("paper").override(model__judge="laion/clap-htsat-unfused")  # a hub's, not a path
     left = [line.split(":")[0] for line in missing(profile, data_dir="mine")]
     assert left == ["model.latent_clap", "evaluate.reference", "evaluate.vggish"]
+
+
+def test_what_lies_outside_and_decides(tmp_path, monkeypatch):
+    """Files that a profile names, with size and time; nothing of what ships, of a hub, or of what a copy leaves."""
+    monkeypatch.chdir(tmp_path)
+    assert outside(load_profile("quick")) == [] and outside(load_profile("paper")) == []
+    for name in ("mine/dev/rain/1.wav", "mine/.dcase.lock", "checkpoints/audioldm-m-full/unet/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("12345")
+    (tmp_path / "vggish.pth").write_text("1")
+    away = load_profile("quick").override(model__system=str(tmp_path / "checkpoints/audioldm-m-full"))
+    assert len(outside(away)) == 1
+    paper = load_profile("paper").override(evaluate__vggish="vggish.pth", model__judge="laion/clap")
+    lines = outside(paper, "mine")
+    assert [line.split()[:3] for line in lines] == [
+        ["model.system", "checkpoints/audioldm-m-full/unet/config.json", "5"],
+        ["data.folder", "mine/dev/rain/1.wav", "5"],
+        ["evaluate.vggish", "vggish.pth", "1"],
+    ]
+    os.utime("mine/dev/rain/1.wav", (1, 1))
+    assert outside(paper, "mine") != lines and len(outside(paper)) == 2
 
 
 def test_the_training_files_of_the_paper_go_with_its_profile():

@@ -1,4 +1,4 @@
-"""What a profile needs and does not find, with the command that brings it."""
+"""What a profile needs: what of it is not there, with the command that brings it, and whether it changed."""
 
 from __future__ import annotations
 
@@ -50,6 +50,33 @@ def uses_hub(profile: Profile) -> bool:
     """Whether a profile names a model that is neither shipped nor on this disk, so that the hub has to give it."""
     names = (profile.model.system, profile.model.judge)
     return any(n and not storage.shipped(n).is_dir() and not Path(n).exists() and _on_a_hub(n) for n in names)
+
+
+def outside(profile: Profile, data_dir: str = "") -> list[str]:
+    """A line for each file that a profile names outside the package: place, size and time of its last change.
+
+    For workflows, which look at files' times: reading a data set to see whether it changed would take minutes.
+
+    Args:
+        profile: any.
+        data_dir: a data folder given beside the profile, instead of its own.
+    """
+    lines = []
+    for name in COMMANDS:
+        section, key = name.split(".")
+        value = getattr(getattr(profile, section), key)
+        if name == "data.folder":
+            value = data_dir or value
+        if not value:
+            continue
+        path = Path(value).expanduser()  # a name that ships or is a hub's is no place here
+        # names with a dot are locks, and what a copy that is under way writes
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            if not file.name.startswith("."):
+                about = file.stat()
+                lines.append(f"{name} {file} {about.st_size} {about.st_mtime_ns}")
+    return lines
 
 
 def _on_a_hub(name: str) -> bool:
