@@ -1,10 +1,14 @@
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +47,33 @@ def test_ranges_not_pins(project):
     for text in project["dependencies"]:
         assert "==" not in text, text
     assert project["requires-python"] == ">=3.11"
+
+
+#: what another declared package brings and cannot do without: Sphinx's documents, torch's kernels
+BROUGHT = {"docutils", "triton"}
+#: of the fidelity fixtures' environment of its own (tests/fidelity/requirements.txt)
+ELSEWHERE = {"audioldm", "frechet_audio_distance", "torchvggish", "clap_module"}
+
+
+def test_what_is_imported_is_declared(project):
+    """A package that comes along with another one today may not tomorrow."""
+    texts = [*project["dependencies"], *(r for e in project["optional-dependencies"].values() for r in e)]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    brings = packages_distributions()
+    ours = {p.stem for folder in ("data_scripts", "tests") for p in (ROOT / folder).rglob("*")} | {
+        "latentclap"
+    }
+    strangers = {}
+    for path in (p for folder in ("src", "data_scripts", "tests") for p in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for name in {n.partition(".")[0] for n in names} - ours - BROUGHT - ELSEWHERE:
+                by = {canonicalize_name(d) for d in brings.get(name, ())}
+                if name not in sys.stdlib_module_names and not by & declared:
+                    strangers[name] = path.relative_to(ROOT).as_posix()
+    assert strangers == {}
 
 
 def tracked():
