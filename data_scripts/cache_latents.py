@@ -140,7 +140,8 @@ def _load(name: str, judge: str, device: str) -> FoleySystem:
 
 def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, world: int, crops: int) -> int:
     """Say what there is to do, refuse what will not fit, and return this process's number of sounds to encode."""
-    from latentclap.cache.build import bytes_per_clip, free_bytes
+    from latentclap.cache.build import bytes_per_clip
+    from latentclap.files import free_bytes
     from latentclap.getting.errors import human
 
     counts = _counts(parts)

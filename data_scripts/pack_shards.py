@@ -23,11 +23,11 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from latentclap.cache.build import free_bytes
 from latentclap.cache.exclude import EXCLUDED, read_exclusion
 from latentclap.cache.listing import list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
+from latentclap.files import free_bytes
 from latentclap.getting.errors import human
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

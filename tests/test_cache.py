@@ -526,7 +526,7 @@ def test_packing_goes_on_where_the_rest_has_room(clips, tmp_path, monkeypatch):
     last = sorted((tmp_path / "out").glob("*.tar"))[-1]
     last.unlink()
     # 258 kB in three shards, of which the last is small
-    monkeypatch.setattr("latentclap.cache.build.free_bytes", lambda folder: 50_000)
+    monkeypatch.setattr("latentclap.files.free_bytes", lambda folder: 50_000)
     assert "too little space" in said("pack_shards", clips, tmp_path / "other", "--per-shard", 4)
     assert "(1 written now)" in said(*command) and last.is_file()
 
@@ -571,7 +571,7 @@ def test_the_cache_script_refuses(options, message, clips, tmp_path):
 
 def test_too_little_space_is_said_before_anything_is_made(tiny, tars, tmp_path, monkeypatch):
     tiny.save_pretrained(tmp_path / "system", pipeline=False)
-    monkeypatch.setattr("latentclap.cache.build.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("latentclap.files.free_bytes", lambda folder: 1000)
     told = said("cache_latents", tars, tmp_path / "out", "--system", tmp_path / "system", "--device", "cpu")
     assert "too little space for 122.9 kB, 1.0 kB are free" in told
     assert not (tmp_path / "out").exists()

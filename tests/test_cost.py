@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from latentclap.book.scale import cache_table, cost_tables, table
+from latentclap.book.markdown import table
+from latentclap.book.scale import cache_table, cost_tables
 from latentclap.classes import CLASSES
 from latentclap.cost import Work, ablation, figure_3, hours, table_1
 from latentclap.errors import InputError
@@ -135,3 +136,9 @@ def test_other_files_are_refused(tmp_path):
 def test_columns_of_numbers_are_set_right():
     assert table(("a", "b"), [("x", "1,000"), ("y", "")]).splitlines()[1] == "| --- | ---: |"
     assert table(("a", "b"), [("x", "one")]).splitlines()[1] == "| --- | --- |"
+    assert table(("a", "b"), [("1", 0.0), ("2", 1.5e-7)]).splitlines()[1:3] == ["| --- | ---: |", "| 1 | 0 |"]
+    assert table(("a", "b"), [("x", ""), ("y|z", "")], numbers=1).splitlines()[1:] == [
+        "| --- | ---: |",
+        "| x |  |",
+        r"| y\|z |  |",
+    ]

@@ -9,19 +9,18 @@ from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain import quality
 
 
-def test_wilson():
-    """Against the textbook figures for 15 of 20 and the ends."""
-    low, high = quality.wilson(15, 20)
-    assert (low, high) == (pytest.approx(0.5313, abs=1e-4), pytest.approx(0.8881, abs=1e-4))
-    assert quality.wilson(0, 10)[0] == 0 and quality.wilson(10, 10)[1] == 1
-    assert all(np.isnan(quality.wilson(0, 0)))
-
-
 def test_shares_per_class():
     hit, labels = np.array([1, 1, 0, 1]) > 0, np.array([0, 0, 5, 5])
     out = quality.shares(hit, labels)
     assert out["accuracy"] == 0.75 and out["n"] == 4
     assert out["per_class"] == {CLASSES[0]: 1.0, CLASSES[5]: 0.5}
+    # Wilson's interval: the textbook's figures for 15 of 20, and the ends
+    fifteen = quality.shares(np.arange(20) < 15, np.zeros(20, int))["ci"]
+    assert fifteen == [pytest.approx(0.5313, abs=1e-4), pytest.approx(0.8881, abs=1e-4)]
+    none, all_ = (quality.shares(np.full(10, hit), np.zeros(10, int))["ci"] for hit in (False, True))
+    assert none[0] == 0 and all_[1] == 1
+    with pytest.raises(InputError, match="no clips"):
+        quality.shares(np.zeros(0, bool), np.zeros(0, int))
 
 
 def test_held_out_procedural_clips_are_nobodys():

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,17 @@ def check_place(path: str | Path) -> list[Path]:
     if not os.access(place, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write there; choose another folder", str(place))
     return absent
+
+
+def existing(path: str | Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    path = Path(path).absolute()
+    return next(p for p in [path, *path.parents] if p.exists())
+
+
+def free_bytes(path: str | Path) -> int:
+    """Free space where a file or folder is or will be."""
+    return shutil.disk_usage(existing(path)).free
 
 
 #: what new files may be used for: read once, since asking for it sets it, for every thread of the process

@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from latentclap.book.markdown import table
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 
@@ -44,30 +45,18 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         " (papermill's own, of a notebook). Nothing stays behind where the last column does not say what."
     ]
     for group, members in groupby(rows, key=lambda row: row["group"]):
-        lines = [
-            f"## {group}",
-            "",
-            ":::{div} lc-wrap",
-            "",
-            "| mistake, command | what it says | status |",
-            "|---|---|---|",
-        ]
+        lines = []
         for row in members:
             left = ", ".join(_code(name) for name in row["left"])
             status = f"{row['status']}<br>leaves {left}" if left else row["status"]
-            mistake = f"{_cell(row['name'])}<br>{_code(row['command'])}"
-            lines.append(f"| {mistake} | {_code(row['says'])} | {status} |")
-        lines += ["", ":::"]
-        parts.append("\n".join(lines))
+            lines.append((f"{row['name']}<br>{_code(row['command'])}", _code(row["says"]), status))
+        told = table(("mistake, command", "what it says", "status"), lines, numbers=0)
+        parts.append(f"## {group}\n\n:::{{div}} lc-wrap\n\n{told}\n\n:::")
     return "\n\n".join(parts) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _code(text: str) -> str:
     """Inline code that may hold backticks itself."""
     fence = "``" if "`" in text else "`"
     pad = " " if fence != "`" else ""
-    return f"{fence}{pad}{_cell(text)}{pad}{fence}"
+    return f"{fence}{pad}{text}{pad}{fence}"

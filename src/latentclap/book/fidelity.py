@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from latentclap.book.markdown import table
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 
@@ -55,7 +56,7 @@ def _sections(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
         yield f"### {name}"
         yield f"{ran}, with {', '.join(versions)}."
         # a run with --full compares some parts again that a plain one has compared at the same size
-        yield _table(_COLUMNS, dict.fromkeys(tuple(_cells(row)) for row in members), numbers=3)
+        yield table(_COLUMNS, dict.fromkeys(tuple(_cells(row)) for row in members), numbers=3)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -89,11 +90,4 @@ def _notes(notes: Mapping[str, Any]) -> Iterable[str]:
                 entries.append((f"m-full parameters, {report['part']}", counted))
     if entries:
         yield "### Beside the comparisons"
-        yield _table(("measured", "value"), entries)
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: int = 0) -> str:
-    """A Markdown table, of which the last ``numbers`` columns are to the right and (by the style sheet) unbroken."""
-    head = list(head)
-    lines = [head, ["---"] * (len(head) - numbers) + ["---:"] * numbers, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        yield table(("measured", "value"), entries)

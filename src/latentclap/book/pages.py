@@ -13,6 +13,7 @@ from typing import Any
 from latentclap.book.figures import SYSTEMS, canonical_system
 from latentclap.book.grid import Listening, listening_grid
 from latentclap.book.levels import Levelled, level_rows
+from latentclap.book.markdown import cell, table, worded, words
 from latentclap.book.media import Shelf
 from latentclap.book.players import AudioFile
 from latentclap.book.similarity import similarity_sentences
@@ -367,7 +368,7 @@ def _as_section(markdown: str) -> str:
 def _sections(content: Mapping[str, Any]) -> list[str]:
     """Scalars of the card in one table, everything deeper under a heading of its own."""
     scalars = {key: value for key, value in content.items() if not isinstance(value, Mapping | list)}
-    parts = ["## Facts", table(("entry", "value"), map(_worded, scalars.items()))] if scalars else []
+    parts = ["## Facts", table(("entry", "value"), map(worded, scalars.items()))] if scalars else []
     for key, value in content.items():
         if key == "earlier" and value:
             parts += _rounds(value)
@@ -375,9 +376,9 @@ def _sections(content: Mapping[str, Any]) -> list[str]:
             rows = ((f"`{name}`", f"`{digest}`") for name, digest in value.items())
             parts += ["## Files", table(("file", "SHA-256"), rows)]
         elif key == "real_sources" and value:
-            parts += [f"## {_words(key)}", _sources(value)]
+            parts += [f"## {words(key)}", _sources(value)]
         elif isinstance(value, Mapping | list) and value:
-            parts += [f"## {_words(key)}", _render(value)]
+            parts += [f"## {words(key)}", _render(value)]
     return parts
 
 
@@ -389,7 +390,7 @@ def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
         {**row, "recordings": ["/".join(str(r).split("/")[-2:]) for r in row.get("recordings", [])]}
         for row in rows
     )
-    lines = table([_words(c) for c in columns], ([row.get(c, "") for c in columns] for row in told))
+    lines = table([words(c) for c in columns], ([row.get(c, "") for c in columns] for row in told))
     return f":::{{div}} lc-wrap\n\n{lines}\n\n:::"
 
 
@@ -397,7 +398,7 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rounds of training before the last one, the latest first: their stages in one table, then data of their own."""
     columns = ("step", "batch_size", "lr", "seconds", "corpus_clips", "corpus_real")
     rows = [
-        (i, _words(name), *(stage.get(column, "") for column in columns))
+        (i, words(name), *(stage.get(column, "") for column in columns))
         for i, entry in enumerate(rounds, 1)
         for name, stage in (entry.get("stages") or {}).items()
     ]
@@ -406,13 +407,13 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         "What each part began with: rounds of training before the one above, which is round 0; the latest first."
         " Unless stated below, round k used the corpus of round k - 1. *Corpus clips* counts a recording as often as"
         " the corpus holds it; *corpus real* is recorded clips × how often each is in it.",
-        table(("round", "stage", *map(_words, columns)), rows),
+        table(("round", "stage", *map(words, columns)), rows),
     ]
     for i, entry in enumerate(rounds, 1):
         for key in ("corpus", "real_sources"):
             if entry.get(key):
                 show = _sources if key == "real_sources" else _render
-                parts += [f"### {_words(key)} of round {i}", show(entry[key])]
+                parts += [f"### {words(key)} of round {i}", show(entry[key])]
     return parts
 
 
@@ -420,57 +421,8 @@ def _render(value: Any) -> str:
     if isinstance(value, Mapping) and all(isinstance(entry, Mapping) for entry in value.values()):
         value = [{"name": key, **entry} for key, entry in value.items()]
     if isinstance(value, Mapping):
-        return table(("entry", "value"), map(_worded, value.items()))
+        return table(("entry", "value"), map(worded, value.items()))
     if all(isinstance(entry, Mapping) for entry in value):
         columns = list(dict.fromkeys(key for entry in value for key in entry))
-        return table([_words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
-    return "\n".join(f"- {_cell(entry)}" for entry in value)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; cells are worded and escaped."""
-    lines = [
-        " | ".join(head),
-        " | ".join("---" for _ in head),
-        *(" | ".join(map(_cell, row)) for row in rows),
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-#: entries of a list that a cell shows; more are counted, and unfold
-LISTED = 2
-
-_NAMES = {
-    "unet": "UNet",
-    "vae": "VAE",
-    "clap": "CLAP",
-    "latent_clap": "Latent CLAP",
-    "latentclap": "latentclap",
-}
-
-
-def _worded(entry: tuple[Any, Any]) -> tuple[str, Any]:
-    return _words(str(entry[0])), entry[1]
-
-
-def _words(key: str) -> str:
-    if key in _NAMES:
-        return _NAMES[key]
-    words = key.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "; ".join(f"{_words(str(k))}: {_cell(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        listed = ", ".join(map(_cell, value))
-        if len(value) <= LISTED:
-            return listed
-        # a table of sources is read row by row; whom they are by is there for who asks
-        return f"<details><summary>{len(value)}</summary>{listed}</details>"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+        return table([words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
+    return "\n".join(f"- {cell(entry)}" for entry in value)

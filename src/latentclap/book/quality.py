@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentclap.book.pages import table
+from latentclap.book.markdown import table
 from latentclap.checkpoints import own_sampling, shipped
 from latentclap.classes import CLASSES, LABELS
 from latentclap.files import read_json

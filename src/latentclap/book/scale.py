@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from latentclap.book.markdown import table
 from latentclap.classes import CLASSES
 from latentclap.cost import Hours, Work, ablation, figure_3, hours, table_1
 from latentclap.errors import InputError
@@ -242,17 +243,6 @@ def _cache(record: Path) -> list[str]:
         f" with `{told['system']}` and {clip}:",
         table(("devices", "hours"), projected),
     ]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right from the second column on where all of its cells are numbers."""
-    numeric = [all(_is_number(row[i]) for row in rows) if i else False for i in range(len(head))]
-    lines = [head, ["---:" if right else "---" for right in numeric], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(",", "").replace(".", "").replace("%", "").strip().isdigit() or not text
 
 
 def _read(path: str | Path, keys: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -245,11 +244,3 @@ def bytes_per_clip(system: FoleySystem, dtype: torch.dtype = torch.float16) -> i
     channels, frames, mels = system.latent_shape
     width = torch.empty((), dtype=dtype).element_size()
     return 2 * width * channels * frames * mels + 2 * 4 * system.embed_dim
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space where a folder is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    stat = os.statvfs(folder)
-    return stat.f_bavail * stat.f_frsize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -14,13 +13,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from latentclap.errors import InputError
+from latentclap.files import existing, free_bytes
 from latentclap.getting.errors import Stopped, host, human
 from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
 from latentclap.getting.manifest import Known, Manifest
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile, list_files
 from latentclap.getting.sources import Source
-from latentclap.getting.unpack import existing
 
 Say = Callable[[str], None]
 
@@ -153,7 +152,7 @@ class Plan:
         if peak is not None and peak < self.missing + unpacked:
             sums += f", at most {human(peak)} at once"
         place = existing(self.folder)
-        free = shutil.disk_usage(place).free
+        free = free_bytes(place)
         lines = [f"  to       {self.folder}", *rows, f"  {sums}; {human(free)} free at {place}"]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -168,7 +167,7 @@ class Plan:
             InputError: not enough room.
         """
         place = existing(self.folder)
-        free = shutil.disk_usage(place).free
+        free = free_bytes(place)
         need = self.missing + unpacked if peak is None else peak
         if need > free:
             more = f" ({human(self.missing)} to download, {human(unpacked)} to unpack)" if unpacked else ""

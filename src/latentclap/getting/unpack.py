@@ -9,7 +9,6 @@ tarfile and zipfile do the reading.
 from __future__ import annotations
 
 import gzip
-import shutil
 import tarfile
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from latentclap.errors import InputError
-from latentclap.files import atomic_path
+from latentclap.files import atomic_path, existing, free_bytes
 from latentclap.getting.errors import disk_full, human
 from latentclap.getting.leftovers import sweep_tree
 from latentclap.getting.remote import safe_name
@@ -150,18 +149,12 @@ def survey(archive: Archive, parts: list[Path], place: Place, limits: Limits) ->
 
 def _room(members: list[Member], target: Path, shown: str) -> None:
     need = sum(m.size for m in members if not _is_there(target / m.place, m.size))
-    free = shutil.disk_usage(existing(target)).free
+    free = free_bytes(target)
     if need > free:
         raise InputError(
             f"{shown}: unpacking needs {human(need)}, {human(free)} are free at {existing(target)}; make room or"
             " take another --out"
         )
-
-
-def existing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
-    path = path.absolute()
-    return next(p for p in [path, *path.parents] if p.exists())
 
 
 def _is_there(path: Path, size: int) -> bool:

@@ -6,7 +6,6 @@ training of a generator. Every share comes with the number of clips and a Wilson
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from latentclap.audio import griffin_lim, log_mel, repeat_to, to_model_rate
@@ -64,22 +64,18 @@ def procedural_clips(per_class: int, samples: int) -> HeldOut:
     )
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    if not n:
-        return math.nan, math.nan
-    p, denominator = hits / n, 1 + z**2 / n
-    centre = (p + z**2 / (2 * n)) / denominator
-    half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / denominator
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def shares(hit: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy in all and per class, with n and the interval; hit and labels are (n,)."""
-    low, high = wilson(int(hit.sum()), len(hit))
+    """Accuracy in all and per class, with n and Wilson's 95% interval; hit and labels are (n,).
+
+    Raises:
+        InputError: no clips.
+    """
+    if not len(hit):
+        raise InputError("no clips: there is no share of them")
+    interval = binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
     return {
         "accuracy": float(hit.mean()),
-        "ci": [low, high],
+        "ci": [float(interval.low), float(interval.high)],
         "n": len(hit),
         "per_class": {
             c: float(hit[labels == k].mean()) for k, c in enumerate(CLASSES) if (labels == k).any()
