@@ -277,6 +277,17 @@ def in_precision(precision: str, device: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """float32 in float32, as training has it: by itself cuDNN computes it in TF32, whose noise is nearly bf16's."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def latents(system: FoleySystem, row: Generation, clips: int, device: str) -> torch.Tensor:
     """Latents of ``clips`` clips of rain with guidance 2."""
     with in_precision(row.precision, device):
@@ -350,9 +361,10 @@ def agreement(
             system, _ = bench_system(name, device)
             if row.fused:
                 system = system.for_generation(compile=row.compile)
-            made[label] = latents(
-                system, Generation(row.precision, row.compile, 2, steps=25), 2, device
-            ).float()
+            with exact_convolutions():
+                made[label] = latents(
+                    system, Generation(row.precision, row.compile, 2, steps=25), 2, device
+                ).float()
             del system
         exact, clean = losses["fp32"], made["fp32"]
         off = {way: np.abs(values / exact - 1) for way, values in losses.items() if way != "fp32"}
