@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentclap.errors import InputError, run_app
+from latentclap.gpus import use
 
 if TYPE_CHECKING:
     from latentclap.cache import Part
@@ -131,11 +132,7 @@ def _load(name: str, judge: str, device: str) -> FoleySystem:
     if device == "auto":
         local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         device = f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return FoleySystem.from_pretrained(name, judge=judge or None, device=device)
+    return FoleySystem.from_pretrained(name, judge=judge or None, device=use(device))
 
 
 def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, world: int, crops: int) -> int:

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from latentclap.errors import InputError, run_app
 from latentclap.files import write_json
+from latentclap.gpus import use
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
@@ -36,6 +37,7 @@ from latentclap.train.records import pack as pack_checkpoint
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 WorkFolder = Annotated[Path, typer.Option("--work", help="folder of the training run")]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Size = Annotated[str, typer.Option(help="model size, a key of latentclap.models.SIZES")]
 
 
@@ -106,7 +108,7 @@ def train(
         str, typer.Option(help="a trained family to go on from, for example mini (the package's own)")
     ] = "",
     lr: Annotated[float | None, typer.Option(help="learning rate [default: the stage's own]", min=0)] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda" if torch.cuda.is_available() else "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = DEVICE,
     seed: Annotated[int, typer.Option(help="of order and noise", min=0)] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's own choice", min=0)] = 0,
 ) -> None:
@@ -116,7 +118,7 @@ def train(
     torch.set_flush_denormal(True)  # an untrained vocoder's signals are tiny, and denormals are slow on a CPU
     if stage != "all" and stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}; there are {', '.join(STAGES)}, or all")
-    folder = Work(work, size_name, load_corpus(work), device)
+    folder = Work(work, size_name, load_corpus(work), use(device))
     if start:
         folder.begin_with(start)
     for name in STAGES if stage == "all" else [stage]:

@@ -65,13 +65,46 @@ def test_a_gpu_that_torch_cannot_use_is_told(machine, monkeypatch):
     machine(LISTING)
     with pytest.raises(InputError, match=r"nvidia-smi lists a GPU, and torch .* cannot use it"):
         gpus.chosen_device()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # is put back afterwards
     monkeypatch.setenv("LATENTCLAP_DEVICE", "cpu")
-    assert gpus.chosen_device() == "cpu"
+    assert gpus.chosen_device() == "cpu" and os.environ["ACCELERATE_USE_CPU"] == "true"
+    monkeypatch.setenv("LATENTCLAP_DEVICE", "gpu")
+    with pytest.raises(InputError, match=r"^LATENTCLAP_DEVICE gpu: "):
+        gpus.chosen_device()
     monkeypatch.delenv("LATENTCLAP_DEVICE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpus.chosen_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert gpus.chosen_device() == "cuda"
+
+
+def test_training_goes_where_it_was_told(monkeypatch):
+    """accelerate takes the first GPU by itself, whatever its own variable says: a choice has to reach it."""
+    import torch
+    from accelerate import Accelerator, PartialState
+    from accelerate.state import AcceleratorState
+
+    from latentclap.train.config import resolved
+    from latentclap.train.task import processes
+
+    made, chosen = torch.empty, []
+    monkeypatch.setattr(torch, "empty", lambda *size, device=None: made(*size))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    try:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert gpus.use("cpu") == "cpu"
+        assert processes().device.type == "cpu" and resolved("auto") == "no"
+        assert Accelerator().device.type == "cpu"
+        with pytest.raises(InputError, match="fp16 needs a GPU"):
+            resolved("fp16")
+        assert gpus.use("cuda:1") == "cuda:1" and chosen == ["cuda:1"]
+        assert not PartialState._shared_state  # what was chosen before is forgotten
+        assert processes().device.type == "cuda" and resolved("auto") == "bf16"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def start(command, **options):

@@ -1,14 +1,16 @@
 import copy
 import dataclasses
 import math
+import shutil
 from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from latentclap import FoleySystem, LatentCLAP, models
+from latentclap.classes import CLASSES
 from latentclap.embeddings import JudgeEmbedding
 from latentclap.errors import InputError
 from latentclap.files import read_json
@@ -170,6 +172,64 @@ def test_other_recordings_are_split_by_recording_and_credited(tmp_path):
         (name,) = changes
         with pytest.raises(InputError, match=rf"c.safetensors was made with {name}=.*: take another --work"):
             corpora.build(tmp_path / "c.safetensors", **same | changes)
+
+
+def test_a_recording_held_out_anywhere_is_trained_on_nowhere(tmp_path):
+    """Folders are split by themselves, and their tables name one recording differently."""
+    import csv
+
+    import soundfile as sf
+
+    rng = np.random.default_rng(0)
+
+    def make(name, own, url, classes=CLASSES, caption="a"):
+        folder = tmp_path / name
+        rows = []
+        for n, (cls, i) in enumerate((cls, i) for cls in classes for i in range(5)):
+            (folder / cls).mkdir(parents=True, exist_ok=True)
+            sf.write(folder / cls / f"{i}.wav", rng.uniform(-0.5, 0.5, 8000), 16000)
+            page = f"https://freesound.org/people/a/sounds/{7000 + url(n)}/"
+            rows.append((f"{cls}/{i}.wav", cls, own(n), page, "CC0", "me", f"{caption} {n}"))
+        with open(folder / "meta.csv", "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["file", "class", "recording", "url", "licence", "author", "caption"])
+            writer.writerows(rows)
+        return folder
+
+    one = make("one", lambda n: f"BBC take {n}", lambda n: n, caption="first line\n and the second,")
+    two = make("two", lambda n: "", lambda n: (4 * n + 3) % 35)
+    fire = make("fire", lambda n: "", lambda n: n, ["crackling_fire"] * 4)
+    (two / "rain" / "copy.wav").write_bytes(b"")  # what cannot be read is no clip
+    held = {key for f in (one, two) for clip in corpora.dcase_recordings(f, "eval", 0) for key in clip.keys}
+    assert len(held) > 20
+    dev = corpora._recordings([one, two], [fire], 0)
+    assert len(dev) > 20 and {clip.path.parents[1].name for clip in dev} == {"one", "two", "fire"}
+    assert not held & {key for clip in dev for key in clip.keys}
+    # the same samples under other names
+    shutil.copytree(one, tmp_path / "again")
+    (tmp_path / "again" / "meta.csv").unlink()
+    eval_ = {clip.path.relative_to(one) for clip in corpora.dcase_recordings(one, "eval", 0)}
+    dev = corpora._recordings([one, tmp_path / "again"], [], 0)
+    assert not eval_ & {
+        clip.path.relative_to(tmp_path / "again") for clip in dev if "again" in clip.path.parts
+    }
+    # and captions of several lines stay with their clips
+    options = {"samples": 8000, "per_class": 0, "real": [one], "workers": 1}
+    built, read = (corpora.build(tmp_path / "lines.safetensors", **options) for _ in range(2))
+    assert built.caption == read.caption and built.digest == read.digest
+    assert all(c.startswith("first line and the second, ") for c in built.caption)
+
+
+def test_words_that_are_not_those_of_the_clips(tmp_path):
+    wave = {"wave": torch.zeros(2, 8, dtype=torch.int16)}
+    whole = {"cls": "rain\nrain", "caption": "a\nb", "kind": "real\nreal"}
+    save_file(wave, tmp_path / "earlier.safetensors", metadata=whole)
+    assert corpora.load(tmp_path / "earlier.safetensors").caption == ["a", "b"]
+    save_file(wave, tmp_path / "cut.safetensors", metadata=whole | {"caption": "a\nb\nc"})
+    save_file({"mel": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in ("cut", "other"):
+        with pytest.raises(InputError, match="remove it, and make it again"):
+            corpora.load(tmp_path / f"{name}.safetensors")
 
 
 def test_other_recordings_need_a_table(tmp_path):

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +35,7 @@ from latentclap.train import (
     signals,
     train,
 )
+from latentclap.train import task as train_task
 from latentclap.train.compiler import need_compiler
 from latentclap.train.config import has_bf16, resolved
 from latentclap.train.records import pack
@@ -302,6 +305,8 @@ def test_compilation_without_a_compiler_is_refused(monkeypatch, data, tmp_path, 
     (tmp_path / "gcc").write_text("#!/bin/sh\n")
     (tmp_path / "gcc").chmod(0o755)
     need_compiler()
+    # to torch all UNets are one code, of which it would compile no more than eight variants in a process
+    assert torch._dynamo.config.recompile_limit >= 64
 
 
 def test_another_model_s_checkpoint(data, tmp_path):
@@ -477,12 +482,15 @@ def test_the_scale_of_fp16_goes_on(data, tmp_path, monkeypatch):
 def test_automatic_precision(monkeypatch):
     """bf16 where a GPU computes in it, not where it is emulated; float16 only for who asks."""
     assert resolved("auto") == ("bf16" if has_bf16() else "no")
+    where = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(train_task, "processes", lambda: where)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert resolved("auto") == "no" and resolved("bf16") == "bf16" and resolved("fp16") == "fp16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolved("auto") == "bf16"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    where.device = torch.device("cpu")  # for who told it to
+    assert resolved("auto") == "no"
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         resolved("fp16")
 
@@ -643,6 +651,43 @@ def test_too_large_a_batch_says_what_to_do(data, tmp_path, monkeypatch):
         TrainingError, match=r"batch_size=4 does not fit into 24 GiB; batch_size=2 with grad_accum=2"
     ):
         train(TooLarge(), data, config(), tmp_path, progress=False)
+
+
+def test_what_a_step_held_goes_before_the_error(data, tmp_path, monkeypatch):
+    """The rest of the system has to find its place on the GPU again, and a smaller batch after it."""
+    held = []
+
+    class Late(Regression):
+        def forward(self, batch, rngs):
+            terms = super().forward(batch, rngs)
+            held.append(weakref.ref(terms["loss"]))
+            if len(held) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            return terms
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=1))
+    task = Late()
+    try:
+        train(task, data, config(), tmp_path, progress=False)
+    except TrainingError:  # while it is handled, as where the parts are brought back
+        assert [ref() for ref in held] == [None] * 3
+    assert len(held) == 3 and all(p.grad is None for p in task.parameters())
+
+
+@pytest.mark.parametrize("saved", [True, False, None])
+def test_a_checkpoint_of_another_device_keeps_this_one_s_steps(data, tmp_path, saved):
+    """A GPU's Adam is fused, a CPU's is not: which one it is belongs to the device, not to the run."""
+    whole, parts = Regression(), Regression(seed=9)
+    train(whole, data, config(), tmp_path / "whole", progress=False)
+    train(Regression(), data, config(minutes=1e-9), tmp_path / "parts", progress=False)
+    state = torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = saved
+    records.save_checkpoint(tmp_path / "parts", state)
+    train(parts, data, config(), tmp_path / "parts", progress=False)
+    assert torch.equal(weights(parts), weights(whole))
+    state = torch.load(tmp_path / "parts" / CHECKPOINT, weights_only=True)
+    assert {group["fused"] for group in state["optimizer"]["param_groups"]} == {torch.cuda.is_available()}
 
 
 def test_ema_formula():

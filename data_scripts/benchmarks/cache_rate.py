@@ -41,6 +41,7 @@ from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json
 from latentclap.foley import synthesize
+from latentclap.gpus import use
 from latentclap.models import random_system
 from latentclap.runs import commit, device_name, versions
 from latentclap.storage import text_encoder_of
@@ -177,7 +178,7 @@ def main(
     else "cpu",
 ) -> None:
     """Measure and write."""
-    if device == "cpu":
+    if use(device) == "cpu":
         torch.set_num_threads(1)  # a core is the device
     clips = clips or (64 if device == "cpu" else 2048)
     if clips < max(2, batch_size) or batch_size < 1:

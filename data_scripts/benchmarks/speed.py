@@ -51,6 +51,7 @@ from speed_parts import (
 
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json
+from latentclap.gpus import use
 from latentclap.runs import commit, device_name, versions
 from latentclap.train import TrainingError
 
@@ -77,7 +78,7 @@ def start(name: str, device: str, *, patient: bool = False) -> float:
         raise InputError("--size paper needs a GPU: a step takes minutes on a CPU; take --size mini or tiny")
     if name not in ("paper", "mini", "tiny"):
         raise InputError(f"--size {name}: there are paper, mini and tiny")
-    return peak_flops(device)
+    return peak_flops(use(device))
 
 
 def record(out: Path, name: str, device: str, part: str, found: Any) -> None:

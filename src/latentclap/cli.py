@@ -25,6 +25,7 @@ from latentclap.generation import (
     write_clips,
     write_record,
 )
+from latentclap.gpus import use
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -173,11 +174,7 @@ def _load(model: str, device: str) -> FoleySystem:
     diffusers.utils.logging.set_verbosity_error()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    return system.FoleySystem.from_pretrained(model, device=device)
+    return system.FoleySystem.from_pretrained(model, device=use(device))
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------

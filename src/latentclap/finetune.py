@@ -120,15 +120,17 @@ class FinetuneTask(Task):
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Return loss (eq. 4), ddpm (eq. 1) and, with λ > 0, lclap (eq. 3)."""
-        loss, schedule, E_empty = self.constants
         device = batch["mean"].device
+        if self.constants[2].device != device:  # once: a copy in every step would wait for the step before
+            self.constants[2] = self.constants[2].to(device)
+        loss, schedule, E_empty = self.constants
         if "eps" not in batch:
             batch = batch | {k: onto(v, device) for k, v in self.draw(batch, rngs).items()}
         n, eps = batch["n"], batch["eps"]
         s_0 = batch["mean"] + (batch["logvar"] / 2).exp() * batch["z"]
         s_n = schedule.to(device).q_sample(s_0, n, eps)
         dropped = append_dims(batch["u"] < self.drop, batch["E_text"])
-        E = torch.where(dropped, E_empty.to(device).expand_as(batch["E_text"]), batch["E_text"])
+        E = torch.where(dropped, E_empty.expand_as(batch["E_text"]), batch["E_text"])
         if hasattr(self, "tuning"):
             E = self.tuning(E)
         eps_theta = self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
@@ -388,4 +390,4 @@ def train_latent_clap(
     )
     task = LatentCLAPTask(phi.to(device))
     result = train(task, data, config, folder, progress=progress, description="Latent CLAP encoder")
-    return phi.eval().requires_grad_(False), result
+    return phi.to(device).eval().requires_grad_(False), result

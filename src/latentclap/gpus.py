@@ -65,15 +65,13 @@ def chosen_device() -> str:
     """What to compute on: ``$LATENTCLAP_DEVICE``, else a GPU where there is one, else the CPU.
 
     Raises:
-        InputError: nvidia-smi lists a GPU for this process, and torch cannot use it. On the CPU instead days would
-            pass before anyone noticed.
+        InputError: there is no such device, or nvidia-smi lists a GPU for this process and torch cannot use it: on
+            the CPU instead days would pass before anyone noticed.
     """
     import torch
 
     if given := os.environ.get("LATENTCLAP_DEVICE"):
-        if given == "cpu":  # accelerate chooses for itself otherwise
-            os.environ["ACCELERATE_USE_CPU"] = "true"
-        return given
+        return use(given, named="LATENTCLAP_DEVICE")
     if torch.cuda.is_available():
         return "cuda"
     if visible():
@@ -83,6 +81,36 @@ def chosen_device() -> str:
             " computes on the CPU"
         )
     return "cpu"
+
+
+def use(device: str, *, named: str = "--device") -> str:
+    """Let all of this process compute on a device: training too, for which accelerate would choose by itself.
+
+    Args:
+        device: cpu, cuda, or cuda:1 and so on.
+        named: what the user gave it by, for the error.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    try:
+        kind = torch.device(device).type
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(f"{named} {device}: {str(error).splitlines()[0]}") from None
+    os.environ["ACCELERATE_USE_CPU"] = str(kind == "cpu").lower()
+    if kind == "cuda" and torch.device(device).index is not None:
+        torch.cuda.set_device(device)  # what asks for "cuda" means this one from now on
+    if state := sys.modules.get("accelerate.state"):
+        known = state.PartialState._shared_state
+        if known and known["num_processes"] == 1 and known["device"].type != kind:
+            state.AcceleratorState._reset_state(reset_partial_state=True)
+    return device
 
 
 def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0) -> str:

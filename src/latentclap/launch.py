@@ -19,6 +19,7 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.files import check_place, read_json, weights_digest, write_json
+from latentclap.gpus import use
 from latentclap.limits import check_values
 from latentclap.profiles import Profile, convert, load_profile
 
@@ -439,6 +440,9 @@ def train(
     check_values({"minutes": minutes}, "--")
     file = TrainFile.read(config)
     _need_launcher()
+    given = os.environ.get("LATENTCLAP_DEVICE")
+    if given and (given == "cpu" or os.environ.get("WORLD_SIZE", "1") == "1"):  # of several, each has its own
+        use(given, named="LATENTCLAP_DEVICE")
     state = processes()
     ways = {"compile": compile, "checkpointing": checkpointing, "channels_last": channels_last}
     if file.part != "finetune" and any(ways.values()):

@@ -77,7 +77,7 @@ def training_footprint(
         precision: "no" or "tf32" (float32), "bf16" or "fp16" (autocast, the two alike).
         checkpointing: activations of the UNet are computed again in the backward pass.
         ema: averaged weights are kept too.
-        processes: with more than one, gradients are kept a second time, in the buckets that are exchanged.
+        processes: with more than one, the buckets in which gradients are exchanged are there before the gradients.
 
     Raises:
         InputError: an unknown precision.

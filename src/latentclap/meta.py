@@ -123,7 +123,9 @@ def _meta_row(row: Mapping[str, str], named: Mapping[str, list[str]], split: str
         cls=cls,
         split=split or (said_split if said_split in ("dev", "eval") else None),
         keys=recording_keys(row),
-        caption=said["caption"],
+        caption=" ".join(said["caption"].split())
+        if said["caption"]
+        else None,  # a quoted field may have lines
         licence=said["licence"],
         source=said["source"],
     )

@@ -61,7 +61,7 @@ class Corpus:
     def digest(self) -> str:
         """Hexadecimal digest of waves and words: what was computed of other clips has to be made anew."""
         hasher = hashlib.sha256(self.wave.contiguous().numpy().data)
-        hasher.update("\n".join([*self.cls, *self.caption]).encode())
+        hasher.update(json.dumps([self.cls, self.caption]).encode())
         return hasher.hexdigest()[:16]
 
     def texts(self) -> list[list[str]]:
@@ -88,7 +88,7 @@ def _make(job: tuple[str, int, int]) -> tuple[np.ndarray, str, str]:
 
 @dataclass(frozen=True)
 class Recording:
-    """One real clip: its file, class, recording, caption, and whom to credit for it."""
+    """One real clip: its file, class, recording, caption, whom to credit for it, and its recording's other names."""
 
     path: Path
     cls: str
@@ -97,6 +97,7 @@ class Recording:
     source: str
     licence: str
     author: str
+    keys: frozenset[str] = frozenset()
 
 
 def authors(folder: Path) -> dict[Path, str]:
@@ -122,6 +123,7 @@ def dcase_recordings(folder: str | Path, split: str, seed: int) -> list[Recordin
             clip.source or "not stated",
             clip.licence or "not stated",
             names.get(clip.path.resolve(), "") or "not stated",
+            clip.keys | {f"samples:{clip.digest}"},
         )
         for clip in load_dataset(folder, seed=seed).split(split)
     ]
@@ -135,25 +137,29 @@ def other_recordings(
     A recording's side is drawn by its name and the seed, so that it does not depend on what else is there.
 
     Raises:
-        InputError: no folder, or no clip in it.
+        InputError: no folder, or no clip on that side of it.
     """
-    folder = Path(folder)
-    if not (folder / "meta.csv").is_file():
-        raise InputError(f"{folder}: no meta.csv; it must name file, class, licence and author of each clip")
-    rows = {folder / row.file: row for row in read_meta(folder / "meta.csv")}
-    names, recording = authors(folder), join_recordings({p: r.keys for p, r in rows.items()})
-    out = []
-    for path, row in sorted(rows.items()):
-        name = recording.get(path, path.as_posix())
-        side = "dev" if zlib.crc32(f"{seed} {name}".encode()) % 1000 < 1000 * dev_fraction else "eval"
-        if side == split and path.is_file():
-            caption = f"the sound of {path.parent.name.replace('_', ' ')}"
-            credit = row.source or "not stated", row.licence or "not stated", names.get(path.resolve(), "")
-            out.append(Recording(path, path.parent.name, name, caption, *credit))
+    out = _sided(Path(folder), seed, dev_fraction)[split]
     if not out:
         raise InputError(
             f"{folder}: no clip on the {split} side; it needs <class>/<file> as meta.csv names them"
         )
+    return out
+
+
+def _sided(folder: Path, seed: int, dev_fraction: float = 0.8) -> dict[str, list[Recording]]:
+    if not (folder / "meta.csv").is_file():
+        raise InputError(f"{folder}: no meta.csv; it must name file, class, licence and author of each clip")
+    rows = {folder / row.file: row for row in read_meta(folder / "meta.csv")}
+    names, recording = authors(folder), join_recordings({p: r.keys for p, r in rows.items()})
+    out: dict[str, list[Recording]] = {"dev": [], "eval": []}
+    for path, row in sorted(rows.items()):
+        name = recording.get(path, path.as_posix())
+        side = "dev" if zlib.crc32(f"{seed} {name}".encode()) % 1000 < 1000 * dev_fraction else "eval"
+        if path.is_file():
+            caption = f"the sound of {path.parent.name.replace('_', ' ')}"
+            credit = row.source or "not stated", row.licence or "not stated", names.get(path.resolve(), "")
+            out[side].append(Recording(path, path.parent.name, name, caption, *credit, row.keys))
     return out
 
 
@@ -229,11 +235,7 @@ def build(
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         made = list(tqdm(pool.imap(_make, jobs, chunksize=16), total=len(jobs), desc="procedural clips"))
     rows = [(wave, cls, caption, PROCEDURAL) for wave, cls, caption in made]
-    recordings = [clip for folder in real for clip in dcase_recordings(folder, "dev", seed)]
-    # each folder is split by itself: a recording that two of them hold must not be heard here and measured there
-    held_out = {clip.recording for folder in real for clip in dcase_recordings(folder, "eval", seed)}
-    recordings = [clip for clip in recordings if clip.recording not in held_out]
-    recordings += [clip for folder in other for clip in other_recordings(folder, "dev", seed)]
+    recordings = _recordings(real, other, seed)
     for clip in tqdm(recordings, desc="recordings", disable=not recordings):
         rows += [(recorded_wave(clip, samples), clip.cls, clip.caption, REAL)] * real_copies
     if not rows:
@@ -243,9 +245,23 @@ def build(
     write_json(path.with_suffix(".json"), {"real": attribution(recordings)})
     with atomic_path(path) as temporary:
         columns = {"cls": corpus.cls, "caption": corpus.caption, "kind": corpus.kind}
-        told = {k: "\n".join(v) for k, v in columns.items()} | {"asked": json.dumps(asked)}
+        told = {"columns": json.dumps(columns), "asked": json.dumps(asked)}
         save_file({"wave": corpus.wave}, temporary, metadata=told)
     return corpus
+
+
+def _recordings(real: Sequence[str | Path], other: Sequence[str | Path], seed: int) -> list[Recording]:
+    """The clips on the dev side. Each folder is split by itself, and tables name a recording differently: whatever
+    shares a name or its samples with a clip on another folder's eval side stays out, or it were heard here and
+    measured there.
+    """
+    dev = [clip for folder in real for clip in dcase_recordings(folder, "dev", seed)]
+    dev += [clip for folder in other for clip in other_recordings(folder, "dev", seed)]
+    held = [clip for folder in real for clip in dcase_recordings(folder, "eval", seed)]
+    held += [clip for folder in other for clip in _sided(Path(folder), seed)["eval"]]
+    joined = join_recordings({clip.path: clip.keys for clip in (*dev, *held)})
+    held_out = {joined.get(clip.path, clip.path) for clip in held}
+    return [clip for clip in dev if joined.get(clip.path, clip.path) not in held_out]
 
 
 def _need_same(path: Path, asked: dict[str, Any]) -> None:
@@ -265,7 +281,21 @@ def _need_same(path: Path, asked: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> Corpus:
-    """Read what :func:`build` wrote."""
+    """Read what :func:`build` wrote.
+
+    Raises:
+        InputError: it is no corpus, or its words are not those of its clips.
+    """
     with safe_open(path, "pt") as stream:
-        meta = {name: value.split("\n") for name, value in stream.metadata().items()}
-        return Corpus(stream.get_tensor("wave"), meta["cls"], meta["caption"], meta["kind"])
+        meta = stream.metadata() or {}
+        if "columns" in meta:
+            columns = json.loads(meta["columns"])
+        else:  # of an earlier version: a line each
+            columns = {name: meta.get(name, "").split("\n") for name in ("cls", "caption", "kind")}
+        wave = stream.get_tensor("wave") if "wave" in stream.keys() else torch.empty(0)  # noqa: SIM118 no mapping
+    corpus = Corpus(wave, columns["cls"], columns["caption"], columns["kind"])
+    if {len(column) for column in columns.values()} != {len(wave)}:
+        raise InputError(
+            f"{path}: {len(wave)} clips and words for {len(corpus.caption)}: remove it, and make it again"
+        )
+    return corpus

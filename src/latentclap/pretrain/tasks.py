@@ -335,7 +335,8 @@ class LDMTask(Task):
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: mean, logvar (B, C, T, F), E (B, K, 512): K embeddings to choose from."""
-        E_empty, schedule = (c.to(batch["mean"].device) for c in self.constants)
+        self.constants = [c.to(batch["mean"].device) for c in self.constants]  # moves but once
+        E_empty, schedule = self.constants
         u = uniform(rngs, 2)
         n = onto(randint(rngs, schedule.steps), E_empty.device)
         s_0 = batch["mean"].float() + (batch["logvar"].float() / 2).exp() * normal(
@@ -344,7 +345,8 @@ class LDMTask(Task):
         if self.roll:
             shifts = (u[:, 1] * s_0.shape[2]).long().tolist()
             s_0 = torch.stack([torch.roll(s, k, dims=1) for s, k in zip(s_0, shifts, strict=True)])
-        E = batch["E"].float()[torch.arange(len(rngs)), randint(rngs, batch["E"].shape[1])]
+        chosen = onto(randint(rngs, batch["E"].shape[1]), E_empty.device)
+        E = batch["E"].float()[torch.arange(len(rngs), device=E_empty.device), chosen]
         dropped = append_dims(onto(u[:, 0] < self.drop, E.device), E)
         E = torch.where(dropped, E_empty.expand_as(E), E)
         eps = normal(rngs, s_0)
@@ -364,10 +366,15 @@ class LatentCLAPTask(Task):
         super().__init__()
         self.phi = phi
 
+    def draw(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
+        """The latent's noise."""
+        return {"z": normal(rngs, torch.empty_like(batch["mean"], device="cpu", dtype=torch.float32))}
+
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: mean, logvar (B, C, T, F), E_audio (B, 512)."""
         mean = batch["mean"].float()
-        latent = mean + (batch["logvar"].float() / 2).exp() * normal(rngs, mean)
+        z = batch["z"] if "z" in batch else onto(self.draw(batch, rngs)["z"], mean.device)
+        latent = mean + (batch["logvar"].float() / 2).exp() * z
         E_latent, E_audio = self.phi(latent), batch["E_audio"].float()
         similarity = F.cosine_similarity(E_latent.detach(), E_audio).mean()
         # per-dimension means of unit vectors are near 1/512: scaled by D so that Adam's epsilon stays small beside

@@ -19,7 +19,8 @@ FOLDER_KINDS = ("wrong class name", "empty class", "missing class", "stray file"
 class Clip:
     """One usable sound file.
 
-    ``group`` names the recording it was cut from (None: a recording of its own), ``digest`` its samples.
+    ``group`` names the recording it was cut from (None: a recording of its own), ``keys`` are all names that tables
+    give that recording, ``digest`` names its samples.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Clip:
     licence: str | None = None
     source: str | None = None
     digest: str = ""
+    keys: frozenset[str] = frozenset()
 
     @property
     def recording(self) -> str:

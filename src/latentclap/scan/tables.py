@@ -68,7 +68,8 @@ def apply_meta(clips: list[Clip], folder: Path) -> tuple[list[Clip], list[Proble
             notes.append(
                 f"{relative(meta, folder)}: {stale} of {len(rows)} rows name no usable file (ignored)"
             )
-    groups = join_recordings({path: set().union(*(r.keys for r in rows)) for path, rows in said.items()})
+    keys = {path: frozenset().union(*(r.keys for r in rows)) for path, rows in said.items()}
+    groups = join_recordings(keys)
     if said and len(said) < len(clips):
         notes.append(f"{len(clips) - len(said)} of {len(clips)} clips stand in no meta file")
 
@@ -83,6 +84,7 @@ def apply_meta(clips: list[Clip], folder: Path) -> tuple[list[Clip], list[Proble
         replace(
             clip,
             group=groups.get(clip.path),
+            keys=keys.get(clip.path, frozenset()),
             caption=first(clip.path, "caption"),
             licence=first(clip.path, "licence"),
             source=first(clip.path, "source"),

@@ -111,14 +111,18 @@ def has_bf16() -> bool:
 
 
 def resolved(precision: str) -> str:
-    """What "auto" means here; anything else is what it is. float16 is never chosen by itself: it may overflow.
+    """What "auto" means where this process trains; anything else is what it is.
+
+    float16 is never chosen by itself: it may overflow.
 
     Raises:
         InputError: fp16 without a GPU.
     """
+    from latentclap.train.task import processes
+
     if precision == "auto":
-        return "bf16" if has_bf16() else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
+        return "bf16" if processes().device.type == "cuda" and has_bf16() else "no"
+    if precision == "fp16" and processes().device.type != "cuda":
         raise InputError("precision fp16 needs a GPU; there is none here: take bf16 or no")
     return precision
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -112,7 +113,7 @@ class _Loop:
         description: str,
         signals: Signals,
     ) -> None:
-        from accelerate import Accelerator
+        from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
         self.config, self.data, self.folder, self.description = config, data, folder, description
@@ -123,7 +124,9 @@ class _Loop:
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
             # accelerate keeps one precision for a process; runs in a notebook may differ in it
             AcceleratorState._reset_state()
-        self.accelerator = Accelerator(mixed_precision=precision)
+        # large buckets: a compiled UNet is cut where one ends, which at DDP's 25 MiB makes dozens of pieces
+        shared = DistributedDataParallelKwargs(bucket_cap_mb=250, gradient_as_bucket_view=True)
+        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[shared])
         # the loop accumulates by itself; a launcher's variable would make accelerate shrink the gradients once more
         self.accelerator.gradient_accumulation_steps = 1
         # an epoch's order is asked for by every batch
@@ -182,7 +185,8 @@ class _Loop:
             try:
                 self.unread.append((self.step, self._optimise()))
                 values = self._read() if log or len(self.unread) >= MOST_UNREAD else {}
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
+                self._let_go(error)
                 raise TrainingError(self._too_large()) from None
             self.step += 1
             self.bar.update()
@@ -297,6 +301,14 @@ class _Loop:
         """Whether all unread losses and gradients are finite."""
         names = ("loss", "grad_norm") if self.accelerator.scaler is None else ("loss",)
         return all(math.isfinite(row[name]) for row in self._numbers() for name in names)
+
+    def _let_go(self, error: torch.OutOfMemoryError) -> None:
+        """Free what a step held: the error's frames keep its graph, and the rest of the system has to come back."""
+        traceback.clear_frames(error.__traceback__)
+        self.unread.clear()
+        for p in self.parameters:
+            p.grad = None
+        self.optimizer.optimizer.state.clear()
 
     def _too_large(self) -> str:
         """What to do where a GPU's memory is too small, from how much of it there is."""
@@ -443,6 +455,10 @@ class _Loop:
                 self.ema.count = state["ema"]["count"]
             return
         self.begun = state.get("begun", 0)
+        for group in state["optimizer"][
+            "param_groups"
+        ]:  # how the steps are computed here, not where it was saved
+            group["fused"] = self.accelerator.device.type == "cuda"
         self.optimizer.load_state_dict(state["optimizer"])
         _as_weights_lie(self.optimizer)
         if self.ema:

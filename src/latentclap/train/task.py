@@ -60,12 +60,15 @@ class Task(nn.Module):
 def processes() -> PartialState:
     """The processes that a launcher (accelerate launch, torchrun) started together; alone without one.
 
-    accelerate takes processes without a GPU for separate runs unless it is told: all of them would then write.
+    accelerate takes processes without a GPU for separate runs unless it is told: all of them would then write. Nor
+    does it look at its own ACCELERATE_USE_CPU here.
     """
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    return PartialState(cpu=launched > 1 and not torch.cuda.is_available())
+    alone = launched > 1 and not torch.cuda.is_available()
+    return PartialState(cpu=alone or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def for_processes(task: Task, device: torch.device) -> Task:
