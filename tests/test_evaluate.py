@@ -174,6 +174,14 @@ class TestPrepare:
             short.shape == (88_200,) and (short[66_200:] == 0).all() and (short[:66_000] != 0).mean() > 0.99
         )
 
+    def test_dcase_takes_four_seconds(self):
+        """Ten would be four, and two be padded, under a record of ten or two."""
+        embedding = VGGish.__new__(VGGish)
+        embedding.mode = "dcase"
+        for seconds in (2.0, 10.0):
+            with pytest.raises(InputError, match=f"seconds={seconds:g}: vggish-dcase takes 4 s"):
+                prepare_clip(np.ones(163_840, np.float32), embedding, 16_000, seconds)
+
     def test_dcase_files_come_back_exactly(self, tmp_path):
         embedding = VGGish.__new__(VGGish)
         embedding.mode = "dcase"

@@ -206,6 +206,20 @@ def test_resume_makes_only_what_is_missing(tmp_path):
     assert made == [] and tree(folder) == whole
 
 
+def test_a_smaller_or_another_set_leaves_nothing_of_the_one_before(tmp_path):
+    """Whoever loads the folder takes what lies in it; what somebody put there or changed is theirs."""
+    folder = make_dataset(tmp_path / "set", per_class=3, eval_per_class=1, classes=["rain", "gunshot"])
+    mine, changed = folder / "dev/rain/mine.wav", folder / "dev/rain/00002.wav"
+    mine.write_bytes(b"mine")
+    changed.write_bytes(changed.read_bytes() + b"longer")
+    options = {"per_class": 1, "eval_per_class": 1, "classes": ["rain"], "seed": 7}
+    make_dataset(folder, **options)
+    alone = tree(make_dataset(tmp_path / "alone", **options))
+    left = tree(folder)
+    assert left.pop("dev/rain/mine.wav") == b"mine" and left.pop("dev/rain/00002.wav").endswith(b"longer")
+    assert left == alone and not (folder / "dev/gunshot").exists()
+
+
 def test_bad_input_is_refused_in_one_line(tmp_path):
     bad = [
         (lambda: synthesize("cat", 0), "unknown class 'cat'"),

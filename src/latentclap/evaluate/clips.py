@@ -33,7 +33,14 @@ def prepare_clip(
 
     Returns:
         The wave (samples,) and its rate.
+
+    Raises:
+        InputError: no clip, or ``seconds`` that vggish-dcase does not take.
     """
+    if getattr(embedding, "mode", "") == "dcase" and seconds * DCASE_RATE != DCASE_SAMPLES:
+        raise InputError(
+            f"seconds={seconds:g}: vggish-dcase takes {DCASE_SAMPLES / DCASE_RATE:g} s, as its tool does"
+        )
     from latentclap.audio import read_wave, resample
 
     if isinstance(clip, (str, Path)):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -153,6 +155,17 @@ def run_jobs(folder: Path, jobs: list[Job], workers: int) -> Iterator[dict[str, 
         yield from pool.map(_one, ((folder, job) for job in jobs), chunksize=4)
 
 
+def _remove(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Take away clips that an earlier run made, before the tables forget them."""
+    for name, row in rows.items():
+        path = folder / name
+        ours = re.fullmatch(r"(dev|eval)/\w+/\d+\.wav", name) and row.get("sha256")
+        if ours and path.is_file() and file_sha256(path) == row["sha256"]:
+            path.unlink()
+            with contextlib.suppress(OSError):  # others lie there
+                path.parent.rmdir()
+
+
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one meta table, whole or not at all."""
     text = io.StringIO()
@@ -178,7 +191,8 @@ def make_dataset(
 
     A clip depends on (seed, class, split, index) only, so that a larger data set contains the smaller one.
     The same command goes on after an interruption: whole files are kept if their hash is the recorded one, all
-    others are made anew. Clips of an earlier, larger set stay on disk but leave the tables.
+    others are made anew. Clips of an earlier set in this folder that are not of this one go, unless they were changed
+    since: whoever loads the folder takes what lies in it.
 
     Args:
         folder: where to write.
@@ -231,6 +245,7 @@ def make_dataset(
             journal.write(json.dumps(row) + "\n")
         if progress:
             progress(len(rows), len(jobs))
+    _remove(folder, {path: row for path, row in old.items() if path not in rows})
     for split, name in META.items():
         write_table(folder / name, [rows[job.path] for job in jobs if job.split == split])
     journal_path(folder).unlink(missing_ok=True)
