@@ -34,6 +34,7 @@ class Resource:
     head: int = 200
     told: int | None = None
     kind: str = "application/octet-stream"
+    length: bool = True  # False: as HTTP/1.0 does, the body's end is that of the connection
 
 
 class Web:
@@ -143,7 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
         if valid:
             self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Type", found.kind)
-        self.send_header("Content-Length", str(len(body) - first if found.told is None else found.told))
+        if found.length:
+            self.send_header("Content-Length", str(len(body) - first if found.told is None else found.told))
+        else:
+            self.send_header("Connection", "close")
         if found.etag:
             self.send_header("ETag", found.etag)
         self.end_headers()

@@ -663,6 +663,14 @@ def dcase_archive(per_class=2, top="DCASE_2023_Challenge_Task_7_Dataset", seed=0
     return stream.getvalue()
 
 
+def tar_of(*names):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    return stream.getvalue()
+
+
 @pytest.fixture
 def dcase(web, monkeypatch):
     name = SOURCES["dcase"].files[0].name
@@ -784,14 +792,58 @@ def test_dcase_of_another_version(dcase, tmp_path, monkeypatch):
 
 def test_dcase_that_is_something_else(web, tmp_path, monkeypatch):
     name = SOURCES["dcase"].files[0].name
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        info = tarfile.TarInfo("x/dev/rain/0.wav")
-        archive.addfile(info, io.BytesIO(b""))
-    base = web.zenodo("8091972", {name: stream.getvalue()})
+    base = web.zenodo("8091972", {name: tar_of("x/dev/rain/0.wav")})
     monkeypatch.setattr(pooch.downloaders.ZenodoRepository, "base_api_url", base)
     with pytest.raises(InputError, match="not the set of Task 7"):
         get("dcase", _at(tmp_path), lambda _: None)
+
+
+@pytest.fixture
+def unvouched(web):
+    """DCASE's archive on a mirror while Zenodo's record cannot be reached: no checksum is published."""
+    name = SOURCES["dcase"].files[0].name
+    return web.put(f"/m/{name}", dcase_archive()), f"{web.url}/m", name
+
+
+@pytest.mark.parametrize("fault", ["cut", "another", "incomplete"])
+def test_a_first_download_that_is_no_such_archive_is_not_trusted(unvouched, tmp_path, fault):
+    """Cut without a Content-Length, it looks whole; whatever it was, the same command mends it."""
+    found, mirror, name = unvouched
+    found.length, good = False, found.body
+    half, few = good[: len(good) // 2], tar_of("x/dev/rain/0.wav")
+    found.body = {"cut": half, "another": tar_of("x/y.bin"), "incomplete": few}[fault]
+    with pytest.raises(InputError, match="it was not kept, and the same command downloads it again") as told:
+        get("dcase", _at(tmp_path, mirror=mirror), lambda _: None)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / name).exists() and name not in Manifest(tmp_path).files
+    found.body = good
+    get("dcase", _at(tmp_path, mirror=mirror), lambda _: None)
+    assert len(load_dataset(tmp_path)) == 28
+
+
+def test_a_broken_archive_of_the_user_s_is_not_removed(unvouched, tmp_path):
+    found, mirror, name = unvouched
+    (tmp_path / name).write_bytes(found.body[:5000])
+    found.head = 405  # no size to compare with
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"broken archive .*no longer trusted: move it away, or give --r"
+        ):
+            get("dcase", _at(tmp_path, mirror=mirror), lambda _: None)
+    assert (tmp_path / name).stat().st_size == 5000
+    with pytest.raises(InputError, match="was not kept"):
+        get("dcase", _at(tmp_path, mirror=mirror, replace=True), lambda _: None)
+    get("dcase", _at(tmp_path, mirror=mirror), lambda _: None)
+    assert len(load_dataset(tmp_path)) == 28
+
+
+def test_a_broken_archive_with_a_published_checksum_is_kept(dcase, tmp_path):
+    web, _ = dcase
+    name = SOURCES["dcase"].files[0].name
+    web.zenodo("8091972", {name: dcase_archive()[:5000]})
+    with pytest.raises(InputError, match=r"broken archive .*--verify --replace downloads it again if it was"):
+        get("dcase", _at(tmp_path), lambda _: None)
+    assert (tmp_path / name).is_file() and Manifest(tmp_path).files[name].published
 
 
 def test_dcase_counts_the_room_for_unpacking(dcase, tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,7 @@ from latentclap.getting.plan import Item, Options, Plan, Say
 from latentclap.getting.remote import RemoteFile
 from latentclap.getting.sources import SOURCES, Source
 from latentclap.getting.splitzip import split_parts
-from latentclap.getting.unpack import Place, unpack
+from latentclap.getting.unpack import Place, Unfit, unpack
 
 #: FLAC in a zip is as large as FLAC beside it.
 _ZIP_OF_FLAC = 1.0
@@ -85,7 +86,7 @@ def _unpack(plan: Plan, contents: Contents, parts: list[Path], place: Place, say
     with tqdm(total=None, unit="B", unit_scale=True, desc=f"unpacking {human(packed)}", disable=quiet) as bar:
         members = unpack(parts, contents.staging(digest), place=wanted, progress=bar.update)
     if not members:
-        raise InputError(f"{archive}: nothing in it that is wanted")
+        raise Unfit(f"{archive}: nothing in it that is wanted")
     files = {_below(contents, member.place): member.size for member in members}
     depth = len(PurePosixPath(contents.into).parts)
     _refuse_foreign(plan, contents, {PurePosixPath(place).parts[: depth + 1] for place in files})
@@ -102,6 +103,30 @@ def _unpack(plan: Plan, contents: Contents, parts: list[Path], place: Place, say
             f"{plan.folder / next(iter(lost))}: not as it was unpacked; was it changed meanwhile?"
         )
     say(f"{archive}: {len(members)} files, {human(sum(m.size for m in members))} unpacked")
+
+
+@contextmanager
+def _doubted(plan: Plan, parts: list[Path]) -> Iterator[None]:
+    """Trust archives no longer that turn out to be unfit and that no published checksum vouches for.
+
+    They would be what every later download is compared with. Those that this run has brought go.
+    """
+    try:
+        yield
+    except Unfit as error:
+        items = [item for item in plan.items if item.target in parts and item.target.is_file()]
+        doubted = [i for i in items if not plan.manifest.files[i.remote.name].published]
+        if not doubted:
+            raise InputError(f"{error}; --verify --replace downloads it again if it was damaged") from None
+        plan.manifest.forget([item.remote.name for item in doubted])
+        if not plan.options.replace and any(i.state not in ("to download", "begun") for i in doubted):
+            raise InputError(
+                f"{error}; it is no longer trusted: move it away, or give --replace, and the same command"
+                " downloads it again"
+            ) from None
+        for item in doubted:
+            item.target.unlink()
+        raise InputError(f"{error}; it was not kept, and the same command downloads it again") from None
 
 
 def _below(contents: Contents, place: str) -> str:
@@ -192,9 +217,10 @@ def _dcase(source: Source, options: Options, say: Say, _: tuple[str, ...] = ()) 
     with plan.alone():
         plan.preflight(unpacked)
         paths = plan.run(say)
-        if paths:
-            _unpack(plan, contents, paths, dcase_place, say)
-        check_dcase(folder, source, say)
+        with _doubted(plan, paths):
+            if paths:
+                _unpack(plan, contents, paths, dcase_place, say)
+            check_dcase(folder, source, say)
         _drop(plan, paths, say)
     say(f'DATA="{folder}" is what make book and the notebooks take')
 
@@ -203,7 +229,7 @@ def check_dcase(folder: Path, source: Source, say: Say) -> None:
     """Read every clip as ``latentclap.data`` will, and say what is there.
 
     Raises:
-        InputError: a side or a class is missing.
+        Unfit: a side or a class is missing.
     """
     from latentclap.scan import scan
 
@@ -211,7 +237,7 @@ def check_dcase(folder: Path, source: Source, say: Say) -> None:
     sides = {side: sum(clip.split == side for clip in report.clips) for side in source.clips}
     classes = {clip.cls for clip in report.clips}
     if not all(sides.values()) or len(classes) < len(CLASSES):
-        raise InputError(f"{folder}: {sides} clips of {len(classes)} classes; not the set of Task 7")
+        raise Unfit(f"{folder}: {sides} clips of {len(classes)} classes; not the set of Task 7")
     say(report.one_line())
     for note in report.notes:
         say(f"note: {note}")
@@ -317,7 +343,8 @@ def _wavcaps_subset(plan: Plan, subset: str, pack: _Pack, say: Say) -> None:
         place: Callable[[str], str | None] = lambda name: (  # noqa: E731
             f"{subset}/{found}" if (found := wavcaps_place(name)) else None
         )
-        _unpack(plan, pack.contents, parts, place, say)
+        with _doubted(plan, parts):
+            _unpack(plan, pack.contents, parts, place, say)
     else:
         pack.contents.clear()  # unpacked by an earlier run, which dropped the archive or some of its parts
     _drop(plan, targets, say)

@@ -28,6 +28,12 @@ from latentclap.getting.splitzip import open_zip
 CHUNK = 1 << 20
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
 Progress = Callable[[int], None]
+
+
+class Unfit(InputError):
+    """The archive itself is at fault, not the disk: broken, refused, or not what was wanted."""
+
+
 #: Where a member goes: its new name, or None to leave it out.
 Place = Callable[[str], str | None]
 
@@ -89,26 +95,32 @@ def unpack(
         progress: told the bytes written or found.
 
     Raises:
-        InputError: broken, refused, or the disk is full.
+        Unfit: broken or refused.
+        InputError: the disk is full, or the target is at fault.
     """
     shown = parts[-1].name
     try:
         with _opened(parts) as archive:
-            members = list(survey(archive, parts, place, limits or Limits()))
+            members = _judged(archive, parts, place, limits or Limits())
             sweep_tree(target, {member.place for member in members})
             _room(members, target, shown)
             target.mkdir(parents=True, exist_ok=True)
             for member in members:
                 _write(archive, member, target, progress)
     except _BROKEN as error:
-        raise InputError(
-            f"{shown}: broken archive ({_one_line(error)}); download it again with --verify"
-        ) from None
+        raise Unfit(f"{shown}: broken archive ({_one_line(error)})") from None
     except OSError as error:
         if disk_full(error):
             raise InputError(f"{shown}: the disk is full; make room, and the same command goes on") from None
         raise
     return members
+
+
+def _judged(archive: Archive, parts: list[Path], place: Place, limits: Limits) -> list[Member]:
+    try:
+        return list(survey(archive, parts, place, limits))
+    except InputError as error:
+        raise Unfit(str(error)) from None
 
 
 def survey(archive: Archive, parts: list[Path], place: Place, limits: Limits) -> Iterator[Member]:
@@ -179,11 +191,11 @@ def _write(archive: Archive, member: Member, target: Path, progress: Progress) -
         while chunk := source.read(min(CHUNK, left + 1)):
             left -= len(chunk)
             if left < 0:
-                raise InputError(f"{member.name}: longer than the {member.size} bytes it says; refused")
+                raise Unfit(f"{member.name}: longer than the {member.size} bytes it says; refused")
             sink.write(chunk)
             progress(len(chunk))
         if left:
-            raise InputError(f"{member.name}: ends {left} bytes early; the archive is broken")
+            raise Unfit(f"{member.name}: ends {left} bytes early; the archive is broken")
 
 
 # --- the two formats ----------------------------------------------------------------------------------------
