@@ -34,6 +34,7 @@ class Resource:
     head: int = 200
     told: int | None = None
     kind: str = "application/octet-stream"
+    encoding: str = ""
     length: bool = True  # False: as HTTP/1.0 does, the body's end is that of the connection
 
 
@@ -144,6 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
         if valid:
             self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Type", found.kind)
+        if found.encoding:
+            self.send_header("Content-Encoding", found.encoding)
         if found.length:
             self.send_header("Content-Length", str(len(body) - first if found.told is None else found.told))
         else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -268,6 +269,29 @@ def test_fewer_bytes_than_told(web, tmp_path):
     with pytest.raises(InputError, match=r"the connection was cut|part does not fit"):
         fetch(remote(web), tmp_path / "f.bin", NET)
     assert not (tmp_path / "f.bin").exists()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_gz_that_the_server_labels_as_compressed(web, tmp_path, encoding, listed):
+    """As with Apache's `AddEncoding x-gzip .gz`: the file is what lies there, and not what is in it."""
+    body = gzip.compress(BODY)
+    web.put("/f.tar.gz", body, encoding=encoding, script=[CUT])
+    file = RemoteFile("f.tar.gz", f"{web.url}/f.tar.gz", len(body) if listed else None)
+    assert fetch(file, tmp_path / "f.tar.gz", NET) == hashlib.sha256(body).hexdigest()
+    assert web.gets("/f.tar.gz") == ["", f"bytes={CUT}-"]
+
+
+def test_a_body_that_was_compressed_for_the_way(thing, tmp_path):
+    thing.put("/f.bin", gzip.compress(BODY[:1000]), encoding="gzip")
+    with pytest.raises(
+        InputError, match=r"f\.bin: 127.* sends it compressed, though asked not to; take another"
+    ):
+        get("thing", _at(tmp_path), lambda _: None)
+    assert not (tmp_path / "f.bin").exists() and not Manifest(tmp_path).files
+    # a size that was listed tells that these are the file's own bytes
+    thing.put("/f.bin", BODY, encoding="gzip")
+    assert fetch(remote(thing), tmp_path / "f.bin", NET) == SHA
 
 
 def test_a_redirect_away_from_https_is_refused():

@@ -26,7 +26,7 @@ from latentclap.files import read_json, write_json
 from latentclap.getting.errors import Stopped, asked_to_wait, disk_full, host, human, passing, reason
 from latentclap.getting.leftovers import sweep
 from latentclap.getting.plausible import implausible
-from latentclap.getting.remote import RemoteFile
+from latentclap.getting.remote import RemoteFile, compressed
 
 CHUNK = 1 << 20
 #: Bytes taken from the network at a time; a cut connection loses less than one such piece.
@@ -140,6 +140,7 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
             if not response.is_redirect:
                 sink.begin(response)
                 if response.ok:
+                    _leave_undecoded(response, remote, sink.total)
                     etag = response.headers.get("ETag", "")
                     strong = etag if not etag.startswith("W/") else ""
                     write_json(_note_of(target), {**_identity(remote), "etag": strong})
@@ -213,6 +214,15 @@ def _check_redirect(response: requests.Response, url: str) -> None:
     to = response.headers.get("Location", "")
     if response.is_redirect and url.startswith("https:") and to.startswith("http:"):
         raise Redirected(f"{host(url)} redirects to an address without https ({to}); refused")
+
+
+def _leave_undecoded(response: requests.Response, remote: RemoteFile, total: int | None) -> None:
+    """Have the bytes written as they lie on the server, or refuse a body that is not of them."""
+    if compressed(response, remote.name) and (total is None or total != remote.size):
+        raise InputError(
+            f"{remote.name}: {host(remote.url)} sends it compressed, though asked not to; take another --mirror"
+        )
+    response.raw.headers.pop("Content-Encoding", None)  # requests would decode by it
 
 
 def _failed(remote: RemoteFile, target: Path, why: str) -> str:

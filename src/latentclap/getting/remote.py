@@ -154,9 +154,17 @@ def _sized(url: str, name: str, checksum: str, timeout: float) -> RemoteFile:
     except requests.RequestException as error:
         hint = "try again later" if passing(error) else "--mirror takes another address"
         raise InputError(f"{name}: {reason(error, url, timeout)} ({url}); {hint}") from None
-    length = response.headers.get("Content-Length", "") if response.ok else ""
+    told = response.ok and not compressed(response, name)
+    length = response.headers.get("Content-Length", "") if told else ""
     size = int(length) if length.isdigit() else None
     return RemoteFile(name, url, size, checksum, _TABLE if checksum else "")
+
+
+def compressed(response: requests.Response, name: str) -> bool:
+    """Whether a body was compressed for the way; of a .gz that is called gzip, this is a label of the file itself."""
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    label = encoding in ("gzip", "x-gzip") and name.lower().endswith((".gz", ".tgz"))
+    return encoding not in ("", "identity") and not label
 
 
 # --- the Hugging Face hub -----------------------------------------------------------------------------------
