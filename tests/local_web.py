@@ -35,6 +35,8 @@ class Resource:
     told: int | None = None
     kind: str = "application/octet-stream"
     encoding: str = ""
+    modified: str = ""
+    if_range: bool = True  # False: the header is not known, as to many a simple server
     length: bool = True  # False: as HTTP/1.0 does, the body's end is that of the connection
 
 
@@ -133,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(step, str) and step.isdigit():
             return self._status(int(step))
         body, first = found.body, 0
-        valid = found.ranges and ranged and self.headers.get("If-Range", found.etag) == found.etag
+        held = self.headers.get("If-Range", found.etag) in (found.etag, found.modified)
+        valid = found.ranges and ranged and (held or not found.if_range)
         if valid:
             first = int(ranged.removeprefix("bytes=").rstrip("-"))
             if first >= len(body):
@@ -151,6 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) - first if found.told is None else found.told))
         else:
             self.send_header("Connection", "close")
+        if found.modified:
+            self.send_header("Last-Modified", found.modified)
         if found.etag:
             self.send_header("ETag", found.etag)
         self.end_headers()

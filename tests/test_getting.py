@@ -138,6 +138,62 @@ def test_a_file_that_changed_meanwhile_starts_again(web, tmp_path):
     assert fetch(unknown, tmp_path / "f.bin", NET) == hashlib.sha256(other).hexdigest()
 
 
+DAYS = ["Mon, 01 Jan 2024 00:00:00 GMT", "Tue, 02 Jan 2024 00:00:00 GMT"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kw"),
+    [
+        ("", "", {}),  # both are told by their dates
+        ('W/"1"', 'W/"2"', {}),
+        ('"1"', '"2"', {"if_range": False}),
+        ("", "", {"if_range": False}),
+    ],
+)
+def test_two_versions_are_not_mixed_where_no_checksum_would_tell(web, tmp_path, old, new, kw):
+    unknown, target = remote(web, checksum="", told_by=""), tmp_path / "f.bin"
+    first = web.put("/f.bin", BODY, script=[CUT, 0, 0], etag=old, modified=DAYS[0], **kw)
+    with pytest.raises(InputError, match="are kept, and the same command goes on"):
+        fetch(unknown, target, NET)
+    kept = dict(web.resources)
+    other = bytes(reversed(BODY))
+    web.put("/f.bin", other, etag=new, modified=DAYS[1], **kw)
+    shutil.copytree(tmp_path, tmp_path / "again")
+    assert fetch(unknown, target, NET) == hashlib.sha256(other).hexdigest()
+    # and the same version is continued
+    first.script.clear()
+    web.resources = kept
+    web.asked.clear()
+    assert fetch(unknown, tmp_path / "again" / "f.bin", NET) == SHA
+    assert web.gets("/f.bin") == [f"bytes={CUT}-"]
+
+
+def test_a_server_that_tells_no_versions_apart(web, tmp_path):
+    """Without a checksum the part is of no use, and nobody is told that it is kept; with one it is continued."""
+    again = r"983\.0 kB of 3\.0 MB; 127.* does not tell versions apart, so the same command starts again"
+    for checksum, script, says in ((f"sha256:{SHA}", [CUT, 0, 0], "are kept"), ("", [CUT, CUT], again)):
+        file, target = remote(web, checksum=checksum), tmp_path / (checksum[:3] or "none") / "f.bin"
+        web.put("/f.bin", BODY, script=script, etag="")
+        with pytest.raises(InputError, match=says):
+            fetch(file, target, NET)
+        web.asked.clear()
+        web.put("/f.bin", BODY, etag="")
+        counted = []
+        assert fetch(file, target, Network(2, 2, 0.01, counted.append)) == SHA
+        assert web.gets("/f.bin") == ([f"bytes={CUT}-"] if checksum else [""])
+        assert sum(counted) == len(BODY) - CUT  # the bar went back where it had to
+
+
+def test_a_part_is_continued_from_another_mirror(web, tmp_path):
+    web.put("/f.bin", BODY, script=[CUT, 0, 0])
+    with pytest.raises(InputError, match="are kept"):
+        fetch(remote(web), tmp_path / "f.bin", NET)
+    web.put("/other/f.bin", BODY, etag='"theirs"')
+    counted = []
+    assert fetch(remote(web, "/other/f.bin"), tmp_path / "f.bin", Network(2, 2, 0.01, counted.append)) == SHA
+    assert min(counted) > 0 and sum(counted) == len(BODY) - CUT
+
+
 def test_a_part_of_two_versions_is_fetched_once_more(web, tmp_path):
     """An ETag that lies: the whole does not match, so a second try starts from nothing."""
     target = tmp_path / "f.bin"

@@ -126,14 +126,20 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
     have = downloaded(target)
     if remote.size is not None and have == remote.size and _same_file(remote, target):
         return
+    if have and not _can_go_on(remote, target):
+        network.progress(-have)
+        _forget(target)
+        have = 0
     with open(part, "ab") as stream:
-        sink = _Sink(remote, stream, network, start=have)
+        version = _version_of(remote, target) if have else {}
+        sink = _Sink(remote, stream, network, start=have, version=version)
         headers = dict(remote.headers)
         if have:
             headers["Range"] = f"bytes={have}-"
-            note = read_json(_note_of(target)) if _note_of(target).is_file() else {}
-            if note.get("etag"):
-                headers["If-Range"] = note["etag"]  # else the whole file comes: it has changed
+            # a date tells seconds apart only: it is for files of which no checksum would find the mixture
+            if version.get("etag") or (version.get("modified") and not remote.checksum):
+                # where it does not hold any more the whole file comes
+                headers["If-Range"] = version.get("etag") or version["modified"]
 
         def first_look(response: requests.Response, *_: Any, **__: Any) -> None:
             _check_redirect(response, remote.url)
@@ -141,9 +147,7 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
                 sink.begin(response)
                 if response.ok:
                     _leave_undecoded(response, remote, sink.total)
-                    etag = response.headers.get("ETag", "")
-                    strong = etag if not etag.startswith("W/") else ""
-                    write_json(_note_of(target), {**_identity(remote), "etag": strong})
+                    write_json(_note_of(target), {**_identity(remote), **sink.version})
 
         download = HTTPDownloader(
             chunk_size=PIECE, timeout=network.timeout, headers=headers, hooks={"response": first_look}
@@ -163,9 +167,11 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
 class _Sink:
     """What HTTPDownloader writes into: the part, opened for appending, with every rule about bytes."""
 
-    def __init__(self, remote: RemoteFile, stream: IO[bytes], network: Network, start: int) -> None:
+    def __init__(
+        self, remote: RemoteFile, stream: IO[bytes], network: Network, start: int, version: dict[str, str]
+    ) -> None:
         self.remote, self.stream, self.network = remote, stream, network
-        self.at = start
+        self.at, self.version = start, version
         self.total: int | None = None
 
     def begin(self, response: requests.Response) -> None:
@@ -177,13 +183,16 @@ class _Sink:
         if not response.ok:
             return
         continues = response.status_code == 206 and place and place.group(1) == str(self.at)
+        # a server that does not know If-Range goes on with whatever it has now
+        continues = continues and not _differ(self.version, _version(response))
         if self.at and not continues:
             # no Range support, or a changed file: what we have is of no use
             self.network.progress(-self.at)
             self.stream.truncate(0)
-            self.at = 0
+            self.at, self.version = 0, {}
             if response.status_code == 206:
                 raise requests.exceptions.ChunkedEncodingError("another range than asked for")
+        self.version = {**self.version, **_version(response)}
         if self.total is None and length.isdigit() and response.status_code == 200:
             self.total = int(length)
 
@@ -228,6 +237,11 @@ def _leave_undecoded(response: requests.Response, remote: RemoteFile, total: int
 def _failed(remote: RemoteFile, target: Path, why: str) -> str:
     have = downloaded(target)
     of = f" of {human(remote.size)}" if remote.size else ""
+    if have and not _can_go_on(remote, target):
+        return (
+            f"{remote.name}: {why} after {human(have)}{of}; {host(remote.url)} does not tell versions apart, so the"
+            " same command starts again"
+        )
     kept = f"; {human(have)}{of} are kept, and the same command goes on from there" if have else ""
     return f"{remote.name}: {why}{kept or f' ({remote.url})'}"
 
@@ -261,6 +275,33 @@ def _same_file(remote: RemoteFile, target: Path) -> bool:
         _forget(target)
         return False
     return True
+
+
+def _version(response: requests.Response) -> dict[str, str]:
+    """By what a server tells versions of a file apart, as far as it does."""
+    etag = response.headers.get("ETag", "")
+    told = {
+        "etag": "" if etag.startswith("W/") else etag,
+        "modified": response.headers.get("Last-Modified", ""),
+    }
+    return {key: value for key, value in told.items() if value}
+
+
+def _version_of(remote: RemoteFile, target: Path) -> dict[str, str]:
+    """Of what version the part is, as this address has told; another one's words mean nothing to it."""
+    note = read_json(_note_of(target)) if _note_of(target).is_file() else {}
+    if note.get("url") != remote.url:
+        return {}
+    return {key: note[key] for key in ("etag", "modified") if note.get(key)}
+
+
+def _differ(one: dict[str, str], other: dict[str, str]) -> bool:
+    return any(one[key] != other[key] for key in one.keys() & other.keys())
+
+
+def _can_go_on(remote: RemoteFile, target: Path) -> bool:
+    """Whether it would be noticed if the rest came of another version than the part."""
+    return bool(remote.checksum or _version_of(remote, target))
 
 
 def _forget(target: Path) -> None:
