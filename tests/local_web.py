@@ -23,7 +23,7 @@ class Resource:
     """One address. ``script`` tells what happens to each GET in turn; when it is used up, all is well.
 
     Its entries: an int (bytes until the connection is cut), "stall" (silence after half the body), or a string
-    of digits (a status code).
+    of digits (a status code). ``heads`` are the status codes of each HEAD in turn, ``later`` is the Retry-After.
     """
 
     body: bytes
@@ -32,6 +32,8 @@ class Resource:
     script: list = field(default_factory=list)
     location: str = ""
     head: int = 200
+    heads: list = field(default_factory=list)
+    later: str = "1"
     told: int | None = None
     kind: str = "application/octet-stream"
     encoding: str = ""
@@ -129,11 +131,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", found.location)
             self.send_header("Content-Length", "0")
             return self.end_headers()
-        if method == "HEAD" and found.head != 200:
-            return self._status(found.head)
+        head = found.heads.pop(0) if found.heads and method == "HEAD" else found.head
+        if method == "HEAD" and head != 200:
+            return self._status(head, found.later)
         step = found.script.pop(0) if found.script and method == "GET" else None
         if isinstance(step, str) and step.isdigit():
-            return self._status(int(step))
+            return self._status(int(step), found.later)
         body, first = found.body, 0
         held = self.headers.get("If-Range", found.etag) in (found.etag, found.modified)
         valid = found.ranges and ranged and (held or not found.if_range)
@@ -174,10 +177,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[first:])
         return None
 
-    def _status(self, code):
+    def _status(self, code, later=""):
         self.send_response(code)
         if code == 429:
-            self.send_header("Retry-After", "1")
+            self.send_header("Retry-After", later)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -1,6 +1,7 @@
 """Downloads against a server on 127.0.0.1 that cuts, stalls, lies and forgets."""
 
 import dataclasses
+import email.utils
 import errno
 import gzip
 import hashlib
@@ -29,6 +30,7 @@ from latentclap.data import load_dataset
 from latentclap.errors import InputError
 from latentclap.getting import SOURCES, Options, Stopped, get, recipes
 from latentclap.getting import fetch as fetching
+from latentclap.getting.errors import asked_to_wait, pause
 from latentclap.getting.fetch import Network, digests, fetch, part_of
 from latentclap.getting.manifest import NAME, Manifest
 from latentclap.getting.remote import RemoteFile, list_files, safe_name
@@ -285,6 +287,46 @@ def test_a_server_that_asks_to_wait(web, tmp_path):
     began = time.monotonic()
     assert fetch(remote(web), tmp_path / "f.bin", NET) == SHA
     assert time.monotonic() - began >= 1  # its Retry-After
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("dated", [False, True])
+def test_a_server_that_asks_to_wait_until(thing, tmp_path, method, dated):
+    """Asked about a file, too, and a date as well as a number of seconds."""
+    found = thing.resources["/f.bin"]
+    began = time.time()
+    found.later = email.utils.formatdate(began + 2, usegmt=True) if dated else "1"
+    found.heads, found.script = ([429], []) if method == "HEAD" else ([], ["429"])
+    get("thing", _at(tmp_path), lambda _: None)
+    assert time.time() - began >= 0.99
+    assert [asked for asked, *_ in thing.asked].count(method) == 2
+    assert (tmp_path / "f.bin").read_bytes() == BODY
+
+
+def test_how_long_one_waits():
+    error = requests.HTTPError(response=requests.Response())
+    asked = error.response.headers
+    for told, least, most in [
+        ("", 0, 0),
+        ("7", 7, 7),
+        ("9" * 400, 300, 300),
+        ("-3", 0, 0),
+        ("soon", 0, 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 300, 300),
+        ("Mon, 01 Jan 2024 00:00:00 GMT", 0, 0),
+        (email.utils.formatdate(time.time() + 60, usegmt=True), 50, 60),
+    ]:
+        asked["Retry-After"] = told
+        assert least <= asked_to_wait(error) <= most, told
+    asked["Retry-After"] = "1"
+    assert [pause(error, tries, 1.0) for tries in (1, 2, 3)] == [1, 2, 4]
+
+
+def test_a_file_that_is_asked_about_in_vain(thing, tmp_path):
+    thing.resources["/f.bin"].head = 503
+    with pytest.raises(InputError, match=r"f\.bin: HTTP 503: the server has a problem .*; try again later"):
+        get("thing", _at(tmp_path, attempts=3), lambda _: None)
+    assert len(thing.asked) == 3
 
 
 def test_a_passing_500(web, tmp_path):

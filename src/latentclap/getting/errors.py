@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import time
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import requests
@@ -79,11 +82,22 @@ def passing(error: BaseException) -> bool:
     )
 
 
+def pause(error: BaseException, tries: int, wait: float) -> float:
+    """Seconds until the next try: ``wait`` after the first, growing by powers of two, or what the server asks for."""
+    return max(wait * 2 ** (tries - 1), asked_to_wait(error))
+
+
 def asked_to_wait(error: BaseException, most: float = 300) -> float:
-    """Seconds that a server asks us to wait (Retry-After), at most ``most``."""
+    """Seconds that a server asks us to wait (Retry-After, a number or a date), at most ``most``."""
     response = getattr(error, "response", None)
-    text = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(text), most) if text.isdigit() else 0.0
+    text = response.headers.get("Retry-After", "").strip() if response is not None else ""
+    seconds = 0.0
+    if text.isdecimal():
+        seconds = float(text)
+    elif text:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    return min(max(seconds, 0.0), most)
 
 
 def disk_full(error: OSError) -> bool:

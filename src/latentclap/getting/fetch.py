@@ -23,7 +23,7 @@ from pooch import HTTPDownloader
 
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.getting.errors import Stopped, asked_to_wait, disk_full, host, human, passing, reason
+from latentclap.getting.errors import Stopped, disk_full, host, human, passing, pause, reason
 from latentclap.getting.leftovers import sweep
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile, compressed
@@ -109,14 +109,14 @@ def _download(remote: RemoteFile, target: Path, network: Network) -> None:
                 raise InputError(
                     _failed(remote, target, reason(error, remote.url, network.timeout))
                 ) from None
-            pause = max(network.wait * 2 ** (tries - 1), asked_to_wait(error))
+            seconds = pause(error, tries, network.wait)
         except Redirected as error:
             raise InputError(f"{remote.name}: {error}") from None
         except OSError as error:
             full = disk_full(error)
             what = "the disk is full" if full else error.strerror or str(error)
             raise InputError(_failed(remote, target, f"{what} ({target.parent})")) from None
-        if network.stop.wait(pause):
+        if network.stop.wait(seconds):
             raise Stopped
 
 

@@ -97,6 +97,8 @@ class Plan:
             revision=options.revision or self.manifest.revisions.get(source.name, ""),
             subsets=subsets,
             timeout=options.timeout,
+            attempts=options.attempts,
+            wait=options.wait,
         )
         self.revision = listing.revision
         self.items = [self._item(remote, done) for remote in listing.files]

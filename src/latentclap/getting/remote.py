@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -12,7 +15,7 @@ import requests
 from pooch.downloaders import REQUESTS_HEADERS, ZenodoRepository
 
 from latentclap.errors import InputError
-from latentclap.getting.errors import host, passing, reason
+from latentclap.getting.errors import host, passing, pause, reason
 from latentclap.getting.sources import Source
 
 #: Bytes are wanted as they lie on the server: a size or a Range would mean nothing in a compressed body.
@@ -65,6 +68,8 @@ def list_files(
     revision: str = "",
     subsets: tuple[str, ...] = (),
     timeout: float = 60,
+    attempts: int = 5,
+    wait: float = 1.0,
 ) -> Listing:
     """Ask the server what there is.
 
@@ -74,21 +79,21 @@ def list_files(
         revision: a hub repository's branch, tag or commit; empty for "main".
         subsets: fills ``{subset}`` in the source's patterns.
         timeout: seconds without an answer.
+        attempts: how often a file is asked for its size.
+        wait: seconds after the first of them; they grow by powers of two.
 
     Raises:
         InputError: unreachable, not there, or not what such a server answers.
     """
     if source.kind == "hub":
         return _hub(source, mirror, revision, subsets, timeout)
+    sized = partial(_sized, timeout=timeout, attempts=attempts, wait=wait)
     if source.kind == "zenodo":
-        return _zenodo(source, mirror, timeout)
+        return _zenodo(source, mirror, timeout, sized)
     base = (mirror or source.base).rstrip("/")
     names = [(safe_name(e.name), e.checksum) for e in source.files]
     return Listing(
-        tuple(
-            _sized(f"{base}/{quote(name)}", _join(source.folder, name), known, timeout)
-            for name, known in names
-        )
+        tuple(sized(f"{base}/{quote(name)}", _join(source.folder, name), known) for name, known in names)
     )
 
 
@@ -99,7 +104,7 @@ def _join(folder: str, name: str) -> str:
 # --- zenodo -------------------------------------------------------------------------------------------------
 
 
-def _zenodo(source: Source, mirror: str, timeout: float) -> Listing:
+def _zenodo(source: Source, mirror: str, timeout: float, sized: Callable[..., RemoteFile]) -> Listing:
     """Addresses, sizes and MD5 sums from the record; a mirror only replaces the addresses."""
     repository = ZenodoRepository(
         f"10.5281/zenodo.{source.record}", source.page, timeout=timeout, headers=REQUESTS_HEADERS
@@ -127,7 +132,7 @@ def _zenodo(source: Source, mirror: str, timeout: float) -> Listing:
             remote = RemoteFile(name, repository.download_url(name), size, checksum, told_by)
         else:
             base = mirror.rstrip("/") or f"{source.page}/files"
-            remote = _sized(f"{base}/{quote(name)}", name, checksum, timeout)
+            remote = sized(f"{base}/{quote(name)}", name, checksum)
             remote = replace(remote, size=remote.size if size is None else size, told_by=told_by)
         found.append(remote)
     return Listing(tuple(found), notes=tuple(notes))
@@ -141,16 +146,10 @@ def _agreed(name: str, pinned: str, published: str, record: str) -> str:
     return published or pinned
 
 
-def _sized(url: str, name: str, checksum: str, timeout: float) -> RemoteFile:
+def _sized(url: str, name: str, checksum: str, *, timeout: float, attempts: int, wait: float) -> RemoteFile:
     """A file of which only the address is known: ask for its size."""
     try:
-        response = requests.head(url, headers=HEADERS, timeout=timeout, allow_redirects=True)
-        if response.status_code not in (
-            403,
-            405,
-            501,
-        ):  # servers that do not answer HEAD may still give the file
-            response.raise_for_status()
+        response = _head(url, timeout, attempts, wait)
     except requests.RequestException as error:
         hint = "try again later" if passing(error) else "--mirror takes another address"
         raise InputError(f"{name}: {reason(error, url, timeout)} ({url}); {hint}") from None
@@ -158,6 +157,23 @@ def _sized(url: str, name: str, checksum: str, timeout: float) -> RemoteFile:
     length = response.headers.get("Content-Length", "") if told else ""
     size = int(length) if length.isdigit() else None
     return RemoteFile(name, url, size, checksum, _TABLE if checksum else "")
+
+
+def _head(url: str, timeout: float, attempts: int, wait: float) -> requests.Response:
+    """Ask about a file as patiently as for it."""
+    tries = 1
+    while True:
+        try:
+            response = requests.head(url, headers=HEADERS, timeout=timeout, allow_redirects=True)
+            # servers that do not answer HEAD may still give the file
+            if response.status_code not in (403, 405, 501):
+                response.raise_for_status()
+            return response
+        except requests.RequestException as error:
+            if not passing(error) or tries >= attempts:
+                raise
+            time.sleep(pause(error, tries, wait))
+            tries += 1
 
 
 def compressed(response: requests.Response, name: str) -> bool:
