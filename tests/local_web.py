@@ -35,6 +35,7 @@ class Resource:
     heads: list = field(default_factory=list)
     later: str = "1"
     told: int | None = None
+    told_first: int | None = None  # by HEAD
     kind: str = "application/octet-stream"
     encoding: str = ""
     modified: str = ""
@@ -153,8 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", found.kind)
         if found.encoding:
             self.send_header("Content-Encoding", found.encoding)
+        told = found.told_first if method == "HEAD" else found.told
         if found.length:
-            self.send_header("Content-Length", str(len(body) - first if found.told is None else found.told))
+            self.send_header("Content-Length", str(len(body) - first if told is None else told))
         else:
             self.send_header("Connection", "close")
         if found.modified:

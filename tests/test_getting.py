@@ -525,6 +525,13 @@ def test_a_size_that_is_not_told(thing, tmp_path):
     assert (tmp_path / "f.bin").read_bytes() == BODY
 
 
+def test_a_size_of_0_is_none(thing, tmp_path):
+    thing.resources["/f.bin"].told_first = 0
+    lines, say = said()
+    get("thing", _at(tmp_path), say)
+    assert "size not told" in "\n".join(lines) and (tmp_path / "f.bin").read_bytes() == BODY
+
+
 Usage = namedtuple("Usage", "total used free")
 
 

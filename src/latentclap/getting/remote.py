@@ -155,7 +155,8 @@ def _sized(url: str, name: str, checksum: str, *, timeout: float, attempts: int,
         raise InputError(f"{name}: {reason(error, url, timeout)} ({url}); {hint}") from None
     told = response.ok and not compressed(response, name)
     length = response.headers.get("Content-Length", "") if told else ""
-    size = int(length) if length.isdigit() else None
+    # 0 is what servers say that have not looked
+    size = int(length) or None if length.isdigit() else None
     return RemoteFile(name, url, size, checksum, _TABLE if checksum else "")
 
 
