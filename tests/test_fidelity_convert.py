@@ -309,7 +309,7 @@ def test_the_older_file_format(tmp_path):
 # ------------------------------------------------------------------------------------ command line
 
 
-def test_info_and_convert(folder, ckpt, tmp_path):
+def test_info_and_convert(folder, ckpt, tmp_path, monkeypatch):
     told = run(app, ["info", str(ckpt)]).output
     assert "unet weights: ema" in told and "100.00%" in told and "HTSAT-tiny" in told
     read = json.loads(run(app, ["info", str(ckpt), "--json"]).output)
@@ -335,13 +335,20 @@ def test_info_and_convert(folder, ckpt, tmp_path):
     thesis.mkdir()
     (thesis / "thesis.txt").write_text("years of work")
     assert "holds other things" in refused("convert", ckpt, thesis)
+    monkeypatch.chdir(out)
+    monkeypatch.setattr("latentclap.convert.command.read_checkpoint", lambda _: pytest.fail("work was begun"))
+    assert "working folder is there and cannot be replaced" in refused("convert", ckpt, ".")
+    assert (out / "load_report.json").is_file()
 
 
 def test_a_laion_file_judges(laion_tiny, tmp_path):
     path = originals.laion_file(tmp_path / "630k.pt", laion_tiny, position_ids=True)
     assert "HTSAT-tiny" in run(app, ["info", str(path)]).output
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "judge").symlink_to(tmp_path / "disk")
     result = run(app, ["convert", str(path), str(tmp_path / "judge")])
     assert result.exception is None, result.exception
+    assert (tmp_path / "disk" / "load_report.json").is_file()
     random_system("tiny").save_pretrained(tmp_path / "system")
     waves = recipe.wave("judged", 16_000)[None]
     embeddings = []

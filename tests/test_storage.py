@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
-from latentclap import FoleySystem
+from latentclap import FoleySystem, storage
 from latentclap.checkpoints import Sampling, own_sampling, shipped
 from latentclap.errors import InputError
 from latentclap.files import write_json
@@ -59,6 +59,29 @@ def test_polish_survives(tmp_path):
     again = FoleySystem.from_pretrained(system.save_pretrained(tmp_path / "polished"))
     assert again.polish == 3
     assert FoleySystem.from_pretrained("mini").polish is not None
+
+
+def test_a_system_is_saved_through_a_link(tmp_path):
+    system = random_system("tiny")
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk")
+    for _ in range(2):  # into an empty folder, and in place of a system
+        assert system.save_pretrained(link, pipeline=False) == link
+    assert link.is_symlink() and (tmp_path / "disk" / "latentclap.json").is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+
+
+@pytest.mark.parametrize("where", [".", "..", "link", "round"])
+def test_where_no_system_can_be_saved_is_said_before_the_work(tmp_path, monkeypatch, where):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "work")
+    (tmp_path / "work" / "round").symlink_to("round")
+    monkeypatch.setattr(storage, "_write_parts", lambda *_: pytest.fail("the work was begun"))
+    with pytest.raises(InputError, match=r"working folder is there and cannot be replaced|round in circles"):
+        random_system("tiny").save_pretrained(where)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "round", "work"]
 
 
 def test_a_system_keeps_how_it_is_sampled(tmp_path):

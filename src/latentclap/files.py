@@ -38,6 +38,29 @@ def check_place(path: str | Path) -> list[Path]:
     return absent
 
 
+def replaceable(folder: Path, mark: str, what: str) -> Path:
+    """Look whether a folder can be written whole, before the work whose result it is; return it with links followed.
+
+    Args:
+        folder: absent, empty, or one of ours that is replaced.
+        mark: a file by which ours is known.
+        what: what the folder will be, in words.
+
+    Raises:
+        InputError: it holds other things, or the working folder is there.
+    """
+    place = Path(os.path.realpath(folder))
+    if place.is_symlink():
+        raise InputError(f"{folder}: a link that leads round in circles; choose another folder")
+    if Path.cwd().is_relative_to(place):
+        raise InputError(
+            f"{folder}: the working folder is there and cannot be replaced; choose another folder"
+        )
+    if place.exists() and not (place.is_dir() and ((place / mark).is_file() or not any(place.iterdir()))):
+        raise InputError(f"{folder} holds other things than {what}: choose another folder or empty it")
+    return place
+
+
 def existing(path: str | Path) -> Path:
     """The path itself or the nearest folder above it that exists."""
     path = Path(path).absolute()

@@ -27,7 +27,7 @@ from latentclap.checkpoints import (
     weight_files,
 )
 from latentclap.errors import InputError
-from latentclap.files import ORIGINAL, load_tensors, read_json, write_json
+from latentclap.files import ORIGINAL, load_tensors, read_json, replaceable, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -268,18 +268,15 @@ def _unfold(unet: nn.Module, factors: dict[str, torch.Tensor]) -> nn.Linear:
 
 def save_system(system: FoleySystem, folder: Path, *, dtype: torch.dtype | None, pipeline: bool) -> Path:
     """See :meth:`FoleySystem.save_pretrained`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    place = replaceable(folder, INDEX, "a system")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
     try:
         _write_parts(system, temporary, dtype, pipeline)
         os.chmod(temporary, 0o755)
-        if folder.exists():
-            if not (folder / INDEX).is_file() and any(folder.iterdir()):
-                raise InputError(
-                    f"{folder} holds other things than a system: choose another folder or empty it"
-                )
-            shutil.rmtree(folder)
-        temporary.replace(folder)
+        if replaceable(folder, INDEX, "a system").exists():  # as it was before the work?
+            shutil.rmtree(place)
+        temporary.replace(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -12,8 +12,7 @@ from latentclap.convert.audioldm import convert_audioldm
 from latentclap.convert.checkpoint import Checkpoint, read_checkpoint
 from latentclap.convert.clap import ConvertedClap, convert_clap
 from latentclap.convert.report import LoadReport, table
-from latentclap.errors import InputError
-from latentclap.files import write_json
+from latentclap.files import replaceable, write_json
 
 #: Written beside what was converted.
 REPORT = "load_report.json"
@@ -44,18 +43,17 @@ def convert_file(path: Path, out: Path, *, tokenizer: str, half: bool, **options
     """
     import torch
 
+    place = replaceable(out, REPORT, "a converted checkpoint")
     file = read_checkpoint(path)
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / REPORT).is_file())):
-        raise InputError(f"{out} holds other things than a converted checkpoint: choose another folder")
     if file.kind == "audioldm":
         converted = convert_audioldm(file, tokenizer=tokenizer, **options)
         told = _told(file, converted.reports, converted.facts)
-        converted.system.save_pretrained(out, dtype=torch.float16 if half else None)
-        write_json(out / REPORT, told["json"])
+        converted.system.save_pretrained(place, dtype=torch.float16 if half else None)
+        write_json(place / REPORT, told["json"])
     else:
         clap = convert_clap(file)
         told = _told(file, [clap.report], {"clap": clap.architecture, "not_run": file.inert})
-        _save_clap(clap, out, told["json"], torch.float16 if half else None)
+        _save_clap(clap, place, told["json"], torch.float16 if half else None)
     return f"{told['text']}\nwrote {out}"
 
 
