@@ -706,6 +706,26 @@ def test_a_folder_is_finished_at_the_commit_it_was_begun_with(web, tmp_path):
     assert Manifest(tmp_path).revisions == {"audioldm": "d" * 40}
 
 
+def test_the_commit_that_a_folder_was_begun_with_is_gone(web, tmp_path):
+    """As after a history was rewritten, or on a mirror that keeps only the newest."""
+    web.hub("cvssp/audioldm-m-full", FOLDER)
+    options = _at(tmp_path, mirror=web.url)
+    get("audioldm", options, lambda _: None)
+    web.resources.clear()
+    web.hub("cvssp/audioldm-m-full", FOLDER, commit="d" * 40)
+    with pytest.raises(InputError) as told:
+        get("audioldm", options, lambda _: None)
+    says = (
+        f"cvssp/audioldm-m-full: no revision '{'c' * 40}' on {web.url[7:]}, with which {tmp_path} was begun;"
+        " --revision main goes on with what is there now"
+    )
+    assert str(told.value) == says
+    with pytest.raises(InputError, match=r"no revision 'v7' on 127\.0\.0\.1:\d+$"):
+        get("audioldm", dataclasses.replace(options, revision="v7"), lambda _: None)
+    get("audioldm", dataclasses.replace(options, revision="main"), lambda _: None)
+    assert Manifest(tmp_path).revisions == {"audioldm": "d" * 40}
+
+
 def test_the_endpoint_of_the_environment(web, tmp_path, monkeypatch):
     """HF_ENDPOINT is read by huggingface_hub when it is imported."""
     from huggingface_hub import constants
@@ -723,6 +743,11 @@ def test_a_token_does_not_go_to_a_mirror(web):
     assert not any("authorization" in {k.lower() for k in file.headers} for file in found.files)
 
 
+NO_HUB = (
+    r"laion_clap: 127\.0\.0\.1:\d+ does not answer as a Hugging Face hub does; --mirror takes the address"
+)
+
+
 @pytest.mark.parametrize(
     ("breaks", "says"),
     [
@@ -730,8 +755,10 @@ def test_a_token_does_not_go_to_a_mirror(web):
         (lambda web: setattr(_info(web), "script", ["500"] * 9), "HTTP 500: the server has a problem"),
         (lambda web: setattr(_info(web), "script", ["401"] * 9), "HTTP 401|no such repository"),
         (lambda web: setattr(_info(web), "script", ["stall"] * 9), r"sent nothing for 0\.5 s"),
-        (lambda web: setattr(_info(web), "body", b"<html>"), "try again later|does not answer as"),
-        (lambda web: setattr(_info(web), "body", b'{"id": "x"}'), "does not answer as a Hugging Face hub"),
+        *(
+            (lambda web, body=body: setattr(_info(web), "body", body), NO_HUB)
+            for body in (b"<html>", b"\xff\xfe<", b"[]", b"3", b'{"id": "x"}', b'{"sha": "c", "siblings": 3}')
+        ),
         (lambda web: setattr(_info(web), "body", _evil(web)), "refused the file name"),
     ],
 )

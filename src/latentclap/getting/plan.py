@@ -18,7 +18,7 @@ from latentclap.getting.errors import Stopped, host, human
 from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
 from latentclap.getting.manifest import Known, Manifest
 from latentclap.getting.plausible import implausible
-from latentclap.getting.remote import RemoteFile, list_files
+from latentclap.getting.remote import Listing, NoRevision, RemoteFile, list_files
 from latentclap.getting.sources import Source
 
 Say = Callable[[str], None]
@@ -90,20 +90,32 @@ class Plan:
         if not place.is_dir():
             raise InputError(f"--out {self.folder}: {place} is a file; give another folder")
         self.manifest = Manifest(self.folder)
-        listing = list_files(
-            source,
-            mirror=options.mirror,
-            # a repository may move on between two runs: what was begun at one commit is finished at it
-            revision=options.revision or self.manifest.revisions.get(source.name, ""),
-            subsets=subsets,
-            timeout=options.timeout,
-            attempts=options.attempts,
-            wait=options.wait,
-        )
+        listing = self._list(subsets)
         self.revision = listing.revision
         self.items = [self._item(remote, done) for remote in listing.files]
         self.notes = [*listing.notes, *self._trust()]
         self._lock = threading.Lock()
+
+    def _list(self, subsets: tuple[str, ...]) -> Listing:
+        options = self.options
+        # a repository may move on between two runs: what was begun at one commit is finished at it
+        begun = "" if options.revision else self.manifest.revisions.get(self.source.name, "")
+        try:
+            return list_files(
+                self.source,
+                mirror=options.mirror,
+                revision=options.revision or begun,
+                subsets=subsets,
+                timeout=options.timeout,
+                attempts=options.attempts,
+                wait=options.wait,
+            )
+        except NoRevision as error:
+            if not begun:
+                raise
+            raise InputError(
+                f"{error}, with which {self.folder} was begun; --revision main goes on with what is there now"
+            ) from None
 
     def _item(self, remote: RemoteFile, done: frozenset[str]) -> Item:
         target = self.folder / remote.name

@@ -23,6 +23,10 @@ HEADERS = {**REQUESTS_HEADERS, "Accept-Encoding": "identity"}
 _TABLE = "latentclap's table of sources"
 
 
+class NoRevision(InputError):
+    """A hub that lacks the branch, tag or commit that was asked for."""
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """One file on a server.
@@ -83,6 +87,7 @@ def list_files(
         wait: seconds after the first of them; they grow by powers of two.
 
     Raises:
+        NoRevision: the hub has no such ``revision``.
         InputError: unreachable, not there, or not what such a server answers.
     """
     if source.kind == "hub":
@@ -204,9 +209,11 @@ def _hub(source: Source, mirror: str, revision: str, subsets: tuple[str, ...], t
             timeout=timeout,
         )
     except Exception as error:  # huggingface_hub passes on errors of several libraries
-        raise InputError(_hub_reason(error, source.repo, revision, endpoint, timeout)) from None
+        if revision and _lacks_revision(error):
+            raise NoRevision(f"{source.repo}: no revision {revision!r} on {host(endpoint)}") from None
+        raise InputError(_hub_reason(error, source.repo, endpoint, timeout)) from None
     if not info.sha or info.siblings is None:
-        raise InputError(f"{source.repo}: {host(endpoint)} does not answer as a Hugging Face hub does")
+        raise InputError(_no_hub(source.repo, endpoint))
     headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
     found = []
     for item in info.siblings:
@@ -236,16 +243,33 @@ def _without_twins(found: list[RemoteFile]) -> tuple[RemoteFile, ...]:
     return tuple(f for f in found if not (f.name.endswith(".bin") and PurePosixPath(f.name).parent in safe))
 
 
-def _hub_reason(error: Exception, repo: str, revision: str, endpoint: str, timeout: float) -> str:
-    names = {cls.__name__ for cls in type(error).__mro__}
+def _names(error: Exception) -> set[str]:
+    return {cls.__name__ for cls in type(error).__mro__}
+
+
+def _lacks_revision(error: Exception) -> bool:
+    """Whether this is the hub's word for it, or the bare 404 of a simpler mirror."""
+    bare = getattr(getattr(error, "response", None), "status_code", None) == 404
+    return "RevisionNotFoundError" in _names(error) or (
+        bare and "RepositoryNotFoundError" not in _names(error)
+    )
+
+
+def _no_hub(repo: str, endpoint: str) -> str:
+    return f"{repo}: {host(endpoint)} does not answer as a Hugging Face hub does; --mirror takes the address of one"
+
+
+def _hub_reason(error: Exception, repo: str, endpoint: str, timeout: float) -> str:
+    names = _names(error)
     if "OfflineModeIsEnabled" in names:
         return f"{repo}: HF_HUB_OFFLINE is set; unset it to download"
-    if "RevisionNotFoundError" in names:
-        return f"{repo}: no revision {revision!r} on {host(endpoint)}"
     if "GatedRepoError" in names:
         return f"{repo}: {host(endpoint)} wants its terms accepted first, with an account (hf auth login)"
     if "RepositoryNotFoundError" in names:
         return f"{repo}: no such repository on {host(endpoint)}"
+    unread = isinstance(error, (ValueError, TypeError, LookupError, AttributeError))
+    if "JSONDecodeError" in names or (unread and not isinstance(error, OSError)):
+        return _no_hub(repo, endpoint)  # a web page, or other JSON
     return (
         f"{repo}: {reason(error, endpoint, timeout)} ({endpoint}); try again later, or --mirror another hub"
     )
