@@ -3,7 +3,7 @@
 SOURCE is a folder of webdataset shards (*.tar with a sound and a .json or .txt caption per clip; see pack_shards.py),
 or a folder of clips as pack_shards.py takes it. Each tar becomes one safetensors shard in OUT; clips that cannot be
 used are skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at; shards of
-input that has changed since are made again.
+input that has changed since are made again, and so are those that lack clips since a disk or the memory failed.
 
 Of a sound longer than the system's clips the first part is taken, or with --crop random one that its name draws;
 --crops K takes up to K of them beside one another. A silent beginning is passed over. --exclude leaves clips out by
@@ -113,9 +113,10 @@ def main(
         total=todo,
     )
     seconds = time.monotonic() - started
+    again = f" ({made.again} of them again, for clips that could not be read)" if made.again else ""
     print(
         f"{made.clips} clips encoded in {seconds:.0f} s ({made.clips / seconds:.1f} a second), {made.shards} shards"
-        f" written, {made.kept} kept, {made.problems} clips skipped"
+        f" written{again}, {made.kept} kept, {made.problems} clips skipped"
         + (f", {made.excluded} excluded" if exclusion else "")
     )
     if made.manifest is None:
@@ -143,7 +144,7 @@ def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, worl
 
     counts = _counts(parts)
     each, free = crops * bytes_per_clip(system), free_bytes(out)
-    left = [i for i, way in enumerate(_compared(parts, out)) if way in ("absent", "changed")]
+    left = [i for i, way in enumerate(_compared(parts, out)) if way in ("absent", "retry", "changed")]
     need = each * sum(counts[i] for i in left)
     mine = [i for i in left if i % world == rank]
     print(
@@ -178,6 +179,7 @@ def _compared(parts: list[Part], out: Path) -> list[str]:
     entries = [entry_of(out, part.name) for part in parts]
     ways = ["absent" if e is None else part.compare(e) for part, e in zip(parts, entries, strict=True)]
     notes = {
+        "retry": "lack clips which the system failed to give (a disk, memory): the same command tries them again",
         "changed": "are of input that has changed since: they are made again",
         "moved": "are of input of another time, but of the same size, beginnings and ends: taken as the same",
         "old": "are of an earlier version, which noted only sizes and first and last names: taken as the same",

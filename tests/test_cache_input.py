@@ -1,5 +1,6 @@
 """What goes into the latent cache: odd archives, changed input, lists of clips to leave out, parts of long sounds."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -161,6 +162,54 @@ def test_a_disk_that_fails_costs_the_clip(tmp_path, tiny, monkeypatch):
     )
     (results, _) = [r for _, r in stream([Part("x", path)], Front(1.0, tiny.feature_extractor))]
     assert [r.reason for r in results] == ["cannot be read (Input/output error)"]
+
+
+def failing(monkeypatch, module, code=errno.ESTALE):
+    """Files that cannot be read beyond their beginning while what this returns is true."""
+    ill = [True]
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if ill[0] and self.tell() >= 20000:
+                raise OSError(code, os.strerror(code))
+            return super().readinto(buffer)
+
+    def opening(path, mode="rb", buffering=-1):
+        return io.BufferedReader(Failing(path), max(buffering, 4096))
+
+    monkeypatch.setattr(f"latentclap.cache.{module}.open", opening, raising=False)
+    return ill
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_a_disk_did_not_give_is_tried_again(tiny, tmp_path, monkeypatch, packed):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    if packed:
+        pack(list_clips(source)[1], tmp_path / "tars")
+        source = tmp_path / "tars"
+    ill = failing(monkeypatch, "tars")
+    made = cache_parts(tiny, find_parts(source), out, progress=False)
+    # without them there is a cache all the same: a disk may stay as it is
+    assert made.problems and os.strerror(errno.ESTALE) in (out / "problems.csv").read_text()
+    assert made.manifest["clips"] == made.clips < 3
+    assert cache_parts(tiny, find_parts(source), out, progress=False).again == 1
+    ill[0] = False
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    options = ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet")
+    told = said("cache_latents", source, out, *options)
+    assert "1 shards lack clips which the system failed to give" in told
+    assert "1 shards written (1 of them again, for clips that could not be read), 0 kept, 0 clips" in told
+    assert len(ShardedCache(out)) == 3 and "retry" not in read_json(out.joinpath(f"{find_parts(source)[0].name}.entry.json"))  # fmt: skip  # noqa: E501
+    assert cache_parts(tiny, find_parts(source), out, progress=False).kept == 1
+
+
+def test_a_clip_that_memory_did_not_hold_is_tried_again(tiny, tmp_path, monkeypatch):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("latentclap.cache.front.to_model_rate", lambda *a: (_ for _ in ()).throw(MemoryError))
+        assert cache_parts(tiny, find_parts(source), out, progress=False).problems == 3
+    made = cache_parts(tiny, find_parts(source), out, progress=False)
+    assert (made.clips, made.again) == (3, 1)
 
 
 def test_what_is_no_archive_is_a_problem_and_stops_nothing(tmp_path, tiny):
@@ -486,6 +535,13 @@ def test_sounds_cut_short_or_of_untold_length(tiny):
         assert result(bytes(flac), ".flac") == "good"
         (window,) = decode_windows(Item("x", data=bytes(flac)), 1.0, 3, "random")
         assert np.abs(window.wave[0] - wave[window.start :][: window.wave.shape[1]]).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["x.mp3", os.fsdecode(b"caf\xe9.mp3")])
+def test_an_mp3_file_that_begins_with_something_else(tmp_path, name):
+    (tmp_path / name).write_bytes(b"junk" * 500 + encoded(noise(0), "MP3", "MPEG_LAYER_III"))
+    (window,) = decode_windows(Item("x", path=tmp_path / name), 0.5)
+    assert window.wave.shape[1] > 0.5 * RATE
 
 
 # -------------------------------------------------------------------------------- memory, disks, workers

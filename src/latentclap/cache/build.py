@@ -26,6 +26,7 @@ from latentclap.cache.shards import (
     write_manifest,
     write_piece,
 )
+from latentclap.cache.source import Comparison
 from latentclap.errors import InputError
 from latentclap.system import FoleySystem
 
@@ -43,6 +44,7 @@ class Summary:
         problems: unusable clips found in this call.
         excluded: clips left out by name in this call.
         shards: written in this call.
+        again: of these, shards that were there and lacked clips which the system had failed to give.
         kept: shards of this process that were there already.
         manifest: of the whole cache, once every process's shards are there; None before.
     """
@@ -51,6 +53,7 @@ class Summary:
     problems: int = 0
     excluded: int = 0
     shards: int = 0
+    again: int = 0
     kept: int = 0
     manifest: dict[str, Any] | None = None
 
@@ -68,10 +71,12 @@ class _Shard:
     captions: list[str] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    retry: bool = False
     waiting: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         (self.folder / self.part.name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)  # another process may have written it meanwhile
         clear(self.folder, self.part.name)
 
     def take(self, encode: Callable[[list[Sample]], dict[str, Tensor]]) -> None:
@@ -108,6 +113,7 @@ class _Shard:
             starts=self.starts,
             problems=self.problems,
             source=self.part.source,
+            retry=self.retry,
         )
 
     def _cut(self, name: str) -> None:
@@ -149,7 +155,8 @@ def cache_parts(
     """Encode this process's share of the parts, each into a shard; complete shards of unchanged input are kept.
 
     Part i belongs to process i mod ``world``; processes share nothing but the folder. Clips that cannot be used are
-    left out and listed, with the reason, in the shard's entry and at the end in problems.csv.
+    left out and listed, with the reason, in the shard's entry and at the end in problems.csv. A shard that lacks
+    clips since a disk or the memory failed is complete, but made again by the next call.
 
     Args:
         system: gives VAE, CLAP audio branch and text encoder, on its device.
@@ -181,10 +188,11 @@ def cache_parts(
     told = settings(system, dtype, crops=crops, crop=crop)
     settle(folder, told, lambda: earlier(told, system))
     mine = parts[rank::world]
-    todo = [p for p in mine if entry_of(folder, p.name, fits(p)) is None]
+    todo = [p for p in mine if entry_of(folder, p.name, fits(p, "changed", "retry")) is None]
+    again = sum("retry" in (entry_of(folder, p.name) or ()) for p in todo)
     if todo:  # nobody is to train on a cache whose shards are of two inputs
         (folder / MANIFEST).unlink(missing_ok=True)
-    summary = Summary(kept=len(mine) - len(todo))
+    summary = Summary(kept=len(mine) - len(todo), again=again)
     front = Front(system.seconds, system.feature_extractor, crops, crop)
     bar = tqdm(total=total, unit="clip", desc="encoding", disable=not progress, smoothing=0.05)
     with bar:
@@ -193,9 +201,14 @@ def cache_parts(
     return summary
 
 
-def fits(part: Part) -> Callable[[dict[str, Any]], bool]:
-    """What says of a shard's entry whether it is of a part as that is now, for ``shards.entry_of``."""
-    return lambda entry: part.compare(entry) != "changed"
+def fits(part: Part, *ways: Comparison) -> Callable[[dict[str, Any]], bool]:
+    """What says of a shard's entry whether it is of a part as that is now, for ``shards.entry_of``.
+
+    Args:
+        part: the part.
+        ways: what it must not have become; "changed" alone if not given.
+    """
+    return lambda entry: part.compare(entry) not in (ways or ("changed",))
 
 
 def _encode_all(
@@ -226,6 +239,7 @@ def _encode_all(
                         shard.take(encode)
                 else:
                     shard.problems.append((result.key, result.reason))
+                    shard.retry |= result.retry
             if results is None:
                 shard.take(encode)
                 shard.close()

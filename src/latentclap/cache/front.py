@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from latentclap.audio import clap_features, to_model_rate
 from latentclap.audio.waves import MODEL_RATE, check_rate
-from latentclap.cache.listing import Item
+from latentclap.cache.listing import Item, passing
 from latentclap.cache.parts import Part
-from latentclap.cache.tars import Member, as_file
+from latentclap.cache.tars import Member, opened
 from latentclap.errors import InputError
 
 #: decoded beyond the clip's length, so that the resampler's edge lies outside of it (seconds)
@@ -51,10 +52,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Bad:
-    """A clip that cannot be used."""
+    """A clip that cannot be used; ``retry`` where it may be the next time."""
 
     key: str
     reason: str
+    retry: bool = False
+
+
+class Unread(InputError):
+    """A sound that the system did not give, which it may the next time."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +103,43 @@ def decode_windows(
 
     Raises:
         InputError: not a sound, cut short, empty, silent or not finite: no piece can be used.
+        Unread: the disk failed while it was read.
     """
+    try:
+        with opened(item) as file:
+            try:
+                return _decoded(file, item, seconds, crops, crop)
+            finally:
+                # whatever came of it: libsndfile takes what could not be read for the sound's end
+                if isinstance(file, Member) and file.error:
+                    raise Unread(f"cannot be read ({file.error})") from None
+    except OSError as error:
+        kind = Unread if passing(error) else InputError
+        raise kind(f"cannot be read ({error.strerror or error})") from None
+
+
+def _decoded(
+    file: Any, item: Item, seconds: float, crops: int, crop: Crop
+) -> list[Window | InputError | None]:
     import soundfile
 
-    file = as_file(item)
     try:
-        with soundfile.SoundFile(file) as sound:
-            return _Decoder(sound, item, seconds).windows(crops, crop)
-    except (soundfile.LibsndfileError, RuntimeError, OSError, TypeError) as error:
-        if isinstance(file, Member) and file.error:
-            raise InputError(f"cannot be read ({file.error})") from None
+        with _sound(file, item) as sound:
+            return _Decoder(sound, item, file, seconds).windows(crops, crop)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
         raise InputError(_undecodable(error)) from None
+
+
+def _sound(file: Any, item: Item) -> Any:
+    """A file as an open sound; MP3 that begins with something else libsndfile knows by its name alone."""
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(file)
+    except soundfile.LibsndfileError:
+        if item.path is None or item.path.suffix.lower() != ".mp3":
+            raise
+        return soundfile.SoundFile(os.fsencode(item.path))
 
 
 def _undecodable(error: Exception) -> str:
@@ -117,7 +149,7 @@ def _undecodable(error: Exception) -> str:
 class _Decoder:
     """An open sound and the windows in it."""
 
-    def __init__(self, sound: Any, item: Item, seconds: float) -> None:
+    def __init__(self, sound: Any, item: Item, file: Any, seconds: float) -> None:
         self.sound, self.key = sound, item.key
         self.sr = check_rate(sound.samplerate, item.key)
         self.window = math.ceil(seconds * self.sr)
@@ -130,7 +162,7 @@ class _Decoder:
         #: samples that there ought to be
         self.told = self.frames or 0
         if sound.format in ("WAV", "WAVEX"):  # libsndfile takes what there is of a WAV for the whole
-            self.told = int(self.told * _promised(item))
+            self.told = int(self.told * _promised(file))
 
     def windows(self, crops: int, crop: Crop) -> list[Window | InputError | None]:
         whole = (self.frames or 0) // self.window
@@ -219,15 +251,12 @@ def _onset(wave: np.ndarray) -> int | None:
     return int(loud.argmax()) if loud.any() else None
 
 
-def _promised(item: Item) -> float:
+def _promised(file: Any) -> float:
     """How much more data a WAV file's header tells of than there is: 1.0 where nothing is missing."""
-    if item.path is not None:
-        with open(item.path, "rb") as stream:
-            return _riff(stream)
-    data = item.data
-    if isinstance(data, bytes):
-        return _riff(io.BytesIO(data))
-    return _riff(Member(data.stream, data.start, data.size)) if isinstance(data, Member) else 1.0
+    # libsndfile goes on where it stands in the file: another one looks
+    if isinstance(file, io.BytesIO):
+        return _riff(io.BytesIO(file.getvalue()))
+    return _riff(Member(file.stream, file.start, file.size)) if isinstance(file, Member) else 1.0
 
 
 def _riff(stream: Any) -> float:
@@ -267,14 +296,14 @@ class Front:
     def __call__(self, item: Item) -> list[Sample | Bad]:
         """Read, decode and resample a sound, and take CLAP's features; never raises for what a file holds."""
         if item.problem:
-            return [Bad(item.key, item.problem)]
+            return [Bad(item.key, item.problem, item.retry)]
         try:
             windows = decode_windows(item, self.seconds, self.crops, self.crop)
             return [self._clip(item, k, window) for k, window in enumerate(windows) if window is not None]
         except InputError as error:
-            return [Bad(item.key, str(error))]
+            return [Bad(item.key, str(error), isinstance(error, Unread))]
         except MemoryError:
-            return [Bad(item.key, "does not fit into memory")]
+            return [Bad(item.key, "does not fit into memory", retry=True)]
 
     def _clip(self, item: Item, number: int, window: Window | InputError) -> Sample | Bad:
         key = f"{item.key}#{number}" if self.crops > 1 else item.key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 from collections.abc import Container, Iterator, Mapping
@@ -20,6 +21,8 @@ from latentclap.scan.layout import find
 
 #: WavCaps' folder of captions (facts F)
 WAVCAPS = "json_files"
+#: errors of the system that stay until the input changes, which is noticed by itself
+LASTING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class Item:
         data: the file's bytes, or a seekable file with them, or None.
         suffix: of the sound file, with the dot.
         problem: why it cannot be used, where that is known before decoding.
+        retry: whether the problem may be gone the next time, as that of a disk.
     """
 
     key: str
@@ -41,10 +45,16 @@ class Item:
     data: bytes | BinaryIO | RawIOBase | None = None
     suffix: str = ""
     problem: str = ""
+    retry: bool = False
 
     def load(self) -> Item:
         """Return itself: a clip of a folder is listed with its caption, one of an archive is not (``tars.Group``)."""
         return self
+
+
+def passing(error: Exception) -> bool:
+    """Whether it is the system that failed, which it may not the next time: a disk, a network, permissions."""
+    return isinstance(error, OSError) and error.errno not in LASTING
 
 
 def list_clips(

@@ -59,6 +59,10 @@ class Part:
 
     def compare(self, entry: Mapping[str, Any]) -> Comparison:
         """Whether a shard with this entry in the journal was made of this input, and leaves out the same clips."""
+        way = self._compare(entry)
+        return "retry" if way != "changed" and entry.get("retry") else way
+
+    def _compare(self, entry: Mapping[str, Any]) -> Comparison:
         if self.tar is None:  # whose excluded clips are in the listing
             return compare_clips(self.clips, entry["source"])
         excluded = [key for key, reason in entry["problems"] if reason == EXCLUDED]

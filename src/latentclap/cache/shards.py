@@ -107,6 +107,7 @@ def write_entry(
     problems: Sequence[tuple[str, str]],
     source: Mapping[str, Any],
     starts: Sequence[float] = (),
+    retry: bool = False,
 ) -> dict[str, Any]:
     """Write a shard's entry in the journal, which makes it complete; return it.
 
@@ -119,6 +120,7 @@ def write_entry(
         problems: (key, reason) of clips that could not be used.
         source: what the shard was made of.
         starts: where each clip begins in its sound (seconds), or none.
+        retry: whether a problem may be gone the next time, so that the shard is to be made again.
     """
     sums = [piece["sha256"] for piece in pieces]
     entry: dict[str, Any] = {
@@ -132,6 +134,8 @@ def write_entry(
         "captions": list(captions),
         "starts": list(starts),
     }
+    if retry:
+        entry["retry"] = True
     if len(pieces) > 1:
         entry["pieces"] = [{k: piece[k] for k in ("name", "clips", "bytes", "sha256")} for piece in pieces]
     write_json(entry_path(folder, name), entry)

@@ -21,8 +21,9 @@ from latentclap.errors import InputError
 from latentclap.files import read_json
 
 #: same: nothing says that it changed. moved: other times of writing, but what was compared of the content is the
-#: same. old: noted by an earlier version, which looked at less, and that is the same.
-Comparison = Literal["same", "moved", "old", "changed"]
+#: same. old: noted by an earlier version, which looked at less, and that is the same. retry: none of it changed, but
+#: the system failed to give some of it.
+Comparison = Literal["same", "moved", "old", "retry", "changed"]
 
 #: compared at either end of a tar, and of a sound file (bytes)
 TAR_END, FILE_END = 2**20, 2**16

@@ -6,7 +6,9 @@ read, and of clips that are another process's only the headers.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentclap.audio import FORMATS
-from latentclap.cache.listing import Item, caption_of
+from latentclap.cache.listing import Item, caption_of, passing
 from latentclap.cache.source import packed_entry
 from latentclap.errors import InputError
 
@@ -80,6 +82,7 @@ class Group:
     stream: BinaryIO
     members: list[tuple[str, int, int]] = field(default_factory=list)
     problem: str = ""
+    retry: bool = False
 
     def sounds(self) -> list[tuple[str, int, int]]:
         """The members that are sounds, in order. Of a suffix of several, as in a.v1.2.flac, the last counts."""
@@ -88,7 +91,7 @@ class Group:
     def load(self) -> Item:
         """The sample, its caption read; its sound is a seekable file, to be read before the next is asked for."""
         if self.problem:
-            return Item(self.key, problem=self.problem)
+            return Item(self.key, problem=self.problem, retry=self.retry)
         sounds = self.sounds()
         if not sounds:
             return Item(self.key, problem="no sound file")
@@ -96,7 +99,7 @@ class Group:
         try:
             caption = self._caption(suffix)
         except OSError as error:
-            return Item(self.key, problem=f"cannot be read ({error.strerror})")
+            return Item(self.key, problem=f"cannot be read ({error.strerror})", retry=True)
         if not caption:
             return Item(self.key, problem="no caption")
         return Item(self.key, caption, data=Member(self.stream, start, size), suffix=f".{_last(suffix)}")
@@ -130,8 +133,7 @@ def tar_groups(path: Path) -> Iterator[Group]:
             stream.seek(0)
             yield from _grouped(path, stream, size)
     except (OSError, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        yield Group(path.stem, io.BytesIO(), problem=f"archive: {reason}")
+        yield from _notes(path, io.BytesIO(), [error])
 
 
 def tar_items(path: Path) -> Iterator[Item]:
@@ -141,7 +143,7 @@ def tar_items(path: Path) -> Iterator[Item]:
 
 def _grouped(path: Path, stream: BinaryIO, size: int) -> Iterator[Group]:
     group: Group | None = None
-    notes: list[str] = []
+    notes: list[str | Exception] = []
     for info in _headers(path, stream, size, notes):
         name = info.name
         hidden = name.rpartition("/")[2].startswith(".")  # macOS's tar adds such files
@@ -173,7 +175,7 @@ def _grouped(path: Path, stream: BinaryIO, size: int) -> Iterator[Group]:
     yield from _notes(path, stream, notes)
 
 
-def _told(path: Path, group: Group, notes: list[str]) -> Iterator[Group]:
+def _told(path: Path, group: Group, notes: list[str | Exception]) -> Iterator[Group]:
     """A whole group, what was noted on the way, and the sounds beside its first, which nobody would miss else."""
     yield group
     if len(names := [suffix for suffix, *_ in group.sounds()]) > 1:
@@ -181,12 +183,17 @@ def _told(path: Path, group: Group, notes: list[str]) -> Iterator[Group]:
     yield from _notes(path, group.stream, notes)
 
 
-def _notes(path: Path, stream: BinaryIO, notes: list[str]) -> Iterator[Group]:
-    yield from (Group(path.stem, stream, problem=f"archive: {note}") for note in notes)
+def _notes(path: Path, stream: BinaryIO, notes: list[str | Exception]) -> Iterator[Group]:
+    for note in notes:
+        reason = getattr(note, "strerror", None) or " ".join(str(note).split())
+        retry = isinstance(note, Exception) and passing(note)
+        yield Group(path.stem, stream, problem=f"archive: {reason}", retry=retry)
     notes.clear()
 
 
-def _headers(path: Path, stream: BinaryIO, size: int, notes: list[str]) -> Iterator[tarfile.TarInfo]:
+def _headers(
+    path: Path, stream: BinaryIO, size: int, notes: list[str | Exception]
+) -> Iterator[tarfile.TarInfo]:
     """Every header of an archive; what ends it before its end is noted."""
     try:
         # names that are no UTF-8 are told apart, and can be written to problems.csv
@@ -214,7 +221,7 @@ def _headers(path: Path, stream: BinaryIO, size: int, notes: list[str]) -> Itera
         if place <= size:  # or the member that is cut short was noted already
             notes.append(str(error))
     except OSError as error:  # the disk; the samples before it stand
-        notes.append(error.strerror or str(error))
+        notes.append(error)
 
 
 def count_items(path: Path) -> int:
@@ -232,6 +239,15 @@ def count_items(path: Path) -> int:
     return sum(1 for group in groups if group.sounds())
 
 
-def as_file(item: Item) -> Any:
-    """What libsndfile opens: the item's path, its bytes, or the file that it is."""
-    return io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data or item.path
+@contextlib.contextmanager
+def opened(item: Item) -> Iterator[Any]:
+    """What libsndfile reads: the item's file, its bytes, or the file that it is; never a name, which may be no text.
+
+    Raises:
+        OSError: the item's file cannot be opened.
+    """
+    if item.path is None or item.data is not None:
+        yield io.BytesIO(item.data) if isinstance(item.data, bytes) else item.data
+        return
+    with open(item.path, "rb") as stream:
+        yield Member(stream, 0, os.fstat(stream.fileno()).st_size)
