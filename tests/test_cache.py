@@ -96,6 +96,8 @@ def test_a_folder_s_clips_and_captions(clips):
         ({"json": b"{broken", "txt": b"  "}, ""),
         ({"caption": "An airplane is landing.", "title": "Airplane"}, "An airplane is landing."),
         ({"txt": b"\xff\xfe"}, ""),
+        ({"txt": "\ufeffcafé".encode()}, "café"),
+        ({"json": '\ufeff{"caption": "café"}'.encode()}, "café"),
     ],
 )
 def test_captions(sample, caption):
@@ -145,7 +147,11 @@ def test_wavcaps_layout(tmp_path):
         sounds.append(packed.data.read())
     assert len(sounds) == 6
     assert sounds[4] == (tmp_path / "in/audio/SoundBible/2219.flac").read_bytes()
-    (tmp_path / "in/json_files/SoundBible/final.json").write_text("[1, 2]")
+    table = tmp_path / "in/json_files/SoundBible/final.json"
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    with pytest.warns(UserWarning, match="repeat"):
+        assert list_clips(tmp_path / "in")[1] == items
+    table.write_text("[1, 2]")
     with pytest.raises(InputError, match="not in WavCaps' form"):
         list_clips(tmp_path / "in")
 

@@ -404,6 +404,10 @@ def test_lists_of_clips_to_leave_out(tmp_path):
         assert key in names, key
     for key in ("SoundBible/1002", "FreeSound/2219", "FreeSounds/1002", "1002", "rain/0002"):
         assert key not in names, key
+    (tmp_path / "marked.txt").write_text("first\nsecond\n", encoding="utf-8-sig")  # as some editors write it
+    (tmp_path / "marked.json").write_text('["third"]', encoding="utf-8-sig")
+    names = read_exclusion([tmp_path / "marked.txt", tmp_path / "marked.json"])
+    assert all(name in names for name in ("first", "second", "third"))
     for text in ('{"FreeSound": "1002"}', '{"data": [{"id": 1}]}', "{", "7"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="--exclude"):

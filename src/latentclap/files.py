@@ -124,7 +124,7 @@ def read_json(path: str | Path) -> Any:
         InputError: it is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
         raise InputError(f"{path}: not JSON ({error}); copy it or make it again") from None
 

@@ -73,7 +73,7 @@ def _names(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         raise InputError(f"--exclude {path}: no such file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin files so
         data = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
         raise InputError(f"--exclude {path}: neither JSON nor text ({error})") from None

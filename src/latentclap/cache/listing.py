@@ -197,6 +197,6 @@ def caption_of(sample: Mapping[str, Any]) -> str:
 
 def _parsed(name: str, data: bytes) -> Any:
     try:
-        return json.loads(data) if name == "json" else data.decode("utf-8")
+        return json.loads(data) if name == "json" else data.decode("utf-8-sig")
     except ValueError:  # JSONDecodeError and UnicodeDecodeError are
         return ""
