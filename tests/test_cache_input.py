@@ -231,6 +231,39 @@ def test_what_is_no_archive_is_a_problem_and_stops_nothing(tmp_path, tiny):
     assert "0 shards written, 5 kept" in said("cache_latents", tmp_path / "in", tmp_path / "out", *options)
 
 
+# --------------------------------------------------------------------------------------- folders
+
+
+def test_links_to_folders_are_followed_and_hidden_folders_are_not(tmp_path):
+    """As on clusters, where sounds lie on another disk; no clip twice, however the links go."""
+    for place in ("in/b", "far/deep", "in/.snapshot/b", "in/.Trash-0/files"):
+        folder_of(tmp_path / place)
+    folder_of(tmp_path / "in/a")
+    for name, to in (("link", "../far"), ("twin", "b"), ("b/up", "../.."), ("again", "../far/deep")):
+        (tmp_path / "in" / name).symlink_to(to)
+    (tmp_path / "far/back").symlink_to("../in")
+    (tmp_path / "far/loop").symlink_to(".")
+    keys = [item.key for item in list_clips(tmp_path / "in")[1]]
+    assert keys == [f"{place}/{i}" for place in ("a", "again", "b") for i in range(3)]
+    shutil.copytree(tmp_path / "in/a", tmp_path / "far/more")
+    keys = {item.key.rpartition("/")[0] for item in list_clips(tmp_path / "in")[1]}
+    assert keys == {"a", "again", "b", "link/more"}
+    archive(tmp_path / "shards/0.tar", members(["one"]))
+    archive(tmp_path / "elsewhere/1.tar", members(["two"]))
+    (tmp_path / "shards/more").symlink_to("../elsewhere")
+    assert [part.name for part in find_parts(tmp_path / "shards")] == ["0", "more/1"]
+
+
+def test_wavcaps_sounds_on_another_disk_and_none_at_all(tmp_path):
+    wavcaps(tmp_path / "in")
+    shutil.move(tmp_path / "in/audio", tmp_path / "far")
+    for name in ("pack_shards", "cache_latents"):
+        told = said(name, tmp_path / "in", tmp_path / "out")
+        assert "not one of the 7 clips of json_files/ has its sound there" in told
+    (tmp_path / "in/audio").symlink_to("../far")
+    assert sum(not item.problem for item in list_clips(tmp_path / "in")[1]) == 6
+
+
 # ----------------------------------------------------------------------------------- changed input
 
 
@@ -282,7 +315,7 @@ def test_there_is_no_manifest_while_a_shard_is_made_again(tiny, tmp_path, monkey
 
 
 def folder_of(path):
-    path.mkdir()
+    path.mkdir(parents=True)
     for i in range(3):
         soundfile.write(path / f"{i}.wav", noise(i), RATE)
         (path / f"{i}.txt").write_text(f"caption {i}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import warnings
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from latentclap.scan.layout import find
 
 #: WavCaps' folder of captions (facts F)
 WAVCAPS = "json_files"
+#: the problem of a clip that is listed without its sound
+NO_SOUND = "no sound file"
 #: errors of the system that stay until the input changes, which is noticed by itself
 LASTING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
 
@@ -65,7 +68,8 @@ def list_clips(
     Three layouts are known. ``wavcaps``: ``json_files/<source>/*.json`` with sounds named by their ids anywhere
     else; an id that stands in several tables of a source is taken once, from the first. ``classes``: DCASE Task 7
     (see ``data.load_dataset``), of which one side is taken, captioned by the paper's prompts. ``captions``: any sound
-    files, each with its caption in a .txt or .json of the same name.
+    files, each with its caption in a .txt or .json of the same name. Links to folders are followed, and hidden
+    folders are not looked into.
 
     Args:
         folder: the folder.
@@ -76,7 +80,7 @@ def list_clips(
         The layout's name and the clips; those without file or caption, and excluded ones, have ``problem`` set.
 
     Raises:
-        InputError: no such folder, or no clip in it.
+        InputError: no such folder, no clip in it, or not one sound.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,14 +95,42 @@ def list_clips(
         raise InputError(
             f"{folder}: no sound file in it ({', '.join(FORMATS)}), and no WavCaps captions ({WAVCAPS}/)"
         )
+    if all(item.problem == NO_SOUND for item in items):
+        raise InputError(
+            f"{folder}: not one of the {len(items)} clips of {WAVCAPS}/ has its sound there (<id>.flac in a folder"
+            " named like the source): unpack the sounds first, see data_scripts/get.py"
+        )
     # an excluded clip keeps its place: the shards of all others stay what they are
     return name, [replace(item, problem=EXCLUDED) if item.key in exclude else item for item in items]
 
 
-def _sounds(folder: Path) -> Iterator[Path]:
-    return (
-        p for p in sorted(folder.rglob("*")) if p.suffix.lower() in FORMATS and not p.name.startswith(".")
-    )
+def below(folder: str | Path, suffixes: Container[str]) -> list[Path]:
+    """Everything below a folder whose suffix is one of these, sorted; nothing hidden, or in hidden folders.
+
+    Links to folders are followed, but no folder is listed twice: one that is below it counts under its own name.
+    """
+    above = Path(os.path.realpath(folder))
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(folder)]
+    while waiting:
+        for place, folders, files in os.walk(waiting.pop(0)):
+            told = os.stat(place)
+            if (told.st_dev, told.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((told.st_dev, told.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            named = [Path(place, n) for n in (*files, *folders) if not n.startswith(".")]
+            found += [path for path in named if path.suffix.lower() in suffixes]
+            links = (path for name in folders if os.path.islink(path := os.path.join(place, name)))
+            # the real folders first; and a link upwards is a loop
+            waiting += [link for link in links if not above.is_relative_to(os.path.realpath(link))]
+    return sorted(found)
+
+
+def _sounds(folder: Path) -> list[Path]:
+    return [path for path in below(folder, FORMATS) if not path.is_dir()]
 
 
 def _classes(folder: Path, side: str) -> list[Item]:
@@ -130,7 +162,7 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
     }
     seen: set[tuple[str, str]] = set()
     again = 0
-    for table in sorted((folder / WAVCAPS).rglob("*.json")):
+    for table in below(folder / WAVCAPS, (".json",)):
         source = table.parent.name
         if source == "blacklist":
             continue
@@ -145,7 +177,7 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
             key = f"{source}/{name}".replace(".", "_")
             path = files.get((source, name))
             if path is None:
-                yield Item(key, problem="no sound file")
+                yield Item(key, problem=NO_SOUND)
             else:
                 yield _with(Item(key, path=path, suffix=path.suffix.lower()), caption_of(entry))
     if again:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from latentclap.cache.exclude import EXCLUDED, Exclusion
-from latentclap.cache.listing import Item, list_clips
+from latentclap.cache.listing import Item, below, list_clips
 from latentclap.cache.source import Comparison, clips_source, compare_clips, compare_tar, tar_source
 from latentclap.cache.tars import Group, count_items, tar_groups
 from latentclap.errors import InputError
@@ -77,8 +77,8 @@ def find_parts(
     """The parts of a source, in a fixed order: its tar files, or else its clips in runs of ``per_shard``.
 
     Args:
-        source: a folder with webdataset shards (``*.tar``, also in subfolders; hidden ones are not looked at), one
-            tar file, or a folder of clips as ``list_clips`` knows it.
+        source: a folder with webdataset shards (``*.tar``, also in subfolders and linked ones; hidden ones are not
+            looked at), one tar file, or a folder of clips as ``list_clips`` knows it.
         per_shard: clips per shard; tar files are taken as they are.
         side: of a folder in DCASE layout: "dev", "eval" or "all".
         exclude: clips that are left out, see ``exclude.read_exclusion``.
@@ -91,9 +91,8 @@ def find_parts(
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     if source.is_file() and source.suffix == ".tar":
         return [Part(source.stem, source, exclude=exclude)]
-    found = source.rglob("*.tar") if source.is_dir() else ()
     # a killed packer leaves hidden files, and file systems have hidden folders of snapshots
-    tars = sorted(p for p in found if not any(n.startswith(".") for n in p.relative_to(source).parts))
+    tars = below(source, (".tar",)) if source.is_dir() else []
     if any(not tar.is_dir() for tar in tars):  # a folder of clips may be called anything
         return [
             Part(tar.relative_to(source).with_suffix("").as_posix(), tar, exclude=exclude) for tar in tars

@@ -38,11 +38,14 @@ def _is_sound(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | UNDECODABLE and not path.is_dir()
 
 
-def _sounds_below(folder: Path) -> Iterator[Path]:
+def _sounds_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
     # not rglob: it follows no order of ours and silently swallows unreadable folders
+    real = os.path.realpath(folder)
+    if real in above:  # a link upwards
+        return
     for path in visible(folder):
         if path.is_dir():
-            yield from _sounds_below(path)
+            yield from _sounds_below(path, above | {real})
         elif _is_sound(path):
             yield path
 
