@@ -1,6 +1,7 @@
 """What goes into the latent cache: odd archives, changed input, lists of clips to leave out, parts of long sounds."""
 
 import errno
+import functools
 import io
 import json
 import multiprocessing
@@ -8,6 +9,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -28,6 +31,7 @@ from latentclap.cache.shards import write_manifest
 from latentclap.cache.tars import count_items, tar_groups, tar_items
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
+from latentclap.scan import scan
 from test_cache import RATE, ROOT, Large, content, noise, said, wavcaps
 
 CAPTION = b'{"caption": "a sound"}'
@@ -262,6 +266,34 @@ def test_wavcaps_sounds_on_another_disk_and_none_at_all(tmp_path):
         assert "not one of the 7 clips of json_files/ has its sound there" in told
     (tmp_path / "in/audio").symlink_to("../far")
     assert sum(not item.problem for item in list_clips(tmp_path / "in")[1]) == 6
+
+
+def test_a_name_that_is_no_text_stops_nothing(tiny, tmp_path):
+    latin = os.fsdecode(b"caf\xe9")
+    source, tars = folder_of(tmp_path / "x/in"), tmp_path / "tars"
+    source = source.parent.rename(tmp_path / latin) / "in"
+    for suffix in (".wav", ".txt"):
+        (source / f"0{suffix}").rename(source / f"{latin}{suffix}")
+    (source / "1.txt").rename(source / f"{latin}2.txt")
+    shutil.copy(source / "1.wav", source / f"{latin}1.wav")
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    run = functools.partial(subprocess.run, capture_output=True, check=True)
+    script, options = ROOT / "data_scripts", ("--quiet", "--device", "cpu", "--system", tmp_path / "system")
+    done = run([sys.executable, script / "pack_shards.py", source, tars, "--quiet"])
+    assert b"2 clips in 1 shards" in done.stdout
+    assert "caf\\xe91,no caption" in (tars / "missing.csv").read_text()
+    (tars / "000000.tar").rename(tars / f"{latin}.tar")
+    for place, name in ((tars, "caf\\xe9"), (source, "00000")):
+        out = tmp_path / f"out-{place.name}"
+        run([sys.executable, script / "cache_latents.py", place, out, *options])
+        entry = read_json(out / f"{name}.entry.json")
+        assert entry["keys"] == ["2", "caf\\xe9"] and len(ShardedCache(out)) == 2
+    (source / "rain").mkdir()
+    (source / f"{latin}.wav").rename(source / "rain" / f"{latin}.wav")
+    (source / "rain" / f"{latin}2.wav").write_bytes(b"none")
+    report = scan(source)
+    assert len(report.clips) == 1
+    assert "rain/caf\\xe92.wav" in report.table().to_csv().encode().decode()
 
 
 # ----------------------------------------------------------------------------------- changed input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -23,6 +24,8 @@ def run_app(app: Callable[..., Any]) -> int:
     permission, no such file), and a GPU that is too small. ``LATENTCLAP_DEBUG=1`` lets the traceback through.
     """
     warnings.filterwarnings("ignore", category=FutureWarning)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text; stderr does so by itself
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Python's own form names a line of our source, which says nothing to a user
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:

@@ -61,6 +61,11 @@ def replaceable(folder: Path, mark: str, what: str) -> Path:
     return place
 
 
+def plain(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes that are no UTF-8 as ``\\xe9``."""
+    return os.fsencode(Path(name).as_posix()).decode("utf-8", "backslashreplace")
+
+
 def existing(path: str | Path) -> Path:
     """The path itself or the nearest folder above it that exists."""
     path = Path(path).absolute()

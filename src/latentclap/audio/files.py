@@ -10,7 +10,7 @@ import numpy as np
 
 from latentclap.audio.waves import check_rate, check_wave
 from latentclap.errors import InputError
-from latentclap.files import atomic_path
+from latentclap.files import atomic_path, plain
 
 #: Suffixes that ``read_wave`` and ``write_wave`` know, with libsndfile's container and coding.
 FORMATS: dict[str, tuple[str, str]] = {
@@ -20,6 +20,11 @@ FORMATS: dict[str, tuple[str, str]] = {
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+
+
+def _name(path: Path) -> Path | bytes:
+    """A file's name as soundfile takes it, which refuses text that stands for bytes that are no UTF-8."""
+    return path if plain(path) == path.as_posix() else os.fsencode(path)
 
 
 def decode(path: str | Path) -> tuple[np.ndarray, int]:
@@ -36,7 +41,7 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: no permission to read it")
     try:
-        wave, sr = soundfile.read(path, dtype="float32", always_2d=True)
+        wave, sr = soundfile.read(_name(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         raise InputError(
@@ -85,7 +90,7 @@ def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(
-                temporary, "w", sr, frames.shape[1], format=container, subtype=coding
+                _name(temporary), "w", sr, frames.shape[1], format=container, subtype=coding
             ) as sound:
                 # libsndfile's Vorbis and Opus writers take a whole call on the stack: long clips overflow it
                 for start in range(0, len(frames), sr):

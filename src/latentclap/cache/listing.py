@@ -17,7 +17,7 @@ from latentclap.cache.exclude import EXCLUDED
 from latentclap.classes import prompt
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
-from latentclap.files import read_json
+from latentclap.files import plain, read_json
 from latentclap.scan.layout import find
 
 #: WavCaps' folder of captions (facts F)
@@ -167,7 +167,8 @@ def _wavcaps(folder: Path) -> Iterator[Item]:
         if source == "blacklist":
             continue
         for entry in _entries(table):
-            name = str(entry["id"])
+            # half a surrogate pair is valid in JSON, and no name that could be written
+            name = str(entry["id"]).encode("utf-8", "backslashreplace").decode("utf-8")
             name = name.removesuffix(".wav").removesuffix(".flac")
             # FreeSound has two tables that overlap, fsd_final.json and fsd_final_2s.json
             if (source, name) in seen:
@@ -204,7 +205,7 @@ def _with(item: Item, caption: str) -> Item:
 
 def _key(path: Path, folder: Path) -> str:
     """Path below the folder without suffix; no dot in the name, where webdataset's suffixes begin."""
-    relative = path.relative_to(folder).with_suffix("")
+    relative = Path(plain(path.relative_to(folder).with_suffix("")))
     return (relative.parent / relative.name.replace(".", "_")).as_posix()
 
 

@@ -14,6 +14,7 @@ from latentclap.cache.listing import Item, below, list_clips
 from latentclap.cache.source import Comparison, clips_source, compare_clips, compare_tar, tar_source
 from latentclap.cache.tars import Group, count_items, tar_groups
 from latentclap.errors import InputError
+from latentclap.files import plain
 
 #: (rank, world size) as launchers tell them: torchrun and accelerate, then SLURM's srun
 LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
@@ -90,13 +91,11 @@ def find_parts(
     if per_shard < 1:
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     if source.is_file() and source.suffix == ".tar":
-        return [Part(source.stem, source, exclude=exclude)]
+        return [Part(plain(source.stem), source, exclude=exclude)]
     # a killed packer leaves hidden files, and file systems have hidden folders of snapshots
     tars = below(source, (".tar",)) if source.is_dir() else []
     if any(not tar.is_dir() for tar in tars):  # a folder of clips may be called anything
-        return [
-            Part(tar.relative_to(source).with_suffix("").as_posix(), tar, exclude=exclude) for tar in tars
-        ]
+        return [Part(plain(tar.relative_to(source).with_suffix("")), tar, exclude=exclude) for tar in tars]
     _, clips = list_clips(source, side=side, exclude=exclude)
     return [
         Part(f"{i // per_shard:05d}", clips=tuple(clips[i : i + per_shard]))

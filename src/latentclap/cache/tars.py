@@ -20,6 +20,7 @@ from latentclap.audio import FORMATS
 from latentclap.cache.listing import Item, caption_of, passing
 from latentclap.cache.source import packed_entry
 from latentclap.errors import InputError
+from latentclap.files import plain
 
 #: webdataset's rules: a sample's key is the path up to the first dot of the name, the suffix is what follows
 NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -187,7 +188,7 @@ def _notes(path: Path, stream: BinaryIO, notes: list[str | Exception]) -> Iterat
     for note in notes:
         reason = getattr(note, "strerror", None) or " ".join(str(note).split())
         retry = isinstance(note, Exception) and passing(note)
-        yield Group(path.stem, stream, problem=f"archive: {reason}", retry=retry)
+        yield Group(plain(path.stem), stream, problem=f"archive: {reason}", retry=retry)
     notes.clear()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from latentclap.errors import InputError
+from latentclap.files import plain
 
 #: Kinds of problem that concern the folder and not a file's content.
 FOLDER_KINDS = ("wrong class name", "empty class", "missing class", "stray file", "bad meta")
@@ -86,5 +87,5 @@ class DataReport:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """``path`` below ``folder``, or the whole path where it lies elsewhere."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    """``path`` below ``folder``, or the whole path where it lies elsewhere, as text that can be written."""
+    return plain(path.relative_to(folder) if path.is_relative_to(folder) else path)
