@@ -396,8 +396,8 @@ def test_other_bad_arguments(tmp_path):
         repeat_to(noise(0), 10)
     with pytest.raises(InputError, match="takes"):
         to_model_rate(np.zeros((2, 2, 10), np.float32), 16_000)
-    with pytest.raises(InputError, match=r"unknown sound format '\.aiff'"):
-        write_wave(tmp_path / "a.aiff", noise(100), 16_000)
+    with pytest.raises(InputError, match=r"unknown sound format '\.au'"):
+        write_wave(tmp_path / "a.au", noise(100), 16_000)
     with pytest.raises(InputError, match="cannot write OPUS at 22050 Hz"):
         write_wave(tmp_path / "a.opus", noise(100), 22_050)
     assert not list(tmp_path.iterdir())

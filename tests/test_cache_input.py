@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 
+from latentclap.audio import write_wave
 from latentclap.book.scale import cache_table
 from latentclap.cache import ShardedCache, build, cache_parts, find_parts, list_clips
 from latentclap.cache.exclude import read_exclusion
@@ -31,7 +32,7 @@ from latentclap.cache.shards import write_manifest
 from latentclap.cache.tars import count_items, tar_groups, tar_items
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.scan import scan
+from latentclap.scan import SUFFIXES, scan
 from test_cache import RATE, ROOT, Large, content, noise, said, wavcaps
 
 CAPTION = b'{"caption": "a sound"}'
@@ -107,6 +108,21 @@ def test_odd_names_in_an_archive(tmp_path):
         "no sound file", "archive: noext: no suffix", "archive: link.flac: a link, not a file",
         "archive: two: of 2 sounds only .flac is used",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["classes", "captions"])
+def test_every_sound_that_is_listed_is_encoded(tiny, tmp_path, layout):
+    place = tmp_path / "in" / ("rain" if layout == "classes" else "a")
+    place.mkdir(parents=True)
+    for i, suffix in enumerate(sorted(SUFFIXES)):
+        write_wave(place / f"{i}{suffix}", noise(i), RATE if suffix != ".opus" else 24000)
+        (place / f"{i}.txt").write_text("a sound")
+    told, items = list_clips(tmp_path / "in", side="all")
+    assert told == layout and len(items) == len(SUFFIXES) == 7
+    pack(items, tmp_path / "tars")
+    assert count_items(tmp_path / "tars/000000.tar") == len(items)
+    made = cache_parts(tiny, find_parts(tmp_path / "tars"), tmp_path / "out", progress=False)
+    assert (made.clips, made.problems) == (len(items), 0)
 
 
 def test_names_that_are_no_text(tmp_path):

@@ -19,6 +19,8 @@ FORMATS: dict[str, tuple[str, str]] = {
     ".ogg": ("OGG", "VORBIS"),
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".aif": ("AIFF", "PCM_16"),
+    ".aiff": ("AIFF", "PCM_16"),
 }
 
 
@@ -51,7 +53,7 @@ def decode(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def read_wave(path: str | Path) -> tuple[np.ndarray, int]:
-    """Read a sound file (wav, flac, ogg, opus, mp3): float32 (channels, samples) and its rate in Hz.
+    """Read a sound file (wav, flac, ogg, opus, mp3, aiff): float32 (channels, samples) and its rate in Hz.
 
     Raises:
         InputError: missing, not decodable, empty, or with NaN or infinite samples.
@@ -61,7 +63,7 @@ def read_wave(path: str | Path) -> tuple[np.ndarray, int]:
 
 
 def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
-    """Write a sound file by suffix (wav and flac in 16 bit, ogg Vorbis, opus, mp3), whole or not at all.
+    """Write a sound file by suffix (wav, flac and aiff in 16 bit, ogg Vorbis, opus, mp3), whole or not at all.
 
     Samples beyond full scale are clipped, with a warning that counts them.
 

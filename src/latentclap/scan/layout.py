@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentclap.audio import FORMATS
 from latentclap.classes import CLASSES, canonical_class
 from latentclap.scan.report import Problem
 
 #: Suffixes taken for sound files; those in the second set are sounds that libsndfile cannot decode.
-SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff"})
+SUFFIXES = frozenset(FORMATS)
 UNDECODABLE = frozenset({".m4a", ".aac", ".wma", ".mp4", ".webm"})
 SPLITS = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
 
