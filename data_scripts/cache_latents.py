@@ -144,7 +144,7 @@ def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, worl
 
     counts = _counts(parts)
     each, free = crops * bytes_per_clip(system), free_bytes(out)
-    left = [i for i, way in enumerate(_compared(parts, out)) if way in ("absent", "retry", "changed")]
+    left = [i for i, way in enumerate(_compared(parts, out, crops)) if way in ("absent", "retry", "changed")]
     need = each * sum(counts[i] for i in left)
     mine = [i for i in left if i % world == rank]
     print(
@@ -172,12 +172,12 @@ def _counts(parts: list[Part]) -> list[int]:
     return counts
 
 
-def _compared(parts: list[Part], out: Path) -> list[str]:
+def _compared(parts: list[Part], out: Path, crops: int) -> list[str]:
     """Of each part whether its shard is absent, changed, same, or the same as far as was compared, which is said."""
     from latentclap.cache.shards import entry_of
 
     entries = [entry_of(out, part.name) for part in parts]
-    ways = ["absent" if e is None else part.compare(e) for part, e in zip(parts, entries, strict=True)]
+    ways = ["absent" if e is None else part.compare(e, crops) for part, e in zip(parts, entries, strict=True)]
     notes = {
         "retry": "lack clips which the system failed to give (a disk, memory): the same command tries them again",
         "changed": "are of input that has changed since: they are made again",
@@ -200,7 +200,7 @@ def _verify(out: Path, parts: list[Part]) -> None:
             f"{len(damaged)} of {len(cache.shards)} shards are damaged, the first is {damaged[0]}:"
             " delete them and run the command again"
         )
-    ways = _compared(parts, out)
+    ways = _compared(parts, out, cache.manifest.get("crops", 1))
     stale = [part.name for part, way in zip(parts, ways, strict=True) if way in ("absent", "changed")]
     if stale:
         raise InputError(

@@ -520,6 +520,27 @@ def test_excluded_clips_are_neither_packed_nor_encoded(tiny, tmp_path):
     assert len(ShardedCache(tmp_path / "out")) == 6
 
 
+def test_a_name_with_a_number_sign_is_not_a_crop_s(tiny, tmp_path):
+    """Clips C#4 and C: the list says C alone, and nothing changes from call to call."""
+    archive(
+        tmp_path / "in/a.tar",
+        [(f"{n}.{s}", d) for n in ("C#4", "C", "D") for s, d in (("flac", SOUND), ("json", CAPTION))],
+    )
+    (tmp_path / "list.txt").write_text("C\n")
+    parts = find_parts(tmp_path / "in", exclude=read_exclusion([tmp_path / "list.txt"]))
+    tiny.save_pretrained(tmp_path / "system", pipeline=False)
+    for crops, keys in ((1, ["C#4", "D"]), (2, ["C#4#0", "D#0"])):
+        out = tmp_path / f"out{crops}"
+        assert cache_parts(tiny, parts, out, crops=crops, progress=False).manifest["clips"] == 2
+        assert read_json(out / "a.entry.json")["keys"] == keys
+        assert cache_parts(tiny, parts, out, crops=crops, progress=False).kept == 1
+        told = said("cache_latents", tmp_path / "in", out, "--verify", "--exclude", tmp_path / "list.txt")
+        assert "made of this input" in told
+    (tmp_path / "list.txt").write_text("C\nD\n")
+    parts = find_parts(tmp_path / "in", exclude=read_exclusion([tmp_path / "list.txt"]))
+    assert cache_parts(tiny, parts, tmp_path / "out2", crops=2, progress=False).shards == 1
+
+
 # -------------------------------------------------------------------------------- parts of long sounds
 
 

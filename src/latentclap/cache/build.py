@@ -188,7 +188,7 @@ def cache_parts(
     told = settings(system, dtype, crops=crops, crop=crop)
     settle(folder, told, lambda: earlier(told, system))
     mine = parts[rank::world]
-    todo = [p for p in mine if entry_of(folder, p.name, fits(p, "changed", "retry")) is None]
+    todo = [p for p in mine if entry_of(folder, p.name, fits(p, crops, "changed", "retry")) is None]
     again = sum("retry" in (entry_of(folder, p.name) or ()) for p in todo)
     if todo:  # nobody is to train on a cache whose shards are of two inputs
         (folder / MANIFEST).unlink(missing_ok=True)
@@ -197,18 +197,21 @@ def cache_parts(
     bar = tqdm(total=total, unit="clip", desc="encoding", disable=not progress, smoothing=0.05)
     with bar:
         _encode_all(system, todo, folder, front, batch_size, workers, dtype, summary, bar)
-    summary.manifest = write_manifest(folder, [part.name for part in parts], [fits(part) for part in parts])
+    summary.manifest = write_manifest(
+        folder, [part.name for part in parts], [fits(part, crops) for part in parts]
+    )
     return summary
 
 
-def fits(part: Part, *ways: Comparison) -> Callable[[dict[str, Any]], bool]:
+def fits(part: Part, crops: int, *ways: Comparison) -> Callable[[dict[str, Any]], bool]:
     """What says of a shard's entry whether it is of a part as that is now, for ``shards.entry_of``.
 
     Args:
         part: the part.
+        crops: clips of one sound.
         ways: what it must not have become; "changed" alone if not given.
     """
-    return lambda entry: part.compare(entry) not in (ways or ("changed",))
+    return lambda entry: part.compare(entry, crops) not in (ways or ("changed",))
 
 
 def _encode_all(

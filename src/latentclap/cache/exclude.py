@@ -40,11 +40,13 @@ class Exclusion:
             for folder in folders
         )
 
-    def agrees(self, keys: Iterable[str], excluded: Iterable[str]) -> bool:
-        """Whether a shard with these clips, from which those were left out, is what it would be now."""
-        return all(key in self for key in excluded) and not (
-            len(self) and any(key in self or key.rpartition("#")[0] in self for key in keys)
-        )
+    def agrees(self, keys: Iterable[str], excluded: Iterable[str], crops: int = 1) -> bool:
+        """Whether a shard with these clips, from which those were left out, is what it would be now.
+
+        With several ``crops`` of a sound, clip k of sound ``key`` is called ``key#k``.
+        """
+        sounds = (key.rpartition("#")[0] if crops > 1 else key for key in keys)
+        return all(key in self for key in excluded) and not (len(self) and any(key in self for key in sounds))
 
 
 def read_exclusion(paths: Sequence[str | Path]) -> Exclusion:

@@ -58,16 +58,21 @@ class Part:
         """What says which input this is, as it is when first asked for: see the module ``source``."""
         return clips_source(self.clips) if self.tar is None else tar_source(self.tar)
 
-    def compare(self, entry: Mapping[str, Any]) -> Comparison:
-        """Whether a shard with this entry in the journal was made of this input, and leaves out the same clips."""
-        way = self._compare(entry)
+    def compare(self, entry: Mapping[str, Any], crops: int = 1) -> Comparison:
+        """Whether a shard with this entry in the journal was made of this input, and leaves out the same clips.
+
+        Args:
+            entry: of the shard.
+            crops: of the cache, clips of one sound.
+        """
+        way = self._compare(entry, crops)
         return "retry" if way != "changed" and entry.get("retry") else way
 
-    def _compare(self, entry: Mapping[str, Any]) -> Comparison:
+    def _compare(self, entry: Mapping[str, Any], crops: int) -> Comparison:
         if self.tar is None:  # whose excluded clips are in the listing
             return compare_clips(self.clips, entry["source"])
         excluded = [key for key, reason in entry["problems"] if reason == EXCLUDED]
-        if not self.exclude.agrees(entry["keys"], excluded):
+        if not self.exclude.agrees(entry["keys"], excluded, crops):
             return "changed"
         return compare_tar(self.tar, entry["source"])
 
