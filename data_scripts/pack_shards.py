@@ -50,7 +50,7 @@ def main(
         raise InputError(f"--per-shard {per_shard}: at least one clip goes into a shard")
     exclusion = read_exclusion(exclude or ())
     layout, items = list_clips(source, side=side, exclude=exclusion)
-    size = sum(item.path.stat().st_size for item in items if not item.problem and item.path)
+    size = sum(_size(item.path) for item in items if not item.problem and item.path)
     reasons = Counter(item.problem for item in items if item.problem)
     shards = -(-len(items) // per_shard)
     told = "".join(f"; {count} left out: {reason}" for reason, count in reasons.items())
@@ -79,6 +79,14 @@ def main(
             f"{packed.old} shards are of an earlier version, which did not note what they were made of: kept"
             " without comparing"
         )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; none of one that is not there (a link to nowhere), which the packer lists."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

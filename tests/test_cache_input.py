@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 
 import numpy as np
 import psutil
@@ -184,8 +185,8 @@ def test_a_disk_that_fails_costs_the_clip(tmp_path, tiny, monkeypatch):
     assert [r.reason for r in results] == ["cannot be read (Input/output error)"]
 
 
-def failing(monkeypatch, module, code=errno.ESTALE):
-    """Files that cannot be read beyond their beginning while what this returns is true."""
+def failing(monkeypatch, module, code=errno.ESTALE, files=None):
+    """Files, or those at a place, that cannot be read beyond their beginning while what this returns is true."""
     ill = [True]
 
     class Failing(io.FileIO):
@@ -195,6 +196,8 @@ def failing(monkeypatch, module, code=errno.ESTALE):
             return super().readinto(buffer)
 
     def opening(path, mode="rb", buffering=-1):
+        if files and files not in (path, *path.parents):
+            return open(path, mode)
         return io.BufferedReader(Failing(path), max(buffering, 4096))
 
     monkeypatch.setattr(f"latentclap.cache.{module}.open", opening, raising=False)
@@ -409,6 +412,66 @@ def test_the_packer_writes_changed_shards_again(tmp_path):
     assert pack(list_clips(source)[1], out, per_shard=2).written == 1
     with pytest.raises(InputError, match="more shards than"):
         pack(list_clips(source)[1][:2], out, per_shard=2)
+
+
+def test_the_packer_writes_what_webdataset_does(tmp_path):
+    import webdataset
+
+    for i, suffix in enumerate((".wav", ".flac", ".mp3", ".aif")):
+        write_wave(tmp_path / f"in/ünï 雨/{'long' * 40}{i}{suffix}", noise(i), RATE)
+        (tmp_path / f"in/ünï 雨/{'long' * 40}{i}.txt").write_text("雨")
+    items = list_clips(tmp_path / "in")[1]
+    pack(items, tmp_path / "out")
+    file = io.BytesIO()
+    theirs = webdataset.TarWriter(file, encoder=False, mtime=0.0)
+    for item in items:
+        told = json.dumps({"caption": item.caption, "key": item.key}, ensure_ascii=False).encode()
+        theirs.write({"__key__": item.key, item.suffix[1:]: item.path.read_bytes(), "json": told})
+    theirs.close()
+    assert (tmp_path / "out/000000.tar").read_bytes() == file.getvalue()
+
+
+def test_the_packer_holds_no_whole_file(tmp_path):
+    source = folder_of(tmp_path / "in")
+    with open(source / "1.wav", "ab") as stream:
+        stream.truncate(200_000_000)
+    tracemalloc.start()
+    pack(list_clips(source)[1], tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "out/000000.tar").stat().st_size > 2e8 and peak < 1e7
+
+
+def test_the_packer_lists_what_it_cannot_read(tmp_path, monkeypatch):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    whole = pack(list_clips(source)[1], tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        failing(patch, "pack", files=source)
+        packed = pack(list_clips(source)[1], out)
+    assert (packed.clips, packed.left_out) == (0, 3)
+    assert f"0,cannot be read ({os.strerror(errno.ESTALE)})" in (out / "missing.csv").read_text()
+    assert [i.problem for i in tar_items(out / "000000.tar")] == []
+    # a clip that cannot be read leaves nothing behind it
+    with monkeypatch.context() as patch:
+        failing(patch, "pack", files=source / "1.wav")
+        packed = pack(list_clips(source)[1], out)
+    assert (packed.clips, packed.again) == (2, 1)
+    assert [i.key for i in tar_items(out / "000000.tar")] == ["0", "2"]
+    assert pack(list_clips(source)[1], out).clips == whole.clips == 3
+    assert content(out) == content(tmp_path / "whole")
+    (source / "3.wav").symlink_to("nowhere")
+    (source / "3.txt").write_text("gone")
+    told = said("pack_shards", source, tmp_path / "fourth", "--quiet")
+    assert "3 clips in 1 shards" in told and "1 left out, listed in" in told
+    # a disk that is full is no clip that cannot be read
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+        with pytest.raises(OSError, match="File too large"):
+            pack(list_clips(source)[1], tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "full").glob("*.tar"))
 
 
 def test_the_packer_s_checksum_tells_its_shards_apart(tiny, tmp_path, monkeypatch):

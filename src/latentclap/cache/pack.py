@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from latentclap.cache.listing import Item
 from latentclap.cache.shards import sweep
@@ -122,26 +124,17 @@ def _current(entry: dict, part: Sequence[Item]) -> bool:
 
 
 def _write(path: Path, part: Sequence[Item]) -> dict:
-    try:
-        from webdataset import TarWriter
-    except ImportError:
-        raise InputError("packing needs the package webdataset: pip install webdataset") from None
     left_out: list[tuple[str, str]] = []
     sweep(path)
     source = clips_source(part)  # before they are read: a change meanwhile is noticed by the next call
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        # a fixed time of writing: the same clips give the same file
-        writer = TarWriter(stream, encoder=False, mtime=0.0, format="PAX_FORMAT")
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as stream,
+        tarfile.open(fileobj=stream, mode="w:", format=tarfile.PAX_FORMAT, copybufsize=2**20) as archive,
+    ):
         for item in part:
-            reason = item.problem
-            if not reason:
-                try:
-                    writer.write(_sample(item))
-                except OSError as error:
-                    reason = f"cannot be read ({error.strerror})"
-            if reason:
+            if reason := item.problem or _add(archive, stream, item):
                 left_out.append((item.key, reason))
-        writer.close()
     entry = {
         "clips": len(part) - len(left_out),
         "items": len(part),
@@ -156,7 +149,62 @@ def _write(path: Path, part: Sequence[Item]) -> dict:
     return entry
 
 
-def _sample(item: Item) -> dict:
-    sound = item.path.read_bytes() if item.data is None else item.data
-    told = json.dumps({"caption": item.caption, "key": item.key}, ensure_ascii=False)
-    return {"__key__": item.key, item.suffix.removeprefix("."): sound, "json": told.encode("utf-8")}
+def _add(archive: tarfile.TarFile, stream: BinaryIO, item: Item) -> str:
+    """Copy a clip into an archive, in the memory of a piece of it; why it cannot be read, or ""."""
+    start = archive.offset
+    told = json.dumps({"caption": item.caption, "key": item.key}, ensure_ascii=False).encode("utf-8")
+    try:
+        with _Sound(item) as sound:
+            files = {item.suffix: (sound, sound.size), ".json": (io.BytesIO(told), len(told))}
+            for suffix, (file, size) in sorted(files.items()):
+                archive.addfile(_member(f"{item.key}{suffix}", size), file)
+    except _Unread as error:
+        stream.seek(start)
+        stream.truncate()
+        archive.offset = start
+        return f"cannot be read ({error})"
+    finally:
+        archive.members.clear()  # or they would stay in memory
+    return ""
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """A member's header, the one that the package webdataset writes, with a fixed time: same clips, same bytes."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o444, 0.0
+    info.uname = info.gname = "bigdata"
+    return info
+
+
+class _Unread(Exception):
+    """A sound that cannot be read, unlike an archive that cannot be written."""
+
+
+class _Sound:
+    """An item's sound as a file that says of itself when it cannot be read."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+
+    def __enter__(self) -> _Sound:
+        try:
+            self.stream = open(self.item.path, "rb") if self.item.data is None else io.BytesIO(self.item.data)
+            self.size = self.stream.seek(0, io.SEEK_END)
+            self.stream.seek(0)
+        except OSError as error:
+            raise _Unread(error.strerror) from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    def read(self, size: int) -> bytes:
+        try:
+            data = self.stream.read(size)
+        except OSError as error:
+            raise _Unread(error.strerror) from None
+        except MemoryError:
+            raise _Unread("does not fit into memory") from None
+        if len(data) < size:
+            raise _Unread("it became shorter meanwhile")
+        return data
