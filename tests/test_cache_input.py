@@ -399,7 +399,7 @@ def test_the_packer_writes_changed_shards_again(tmp_path):
     (source / "2.txt").write_text("at last")
     packed = pack(list_clips(source)[1], out, per_shard=2)
     assert (packed.written, packed.again, packed.left_out, packed.clips) == (1, 1, 0, 3)
-    assert not list(out.glob(".*"))
+    assert [p.name for p in out.glob(".*")] == [".lock"]
     (source / "0.txt").write_text("caption 7")
     assert pack(list_clips(source)[1], out, per_shard=2).again == 1
     assert next(tar_items(out / "000000.tar")).caption == "caption 7"
@@ -429,6 +429,20 @@ def test_the_packer_writes_what_webdataset_does(tmp_path):
         theirs.write({"__key__": item.key, item.suffix[1:]: item.path.read_bytes(), "json": told})
     theirs.close()
     assert (tmp_path / "out/000000.tar").read_bytes() == file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_two_packers_on_one_folder(tmp_path, monkeypatch):
+    items, out = list_clips(folder_of(tmp_path / "in"))[1], tmp_path / "out"
+
+    def another(count):
+        with pytest.raises(InputError, match="out: another run is packing there; wait for it"):
+            pack(items, out)
+
+    assert pack(items, out, per_shard=2, progress=another).written == 2
+    assert pack(items, out, per_shard=2).written == 0
+    monkeypatch.setattr("fcntl.flock", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
+    assert pack(items, tmp_path / "elsewhere").written == 1
 
 
 def test_the_packer_holds_no_whole_file(tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from latentclap.cache.listing import Item
 from latentclap.cache.shards import sweep
@@ -61,15 +64,41 @@ def pack(
         progress: called with the number of items dealt with since the last call.
 
     Raises:
-        InputError: nothing to pack, two clips of one name, or ``out`` holds shards of another list of clips.
+        InputError: nothing to pack, two clips of one name, ``out`` holds shards of another list of clips, or another
+            call packs there.
     """
     if not items:
         raise InputError("there are no clips to pack")
     if per_shard < 1:
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     _check_keys(items)
-    out, packed, left_out = Path(out), Packed(), []
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _pack(items, out, per_shard, progress)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a folder for this call; the lock of one that was killed is free at once."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{out}: another run is packing there; wait for it, or take another folder"
+        ) from None
+    except NotImplementedError:  # a file system without locks, as some clusters have
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pack(items: Sequence[Item], out: Path, per_shard: int, progress: Callable[[int], None] | None) -> Packed:
+    packed, left_out = Packed(), []
     beyond = out / f"{-(-len(items) // per_shard):06d}.tar"
     if beyond.is_file():
         raise InputError(
