@@ -445,6 +445,20 @@ def test_two_packers_on_one_folder(tmp_path, monkeypatch):
     assert pack(items, tmp_path / "elsewhere").written == 1
 
 
+def test_no_clip_vanishes_in_a_shard(tmp_path):
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    (source / "0.wav").rename(source / "__x__.wav"), (source / "0.txt").rename(source / "__x__.txt")
+    for place in ("__old__", "__a.b__/c", "x/__y__", "__MACOSX"):
+        folder_of(source / place)
+    items = list_clips(source)[1]
+    packed = pack(items, out, per_shard=4)
+    assert (packed.clips, packed.left_out) == (9, 6)
+    assert "000001.tar,__a.b__/c/1,webdataset keeps names like __name__" in (out / "missing.csv").read_text()
+    read = [item.key for part in find_parts(out) for item in tar_items(part.tar)]
+    assert len(read) == 9 and sum(count_items(path) for path in out.glob("*.tar")) == 9
+    assert pack(items, out, per_shard=4).written == 0
+
+
 def test_the_packer_holds_no_whole_file(tmp_path):
     source = folder_of(tmp_path / "in")
     with open(source / "1.wav", "ab") as stream:

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +17,13 @@ from filelock import FileLock, Timeout
 from latentclap.cache.listing import Item
 from latentclap.cache.shards import sweep
 from latentclap.cache.source import clips_source, compare_clips
+from latentclap.cache.tars import META
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
 
 MISSING = "missing.csv"
+#: the problem of a clip that a reader of the shard would pass over
+RESERVED = "webdataset keeps names like __name__ for itself: rename the folder"
 
 
 @dataclass
@@ -72,6 +75,9 @@ def pack(
     if per_shard < 1:
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     _check_keys(items)
+    items = [
+        replace(i, problem=i.problem or RESERVED) if META.match(f"{i.key}{i.suffix}") else i for i in items
+    ]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
