@@ -79,6 +79,8 @@ def main(
         ("--batch-size", batch_size, 1),
         ("--workers", workers, 0),
         ("--crops", crops, 1),
+        ("--rank", rank, -1),
+        ("--world", world, 0),
     ):
         if value < least:
             raise InputError(f"{option} {value}: at least {least}")
@@ -89,7 +91,7 @@ def main(
         there = source.exists()  # it may be gone when its latents are all that is needed
         _verify(out, find_parts(source, per_shard=per_shard, side=side, exclude=exclusion) if there else [])
         return
-    told = rank_and_world()
+    told = rank_and_world() if rank < 0 or not world else (rank, world)
     rank, world = (rank if rank >= 0 else told[0]), (world or told[1])
     if rank >= world:
         raise InputError(f"--rank {rank} of --world {world}: ranks count from 0 to {world - 1}")
@@ -132,6 +134,10 @@ def _load(name: str, judge: str, device: str) -> FoleySystem:
 
     if device == "auto":
         local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        if not local.isdecimal():
+            raise InputError(
+                f"LOCAL_RANK or SLURM_LOCALID is {local!r}, no number: unset it, or give --device"
+            )
         device = f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     return FoleySystem.from_pretrained(name, judge=judge or None, device=use(device))
 

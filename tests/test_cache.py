@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -85,6 +86,18 @@ def test_a_folder_s_clips_and_captions(clips):
     assert told["broken"] == "a broken file"
     assert told["uncaptioned"] == "no caption"
     assert len(items) == 11
+
+
+def test_a_caption_that_is_not_utf8_is_said(tmp_path):
+    for i, suffix in enumerate(("txt", "json")):
+        soundfile.write(tmp_path / f"{i}.wav", noise(i), RATE)
+        (tmp_path / f"{i}.{suffix}").write_bytes('{"caption": "café"}'.encode("latin-1"))
+    items = list_clips(tmp_path)[1]
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for file in sorted(tmp_path.glob("?.*")):
+            tar.add(file, file.name)
+    for item in (*items, *tar_items(tmp_path / "x.tar")):
+        assert item.problem == "caption is not UTF-8"
 
 
 @pytest.mark.parametrize(
@@ -325,10 +338,12 @@ def test_a_dcase_folder_goes_in_directly(tiny, tmp_path):
 def test_nothing_there(tmp_path):
     for bad, message in (
         (tmp_path / "absent", "no such folder"),
+        (tmp_path / "000000.tar.gz", r"000000.tar.gz is compressed: unpack it first \(gunzip\)"),
         (tmp_path, "no sound file"),
         (tmp_path / "file", "is a file"),
     ):
         (tmp_path / "file").touch()
+        (tmp_path / "000000.tar.gz").touch()
         with pytest.raises(InputError, match=message):
             find_parts(bad)
 
@@ -340,6 +355,9 @@ def test_ranks_as_launchers_say_them():
         8,
     )
     assert rank_and_world({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}) == (1, 2)
+    for rank, world in (("a", "2"), ("2", "2"), ("-1", "2"), ("0", ""), ("0", "0")):
+        with pytest.raises(InputError, match=f"the environment says RANK={rank} and WORLD_SIZE={world}, but"):
+            rank_and_world({"RANK": rank, "WORLD_SIZE": world})
 
 
 def test_workers_keep_the_order(tiny, clips):
@@ -401,6 +419,25 @@ def test_what_cannot_be_read(tmp_path):
         ShardedCache(tmp_path).batch([25])
     with pytest.raises(InputError, match="no finished cache"):
         ShardedCache(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "7", "null"])
+def test_json_of_another_form_is_one_line(tiny, clips, tmp_path, text):
+    pack(list_clips(clips)[1], tmp_path / "tars", per_shard=20)
+    parts = find_parts(tmp_path / "tars")
+    cache_parts(tiny, parts, tmp_path / "out", progress=False)
+    (tmp_path / "tars/000000.json").write_text(text)
+    with pytest.raises(InputError, match=r"000000.json is not what the packer notes of a shard: delete it"):
+        pack(list_clips(clips)[1], tmp_path / "tars", per_shard=20)
+    assert count_items(tmp_path / "tars/000000.tar") == 10
+    (tmp_path / "out/manifest.json").write_text(text)
+    with pytest.raises(InputError, match=r"manifest.json is not a cache's: delete it"):
+        ShardedCache(tmp_path / "out")
+    (tmp_path / "out/000000.entry.json").write_text(text)
+    assert cache_parts(tiny, parts, tmp_path / "out", progress=False).shards == 1
+    (tmp_path / "out/cache.json").write_text(text)
+    with pytest.raises(InputError, match=r"cache.json is not what a cache was made with"):
+        cache_parts(tiny, parts, tmp_path / "out", progress=False)
 
 
 def test_fine_tuning_from_disk_is_fine_tuning_from_memory(tiny, cached, tmp_path):
@@ -562,6 +599,8 @@ def test_cache_script(tiny, tars, tmp_path):
     [
         (["--batch-size", "0"], "--batch-size 0"),
         (["--rank", "2", "--world", "2"], "--rank 2 of --world 2"),
+        (["--rank", "-3"], "--rank -3: at least -1"),
+        (["--world", "-1"], "--world -1: at least 0"),
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--per-shard", "0"], "per_shard=0"),
         (["--crops", "0"], "--crops 0: at least 1"),

@@ -148,8 +148,8 @@ def _captioned(folder: Path) -> Iterator[Item]:
     for path in _sounds(folder):
         item = Item(_key(path, folder), path=path, suffix=path.suffix.lower())
         texts = {s: path.with_suffix(s) for s in (".txt", ".json") if path.with_suffix(s).is_file()}
-        caption = caption_of({s[1:]: file.read_bytes() for s, file in texts.items()})
-        yield _with(item, caption)
+        told = {s[1:]: file.read_bytes() for s, file in texts.items()}
+        yield _with(item, caption_of(told), told)
 
 
 def _wavcaps(folder: Path) -> Iterator[Item]:
@@ -199,8 +199,8 @@ def _entries(table: Path) -> list[dict[str, Any]]:
     raise InputError(f'{table}: not in WavCaps\' form, {{"data": [{{"id": ..., "caption": ...}}, ...]}}')
 
 
-def _with(item: Item, caption: str) -> Item:
-    return Item(item.key, caption, item.path, None, item.suffix, "" if caption else "no caption")
+def _with(item: Item, caption: str, told: Mapping[str, Any] | None = None) -> Item:
+    return replace(item, caption=caption, problem="" if caption else no_caption(told or {}))
 
 
 def _key(path: Path, folder: Path) -> str:
@@ -228,8 +228,24 @@ def caption_of(sample: Mapping[str, Any]) -> str:
     return ""
 
 
+def no_caption(sample: Mapping[str, Any]) -> str:
+    """What to say of a sample in which :func:`caption_of` finds none."""
+    for name, value in sample.items():
+        try:
+            _read(name, value)
+        except UnicodeDecodeError:
+            return "caption is not UTF-8"
+        except ValueError:
+            pass
+    return "no caption"
+
+
 def _parsed(name: str, data: bytes) -> Any:
     try:
-        return json.loads(data) if name == "json" else data.decode("utf-8-sig")
+        return _read(name, data)
     except ValueError:  # JSONDecodeError and UnicodeDecodeError are
         return ""
+
+
+def _read(name: str, data: bytes) -> Any:
+    return json.loads(data) if name == "json" else data.decode("utf-8-sig")

@@ -145,8 +145,14 @@ def _entry(path: Path, part: Sequence[Item]) -> dict | None:
     if not (path.is_file() and entry_path.is_file()):
         return None
     entry = read_json(entry_path)
-    if [entry.get("first"), entry.get("last"), entry.get("items")] != [part[0].key, part[-1].key, len(part)]:
-        raise InputError(f"{path} holds other clips ({entry.get('first')} ...): pack into another folder")
+    if not (
+        isinstance(entry, dict) and entry.keys() >= {"first", "last", "items", "clips", "bytes", "left_out"}
+    ):
+        raise InputError(
+            f"{entry_path} is not what the packer notes of a shard: delete it, and the same command packs it again"
+        )
+    if [entry["first"], entry["last"], entry["items"]] != [part[0].key, part[-1].key, len(part)]:
+        raise InputError(f"{path} holds other clips ({entry['first']} ...): pack into another folder")
     return entry if entry["bytes"] == path.stat().st_size else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,8 @@ from latentclap.files import plain
 
 #: (rank, world size) as launchers tell them: torchrun and accelerate, then SLURM's srun
 LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+
+COMPRESSED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,15 @@ def find_parts(
         exclude: clips that are left out, see ``exclude.read_exclusion``.
 
     Raises:
-        InputError: nothing there, or ``per_shard`` below 1.
+        InputError: nothing there, a compressed tar file, or ``per_shard`` below 1.
     """
     source, exclude = Path(source), exclude or Exclusion()
     if per_shard < 1:
         raise InputError(f"per_shard={per_shard}: at least one clip goes into a shard")
     if source.is_file() and source.suffix == ".tar":
         return [Part(plain(source.stem), source, exclude=exclude)]
+    if source.is_file() and COMPRESSED.search(source.name):
+        raise InputError(f"{source} is compressed: unpack it first (gunzip), plain tar files are read")
     # a killed packer leaves hidden files, and file systems have hidden folders of snapshots
     tars = below(source, (".tar",)) if source.is_dir() else []
     if any(not tar.is_dir() for tar in tars):  # a folder of clips may be called anything
@@ -109,9 +114,19 @@ def find_parts(
 
 
 def rank_and_world(environment: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun, accelerate launch or srun say; (0, 1) alone."""
+    """This process's number and how many there are, as torchrun, accelerate launch or srun say; (0, 1) alone.
+
+    Raises:
+        InputError: what they say are no such numbers.
+    """
     environment = os.environ if environment is None else environment
     for rank, world in LAUNCHERS:
         if rank in environment and world in environment:
-            return int(environment[rank]), int(environment[world])
+            told = environment[rank], environment[world]
+            if all(number.isdecimal() for number in told) and int(told[0]) < int(told[1]):
+                return int(told[0]), int(told[1])
+            raise InputError(
+                f"the environment says {rank}={told[0]} and {world}={told[1]}, but ranks count from 0 to"
+                f" {world} - 1: unset both, or give --rank and --world"
+            )
     return 0, 1

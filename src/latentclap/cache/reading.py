@@ -45,6 +45,8 @@ class ShardedCache:
                 " run data_scripts/cache_latents.py, the same command goes on where one stopped"
             )
         self.manifest: dict[str, Any] = read_json(path)
+        if not (isinstance(self.manifest, dict) and {"shards", "tensors", "digest"} <= self.manifest.keys()):
+            raise InputError(f"{path} is not a cache's: delete it and run cache_latents.py again")
         self.shards = [s for s in self.manifest["shards"] if s["clips"]]
         self.starts = [0, *itertools.accumulate(s["clips"] for s in self.shards)]
         self.names = tuple(names if names is not None else self.manifest["tensors"])

@@ -183,7 +183,7 @@ def entry_of(
             for piece in pieces_of(name, entry)
         )
         return entry if complete and (fits is None or fits(entry)) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -199,13 +199,15 @@ def settle(
             warning.
 
     Raises:
-        InputError: the folder holds a cache made with something else.
+        InputError: the folder holds a cache made with something else, or what is no settings.
     """
     path = folder / SETTINGS
     if not path.is_file():
         write_json(path, settings)
         return
     theirs = read_json(path)
+    if not isinstance(theirs, dict) or "system" not in theirs:
+        raise InputError(f"{path} is not what a cache was made with: copy it again, or use another folder")
     differing = [k for k, v in settings.items() if k != "system" and theirs.get(k) != v]
     old = differing and earlier and "crops" not in theirs
     if old and all(theirs.get(k) == v for k, v in earlier().items() if k != "system"):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentclap.audio import FORMATS
-from latentclap.cache.listing import Item, caption_of, passing
+from latentclap.cache.listing import Item, caption_of, no_caption, passing
 from latentclap.cache.source import packed_entry
 from latentclap.errors import InputError
 from latentclap.files import plain
@@ -98,15 +98,16 @@ class Group:
             return Item(self.key, problem="no sound file")
         suffix, start, size = sounds[0]
         try:
-            caption = self._caption(suffix)
+            told = self._texts(suffix)
         except OSError as error:
             return Item(self.key, problem=f"cannot be read ({error.strerror})", retry=True)
+        caption = caption_of(told)
         if not caption:
-            return Item(self.key, problem="no caption")
+            return Item(self.key, problem=no_caption(told))
         return Item(self.key, caption, data=Member(self.stream, start, size), suffix=f".{_last(suffix)}")
 
-    def _caption(self, sound: str) -> str:
-        """Of the text whose name is the sound's, or else of any."""
+    def _texts(self, sound: str) -> dict[str, bytes]:
+        """What the caption is in: the texts whose name is the sound's, or else any."""
         stem = sound.removesuffix(_last(sound))
         texts = [m for m in self.members if _last(m[0]) in ("txt", "json") and m[2] <= LONGEST_CAPTION]
         told: dict[str, bytes] = {}
@@ -115,7 +116,7 @@ class Group:
             told.setdefault(_last(suffix), member.readall())
             if member.error:
                 raise OSError(0, member.error)
-        return caption_of(told)
+        return told
 
 
 def _last(suffix: str) -> str:
