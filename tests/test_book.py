@@ -607,7 +607,7 @@ def test_listening_items_may_come_as_a_plain_list_from_two_files(tmp_path):
         (lambda items: items[0].update(cls="cat"), "item 0: unknown class 'cat'"),
         (lambda items: items[0].update(system="GAN"), "item 0: unknown system 'GAN'"),
         (lambda items: items[0].pop("index"), "item 0: needs cls, system, index and wave"),
-        (lambda items: items.clear(), "dog_bark: 0 of at least 3"),
+        (lambda items: items.clear(), "dog_bark: 0 of at least 2"),
     ],
 )
 def test_an_incomplete_listening_file_is_named(tmp_path, change, message):

@@ -1,3 +1,4 @@
+import copy
 import threading
 
 import numpy as np
@@ -40,6 +41,32 @@ def test_it_trains_a_copy(tiny, phi, tiny_cache, tmp_path):
     assert tiny.tuning is None
     assert not torch.equal(tuned.tuning.weight, torch.eye(512))
     assert {"loss", "ddpm", "lclap"} <= set(result.history[0])
+
+
+@pytest.mark.parametrize("tuning", [True, False])
+def test_a_system_s_own_tuning_layer_is_gone_on_with(tiny, phi, tiny_cache, tmp_path, tuning):
+    """Trained further, or folded into the UNet where none is trained: either way it begins with the same function."""
+    own = copy.copy(tiny)
+    own.tuning = torch.nn.Linear(512, 512)
+    g = torch.Generator().manual_seed(0)
+    own.tuning.weight.data += torch.eye(512)
+    own.tuning.requires_grad_(False)
+    s, E = torch.randn(2, *tiny.latent_shape, generator=g), torch.randn(2, 512, generator=g)
+    n = torch.tensor([10, 900])
+
+    def told(system):
+        with torch.no_grad():
+            E_cond = system.tuning(E) if system.tuning is not None else E
+            return system.eps_theta(s, n, E_cond)
+
+    tuned, _ = run(own, phi, tiny_cache, tmp_path, lam=1.0, tuning=tuning, lr=1e-12, epochs=1)
+    assert (told(own) - told(tiny)).abs().max() > 1e-3 and (tuned.tuning is not None) == tuning
+    torch.testing.assert_close(told(tuned), told(own), rtol=1e-3, atol=1e-4)
+    assert own.tuning is not tuned.tuning and not own.tuning.weight.requires_grad
+    # and the file that is left says the same, whatever it is loaded over
+    finetuning.save_weights(tuned, tmp_path / "w.safetensors")
+    for base in (own, tiny):
+        assert torch.equal(told(load_weights(base, tmp_path / "w.safetensors")), told(tuned))
 
 
 def test_lambda_zero_is_plain_fine_tuning_bit_for_bit(tiny, phi, tiny_cache, tmp_path):

@@ -92,6 +92,17 @@ def test_fad_in_clap_s_space(lab):
     assert result.name.startswith("FAD[clap-")
 
 
+def test_what_fad_is_measured_by_is_part_of_a_result(lab, tmp_path):
+    """A profile names statistics and weights: others under the same name give other numbers."""
+    assert len(lab.content) == 2
+    (tmp_path / "ref.npz").write_bytes(b"a")
+    other = Lab(lab.profile.override(evaluate__reference=str(tmp_path / "ref.npz")), progress=False, device="cpu")
+    first = other.measure_id
+    (tmp_path / "ref.npz").write_bytes(b"b")
+    again = Lab(other.profile, progress=False, device="cpu")
+    assert first and again.measure_id not in ("", first) and again.content[2] == again.measure_id
+
+
 def test_the_system_s_own_encoder(lab):
     profile = lab.profile.override(model__latent_clap="")
     own = Lab(profile, progress=False, device="cpu")

@@ -40,6 +40,8 @@ def test_every_number_and_list_of_a_profile_has_a_limit():
         ({"sweep__seeds": []}, "sweep.seeds is empty"),
         ({"sweep__weightings": ["papr"]}, "sweep.weightings: unknown weighting 'papr'"),
         ({"sweep__readings": ["x0", "x1"]}, "sweep.readings='x1': there are x0"),
+        ({"evaluate__seeds": [0, 1, 0]}, "evaluate.seeds: 0 stands there twice"),
+        ({"evaluate__clips_per_class": 1}, "evaluate.clips_per_class=1: must be 2 or more"),
         ({"evaluate__embedding": "vggish-dcase"}, "needs evaluate.vggish"),
         ({"evaluate__embedding": "openl4"}, "there are mel-statistics"),
         ({"generate__sampler": "euler"}, "there are ddim"),
@@ -55,6 +57,8 @@ def test_parameters_of_notebooks():
     check_values({"lam": -1.0, "epochs": 0, "seeds": [], "weighting": "step:50", "force": True}, "parameter ")
     for values, says in [
         ({"epochs": -1}, "parameter epochs=-1: must be 0 or more"),
+        ({"seeds": [3, 3]}, "parameter seeds: 3 stands there twice"),
+        ({"clips_per_class": 1}, "parameter clips_per_class=1: one clip has no interval"),
         ({"lam": float("nan")}, "parameter lam=nan: must be a finite number"),
         ({"reduction": "max"}, "parameter reduction='max': there are mean, sum"),
         ({"weightings": ["step:no"]}, "parameter weightings: weighting 'step:no'"),

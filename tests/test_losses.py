@@ -202,6 +202,66 @@ def test_bad_options(phi, options):
         LatentCLAPLoss(phi, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"clamp": c}, r"clamp=.*: it is None, or a number above 0") for c in (0.0, -1.0, float("nan"))]
+    + [
+        ({"reading": "ddim", "inference_steps": k}, "inference_steps=.*: it is a whole number from 1 to 1000")
+        for k in (0, -5, 3000, 2.5)
+    ],
+)
+def test_options_that_would_leave_no_gradient(phi, options, says):
+    with pytest.raises(ValueError, match=says):
+        LatentCLAPLoss(phi, **options)
+
+
+def test_a_weighting_gives_one_weight_a_step(phi, batch):
+    """(B, 1) would be broadcast to (B, B): every clip weighted by every other's step."""
+    with pytest.raises(InputError, match=r"the weighting makes \(4, 1\) of n \(4,\)"):
+        loss_of(LatentCLAPLoss(phi, weighting=lambda n: torch.ones(len(n), 1)), batch)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_steps_of_any_whole_type(phi, batch, dtype):
+    few = {k: v[:2] for k, v in batch.items()}  # steps that an int8 holds
+    expected = loss_of(LatentCLAPLoss(phi), few)
+    assert torch.equal(loss_of(LatentCLAPLoss(phi), few | {"n": few["n"].to(dtype)}), expected)
+
+
+@pytest.mark.parametrize("weighting", ["paper", "snr", "min-snr"])
+def test_a_schedule_stays_float32(phi, batch, weighting):
+    """In bf16 abar of the first steps is 1, and their SNR infinite."""
+    loss = LatentCLAPLoss(phi, weighting=weighting)
+    first = batch | {"n": torch.tensor([0, 1, 2, 600])}
+    expected = loss_of(loss, first)
+    assert torch.equal(loss_of(loss.to(torch.bfloat16), first), expected) and expected.isfinite()
+    assert loss.schedule.to(torch.float16).abar.dtype == torch.float32
+
+
+def test_phi_in_half_precision(batch):
+    torch.manual_seed(0)
+    phi = LatentCLAP(width=4).eval()
+    exact = loss_of(LatentCLAPLoss(phi), batch)
+    exact.backward()
+    gradient, batch["eps_theta"].grad = batch["eps_theta"].grad, None
+    half = {k: v.bfloat16() if k == "s_n" else v for k, v in batch.items()}
+    loss = loss_of(LatentCLAPLoss(phi.bfloat16()), half)
+    loss.backward()
+    torch.testing.assert_close(loss, exact, rtol=0.1, atol=0)
+    cosine = torch.nn.functional.cosine_similarity(
+        batch["eps_theta"].grad.flatten(), gradient.flatten(), dim=0
+    )
+    assert cosine > 0.9
+
+
+def test_a_partly_frozen_phi_is_left_as_it_was(batch):
+    phi = LatentCLAP(width=4).train()
+    frozen = next(m for m in phi.modules() if isinstance(m, torch.nn.BatchNorm2d)).eval()
+    modes = [m.training for m in phi.modules()]
+    loss_of(LatentCLAPLoss(phi), batch)
+    assert [m.training for m in phi.modules()] == modes and not frozen.training
+
+
 def test_clamp_and_normalize(phi, batch):
     plain = loss_of(LatentCLAPLoss(phi), batch)
     assert not torch.equal(loss_of(LatentCLAPLoss(phi, normalize=True), batch), plain)
@@ -216,6 +276,14 @@ def test_eq_4_with_lambda_zero_is_eq_1(phi, batch):
     torch.testing.assert_close(total, 4 * ddpm)
     with pytest.raises(ValueError, match="nothing to train"):
         total_loss({"ddpm": ddpm}, {"ddpm": 0})
+
+
+def test_ddpm_loss_refuses_what_it_does_not_know():
+    a = torch.zeros(2, 8, 4, 4)
+    with pytest.raises(InputError, match="there are mean, none"):
+        ddpm_loss(a, a, reduction="sum")
+    with pytest.raises(InputError, match=r"eps_theta is \(2, 8, 4, 4\) and eps \(2, 8, 4\)"):
+        ddpm_loss(a, a[..., 0])
 
 
 def test_ddpm_loss_is_a_mean_per_element():

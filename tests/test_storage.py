@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,34 @@ def test_where_no_system_can_be_saved_is_said_before_the_work(tmp_path, monkeypa
     with pytest.raises(InputError, match=r"working folder is there and cannot be replaced|round in circles"):
         random_system("tiny").save_pretrained(where)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "round", "work"]
+
+
+def test_what_lies_beside_a_system_is_not_deleted(tmp_path, monkeypatch):
+    """φ, a card, notes: a system is saved in place of a system, and of nothing else."""
+    system = random_system("tiny")
+    folder = system.save_pretrained(tmp_path / "family")
+    system.save_pretrained(folder)
+    LatentCLAP(width=4).save_pretrained(folder / "latent_clap")
+    (folder / "NOTES.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other things than a system \(NOTES.txt, latent_clap\)"):
+        system.save_pretrained(folder)
+    assert (folder / "NOTES.txt").is_file() and LatentCLAP.from_pretrained(folder / "latent_clap")
+    # where the new one cannot come, the old one stays
+    kept = system.save_pretrained(tmp_path / "kept")
+    real = Path.replace
+
+    def replace(self, target):
+        if Path(target).name == "kept" and not self.name.endswith("-old"):
+            raise OSError("no")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="no"):
+        system.save_pretrained(kept)
+    assert FoleySystem.from_pretrained(kept) and sorted(p.name for p in tmp_path.iterdir()) == [
+        "family",
+        "kept",
+    ]
 
 
 def test_a_system_keeps_how_it_is_sampled(tmp_path):

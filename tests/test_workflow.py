@@ -54,6 +54,9 @@ def test_a_class_with_too_little_is_told_before_anything_is_trained(shelf, tmp_p
     clips(tmp_path, CLASSES[1:], n=10)
     with pytest.raises(InputError, match=r"dog_bark has 0 dev clips \(and 1 more\)"):
         check("--data", tmp_path, catch=False)
+    clips(tmp_path, CLASSES[:1], n=3)  # of which one is on the eval side
+    with pytest.raises(InputError, match=r"dog_bark has 1 eval clip; .* with 2 development and 2 evaluation"):
+        check("--data", tmp_path, catch=False)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ class NoiseSchedule(nn.Module):
             steps=config["num_train_timesteps"], beta_start=config["beta_start"], beta_end=config["beta_end"]
         )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> NoiseSchedule:
+        """A schedule goes to other devices, and stays float32: in bf16, abar of the first steps would be 1."""
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != value.dtype:
+                setattr(self, name, value.to(moved.device))
+        return self
+
     @property
     def steps(self) -> int:
         """N, the number of training steps."""

@@ -27,6 +27,7 @@ from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
 from latentclap.memory import foretold
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
 from latentclap.profiles import FinetuneSection
+from latentclap.storage import fold
 from latentclap.system import FoleySystem, tuning_layer
 from latentclap.train import Task, TrainConfig, TrainResult, onto, processes, train
 from latentclap.train.config import resolved
@@ -38,7 +39,8 @@ class FinetuneConfig:
 
     Attributes:
         lam: λ of eq. 4; 0 is the baseline, plain fine-tuning by eq. 1.
-        tuning: train a tuning layer after the text CLAP encoder (III-A).
+        tuning: train a tuning layer after the text CLAP encoder (III-A): the system's own where it has one. Without,
+            a system's own is folded into the UNet.
         weighting: w(n) of eq. 3, see ``losses.step_weight``.
         reading: what φ is shown, see ``losses.READINGS``.
         reduction: "mean" or "sum" over CLAP's dimensions.
@@ -186,8 +188,7 @@ def finetune(
         )
     system.need_own_weights("to train")
     tuned = copy.copy(system)
-    tuned.unet = copy.deepcopy(system.unet).requires_grad_(True)
-    tuned.tuning = tuning_layer(system.embed_dim).to(system.device) if config.tuning else None
+    _begin(tuned, config.tuning)
     loss = None
     if config.lam:
         loss = LatentCLAPLoss(
@@ -242,6 +243,20 @@ def finetune(
             if checkpointing:
                 tuned.unet.disable_gradient_checkpointing()
     return tuned.eval(), result
+
+
+def _begin(tuned: FoleySystem, tuning: bool) -> None:
+    """UNet and tuning layer of a copy to train: together the function that the system has now."""
+    own = tuned.tuning
+    if tuning or own is None:
+        tuned.unet = copy.deepcopy(tuned.unet)
+        tuned.tuning = (
+            copy.deepcopy(own or tuning_layer(tuned.embed_dim).to(tuned.device)) if tuning else None
+        )
+    else:  # trained without a layer of its own, the one that is there stays what it is
+        tuned.unet, tuned.tuning = fold(tuned.unet, own), None
+    for part in filter(None, (tuned.unet, tuned.tuning)):
+        part.requires_grad_(True)
 
 
 def _idle(system: FoleySystem, tuned: FoleySystem) -> list[nn.Module]:
@@ -326,12 +341,13 @@ def save_weights(system: FoleySystem, path: str | Path) -> None:
 
 
 def load_weights(system: FoleySystem, path: str | Path) -> FoleySystem:
-    """A copy of a system with the UNet and, where there is one, the tuning layer of :func:`save_weights`."""
+    """A copy of a system with the UNet and the tuning layer of :func:`save_weights`, or none where that had none."""
     state = load_tensors(path)
     tuned = copy.copy(system)
     tuned.unet = copy.deepcopy(system.unet)
     tuned.unet.load_state_dict({k[5:]: v for k, v in state.items() if k.startswith("unet.")})
     tuning = {k[7:]: v for k, v in state.items() if k.startswith("tuning.")}
+    tuned.tuning = None
     if tuning:
         tuned.tuning = tuning_layer(system.embed_dim)
         tuned.tuning.load_state_dict(tuning)

@@ -127,10 +127,19 @@ class Lab:
         """A hash of the data set's content."""
         return self.dataset.digest
 
+    @cached_property
+    def measure_id(self) -> str:
+        """A hash of what FAD is measured by and with, where a profile names files: statistics, VGGish's weights."""
+        named = [self.profile.evaluate.reference, self.profile.evaluate.vggish]
+        files = [
+            f for n in named if n for f in ([Path(n)] if Path(n).is_file() else sorted(Path(n).rglob("*")))
+        ]
+        return config_hash([file_sha256(f) for f in files if f.is_file()]) if files else ""
+
     @property
-    def content(self) -> tuple[str, str]:
-        """Hashes of the recordings and of the weights, which a profile only names."""
-        return self.data_id, self.checkpoint_id
+    def content(self) -> tuple[str, ...]:
+        """Hashes of the recordings, of the weights, and of FAD's files, which a profile only names."""
+        return self.data_id, self.checkpoint_id, *filter(None, [self.measure_id])
 
     def cache(self, split: str) -> dict[str, Tensor]:
         """Latents and embeddings of the "dev" or "eval" clips."""
@@ -151,7 +160,8 @@ class Lab:
     def point(self, config: FinetuneConfig, *, force: bool = False, tensorboard: bool = False) -> Point:
         """Fine-tune, or find what an earlier run of the same configuration left; a killed run goes on."""
         described = _relevant(config)
-        folder = self.root / "finetune" / config_hash([described, self.data_id, self.checkpoint_id])
+        way = ["compiled"] * self._compiles  # bf16's rounding, as for clips
+        folder = self.root / "finetune" / config_hash([described, self.data_id, self.checkpoint_id, *way])
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if force:

@@ -34,14 +34,14 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "generate.guidance_scale": (0, _MANY),
     "generate.eta": (0, 1),
     "generate.batch_size": (1, _MANY),
-    "evaluate.clips_per_class": (1, _MANY),
+    "evaluate.clips_per_class": (2, _MANY),  # one clip has no interval over clips
     "evaluate.n_boot": (0, _MANY),
     "evaluate.candidates": (0, _MANY),
     "evaluate.max_tries": (1, _MANY),
     "evaluate.seeds": (0, _MANY),
     "sweep.lams": (0, _MANY),
     "sweep.epochs": (1, _MANY),
-    "sweep.clips_per_class": (1, _MANY),
+    "sweep.clips_per_class": (2, _MANY),
     "sweep.seeds": (0, _MANY),
     "sweep.ablation_epochs": (1, _MANY),
     "sweep.heldout_clips": (0, _MANY),
@@ -86,6 +86,8 @@ BELOW = (
     "training.beta2",
     "training.ema_decay",
 )
+#: lists that name trainings: one that stands there twice would count as two
+DISTINCT = ("seeds", "evaluate.seeds", "sweep.seeds")
 #: what has names of its own, in a profile and in a notebook, alone or as a list
 NAMED = ("sampler", "embedding", "postfilter", "reading", "weighting", "reduction")
 #: lists of a profile in which there must be something; a notebook's empty list means the profile's
@@ -137,6 +139,12 @@ def check_values(values: Mapping[str, Any], where: str) -> None:
     for name, item in pairs:  # numbers first: they need no import
         if isinstance(item, float | int) and not isinstance(item, bool):
             _number(name, item, where)
+    for name in DISTINCT:
+        given = list(values.get(name) or ())
+        if twice := [item for item in given if given.count(item) > 1]:
+            raise InputError(f"{where}{name}: {twice[0]} stands there twice; it would count as two trainings")
+    if values.get("clips_per_class") == 1:
+        raise InputError(f"{where}clips_per_class=1: one clip has no interval over clips; give 2 or more")
     for name, item in pairs:
         if isinstance(item, str) and (kind := name.rpartition(".")[2].removesuffix("s")) in NAMED:
             _name(name, item, _names()[kind], where)

@@ -31,7 +31,16 @@ def ddpm_loss(eps_theta: Tensor, eps: Tensor, *, reduction: Literal["mean", "non
         eps_theta: predicted noise (B, C, T, F).
         eps: the noise that was added, same shape.
         reduction: "mean" over the batch too, or "none" for a (B,) tensor.
+
+    Raises:
+        InputError: two shapes, or another reduction.
     """
+    if eps_theta.shape != eps.shape:
+        raise InputError(
+            f"ddpm_loss: eps_theta is {tuple(eps_theta.shape)} and eps {tuple(eps.shape)}; give one shape"
+        )
+    if reduction not in ("mean", "none"):
+        raise InputError(f"ddpm_loss: unknown reduction {reduction!r}; there are mean, none")
     per_item = (eps_theta.float() - eps.float()).square().flatten(1).mean(1)
     return per_item.mean() if reduction == "mean" else per_item
 
@@ -152,16 +161,24 @@ def latent_reading(
         inference_steps: "ddim" jumps N / inference_steps; the paper samples in 200 steps (IV-B).
 
     Raises:
-        ValueError: unknown reading, or "renoised" without s_0.
+        ValueError: unknown reading, "renoised" without s_0, or a number of steps that the schedule has not.
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r} of eq. 3; there are {', '.join(READINGS)}")
+    _check_jump(inference_steps, schedule)
     jump = schedule.steps // inference_steps
     if reading == "renoised":
         if s_0 is None:
             raise ValueError('reading "renoised" needs s_0, the clean latent')
         return _renoised(schedule, s_n, n, eps_theta, jump, s_0)
     return READINGS[reading](schedule, s_n, n, eps_theta, jump)
+
+
+def _check_jump(inference_steps: int, schedule: NoiseSchedule) -> None:
+    if not 1 <= inference_steps <= schedule.steps or inference_steps != int(inference_steps):
+        raise ValueError(
+            f"inference_steps={inference_steps}: it is a whole number from 1 to {schedule.steps}"
+        )
 
 
 def gradient_factor(
@@ -237,6 +254,9 @@ class LatentCLAPLoss(nn.Module):
         if reduction not in ("mean", "sum"):
             raise ValueError(f"unknown reduction {reduction!r}; there are mean, sum")
         self.schedule = schedule or NoiseSchedule()
+        _check_jump(inference_steps, self.schedule)
+        if clamp is not None and not (clamp > 0 and math.isfinite(clamp)):
+            raise ValueError(f"clamp={clamp!r}: it is None, or a number above 0")
         step_weight(torch.zeros(1, dtype=torch.long), weighting, schedule=None)  # fail now, not at step one
         # in a list, so that φ is no submodule: its parameters are not ours to train, save or switch to train()
         self._phi = [phi]
@@ -253,16 +273,17 @@ class LatentCLAPLoss(nn.Module):
         if self.clamp is not None:
             latent = latent.clamp(-self.clamp, self.clamp)
         phi = self.phi
-        device = next(phi.parameters()).device
-        if device != latent.device:
+        first = next(phi.parameters())
+        if first.device != latent.device:
             phi.to(latent.device)
-        training = phi.training
+        training = [m for m in phi.modules() if m.training]  # of a φ that its owner holds partly frozen, some
         phi.eval()  # batch statistics of half-denoised latents must not enter φ
         try:
             constants = {k: v.detach() for k, v in (*phi.named_parameters(), *phi.named_buffers())}
-            E_latent = functional_call(phi, constants, (latent,)).float()
+            E_latent = functional_call(phi, constants, (latent.to(first.dtype),)).float()
         finally:
-            phi.train(training)
+            for module in training:
+                module.training = True
         return F.normalize(E_latent, dim=-1) if self.normalize else E_latent
 
     def per_item(
@@ -274,6 +295,7 @@ class LatentCLAPLoss(nn.Module):
             InputError: shapes that do not go together, or (looked at on a CPU only) a step that is none.
         """
         self._check(eps_theta, s_n, n, E_audio, s_0)
+        n = n.long()
         latent = latent_reading(
             self.reading, self.schedule, s_n, n, eps_theta, s_0=s_0, inference_steps=self.inference_steps
         )
@@ -285,7 +307,12 @@ class LatentCLAPLoss(nn.Module):
             )
         squares = (E_audio.detach().float() - E_latent).square()
         distance = squares.mean(1) if self.reduction == "mean" else squares.sum(1)
-        return step_weight(n, self.weighting, schedule=self.schedule), distance
+        w = step_weight(n, self.weighting, schedule=self.schedule)
+        if w.shape != n.shape:
+            raise InputError(
+                f"LatentCLAPLoss: the weighting makes {tuple(w.shape)} of n {tuple(n.shape)}; give one weight a step"
+            )
+        return w, distance
 
     def _check(self, eps_theta: Tensor, s_n: Tensor, n: Tensor, E_audio: Tensor, s_0: Tensor | None) -> None:
         """Shapes cost nothing. Values are looked at on a CPU only: elsewhere every step would wait for the device."""

@@ -268,18 +268,51 @@ def _unfold(unet: nn.Module, factors: dict[str, torch.Tensor]) -> nn.Linear:
 
 def save_system(system: FoleySystem, folder: Path, *, dtype: torch.dtype | None, pipeline: bool) -> Path:
     """See :meth:`FoleySystem.save_pretrained`."""
-    place = replaceable(folder, INDEX, "a system")
+    place = _place(folder)
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
     try:
         _write_parts(system, temporary, dtype, pipeline)
         os.chmod(temporary, 0o755)
-        if replaceable(folder, INDEX, "a system").exists():  # as it was before the work?
-            shutil.rmtree(place)
-        temporary.replace(place)
+        exchange(_place(folder), temporary)  # is it as it was before the work?
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+#: what :func:`save_system` writes, and the report that convert writes beside it
+OWN = frozenset(
+    {"unet", "vae", "vocoder", "clap", "text_encoder", "tokenizer", "scheduler", "tuning"}
+    | {INDEX, "model_index.json", "load_report.json"}
+)
+
+
+def _place(folder: Path) -> Path:
+    """Where a system is to be written, with links followed.
+
+    Raises:
+        InputError: other things lie there, which would go with an earlier system.
+    """
+    place = replaceable(folder, INDEX, "a system")
+    if place.is_dir() and (others := sorted({p.name for p in place.iterdir()} - OWN)):
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise InputError(f"{folder} holds other things than a system ({named}): choose another folder")
+    return place
+
+
+def exchange(place: Path, new: Path) -> None:
+    """Move a folder to a place; an earlier one there goes when the new one has come."""
+    if not place.exists():
+        new.replace(place)
+        return
+    aside = new.with_name(f"{new.name}-old")
+    place.replace(aside)
+    try:
+        new.replace(place)
+    except OSError:
+        aside.replace(place)
+        raise
+    shutil.rmtree(aside)
 
 
 def _write_parts(system: FoleySystem, folder: Path, dtype: torch.dtype | None, pipeline: bool) -> None:

@@ -262,7 +262,7 @@ class FoleySystem:
 
     def log_mel(self, waves: np.ndarray | Tensor) -> Tensor:
         """Waves (n, samples) at 16 kHz, repeated or cut to the clip length -> (n, 1, frames, 64)."""
-        waves = repeat_to(_waves(np.asarray(waves, dtype=np.float32)), self.samples)
+        waves = repeat_to(_waves(waves), self.samples)
         return log_mel(torch.from_numpy(waves).to(self.device), self.mel)
 
     @torch.no_grad()
@@ -542,8 +542,13 @@ class FoleySystem:
 
 
 def _waves(waves: np.ndarray) -> np.ndarray:
-    """Check and return waves (n, samples)."""
-    waves = np.asarray(waves, dtype=np.float32)
+    """Check and return waves (n, samples), float32."""
+    waves = np.asarray(waves)
+    if waves.dtype.kind not in "f":
+        raise InputError(
+            f"waves are {waves.dtype}; give floats within +-1: whole numbers of 16 bits divided by 32768"
+        )
+    waves = waves.astype(np.float32, copy=False)
     if waves.ndim != 2 or not waves.size:
         raise InputError(f"waves must be (n, samples), got {waves.shape}")
     return waves

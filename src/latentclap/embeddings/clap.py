@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from latentclap.embeddings.base import Embedding, weights_hash
+from latentclap.errors import InputError
 
 
 class CLAPEmbedding(Embedding):
@@ -30,6 +31,10 @@ class CLAPEmbedding(Embedding):
     def _embed(self, wave: np.ndarray, sr: int) -> np.ndarray:
         from latentclap.audio import resample
 
+        if wave.dtype.kind != "f":
+            raise InputError(
+                f"a wave of {wave.dtype}; give floats within +-1: whole numbers of 16 bits divided by 32768"
+            )
         wave = resample(wave.astype(np.float32), sr, self.sampling_rate)
         E_audio = self.system.encode_audio(wave[None])
         return np.asarray(torch.as_tensor(E_audio).detach().float().cpu())

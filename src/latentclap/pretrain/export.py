@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-import shutil
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,18 @@ from safetensors.torch import load_file
 
 from latentclap.embeddings import JudgeNet
 from latentclap.errors import InputError
-from latentclap.files import file_sha256, read_json, write_json
+from latentclap.files import file_sha256, read_json, replaceable, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import size
 from latentclap.pretrain.stages import MAKES, STAGES, Work
 from latentclap.recordings import REAL, copies, counted
 from latentclap.runs import threads
+from latentclap.storage import exchange
+from latentclap.system import FoleySystem
 
 #: of the weights; the recordings that they heard keep their own, which real_sources names
 LICENCE = "Apache-2.0"
+CARD = "model_card.json"
 #: a card's entries on the training data
 DATA = ("corpus", "real_sources")
 
@@ -46,6 +49,15 @@ def export(work: Work, out: Path) -> dict[str, Any]:
         for key, value in part.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value.half()).all():
                 raise InputError(f"{name}.{key} does not fit into float16")
+    place = replaceable(out, CARD, "a family with its card")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as folder:
+        card = _write(work, system, phi, Path(folder) / "new")
+        exchange(place, Path(folder) / "new")
+    return card
+
+
+def _write(work: Work, system: FoleySystem, phi: LatentCLAP, out: Path) -> dict[str, Any]:
     system.save_pretrained(out, dtype=torch.float16, pipeline=False)
     phi.half().save_pretrained(out / "latent_clap")
     judge = None
@@ -57,8 +69,7 @@ def export(work: Work, out: Path) -> dict[str, Any]:
     if judge:
         judge.half().save(out / "judge")
     card = model_card(work, system.parts, out)
-    write_json(out / "model_card.json", card)
-    shutil.rmtree(out / "__pycache__", ignore_errors=True)
+    write_json(out / CARD, card)
     return card
 
 
@@ -136,7 +147,7 @@ def earlier(work: Work) -> list[dict[str, Any]]:
     """
     if work.start is None:
         return []
-    card = read_json(work.start / "model_card.json")
+    card = read_json(work.start / CARD)
     later, out, had = own_data(work), [], {}
     for told in (card, *card["earlier"]):
         had = {**had, **{key: told[key] for key in DATA if key in told}}
