@@ -12,6 +12,7 @@ typ=3), added over the two orthonormal contrasts z.
 """
 
 import itertools
+import sys
 
 import numpy as np
 import pandas as pd
@@ -415,6 +416,26 @@ def test_course_of_few(seeds):
     two = stats.course(sweep(*[[3.0, 2.0]] * 6))
     assert np.isnan(two.p_rank) and two.word == "falls" and two.p_fall == pytest.approx(1 / 64)
     assert stats.course(sweep(*[[1.0, 1.0, 1.0]] * 3)).word == "no trend"  # all the same
+
+
+def test_course_of_many_levels():
+    """Page's exact test listed all orders of the levels: a MemoryError of eleven."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, 11))
+    levels = tuple(range(11))
+    rising = stats.course(sweep(*(np.arange(11) + noise), levels=levels))
+    assert rising.rank_test == "Page, permutations within seeds" and rising.word == "rises"
+    assert rising.p_rank == pytest.approx(2 / 20_001)
+    again = stats.course(sweep(*noise, levels=levels))
+    assert again == stats.course(sweep(*noise, levels=levels)) and again.p_rank > 0.05
+
+
+def test_course_s_permutations_are_page_s_test(monkeypatch):
+    data = np.random.default_rng(2).normal(size=(3, 6)) + 0.25 * np.arange(6)
+    exact = stats.course(sweep(*data, levels=range(6)))
+    monkeypatch.setattr(sys.modules["latentclap.stats.course"], "EXACT_LEVELS", 5)
+    drawn = stats.course(sweep(*data, levels=range(6)))
+    assert exact.rank_test == "Page, exact" and drawn.rank_test == "Page, permutations within seeds"
+    assert 0.01 < exact.p_rank < 0.5 and drawn.p_rank == pytest.approx(exact.p_rank, rel=0.1)
 
 
 def test_course_refuses():

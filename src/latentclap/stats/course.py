@@ -18,6 +18,9 @@ from latentclap.errors import InputError
 #: permutations that are drawn where not all of them can be gone through
 DRAWS = 20_000
 
+#: most levels of Page's exact test: it lists all orders of the levels, 40,320 of eight and gigabytes of ten
+EXACT_LEVELS = 8
+
 
 @dataclass(frozen=True)
 class Course:
@@ -27,12 +30,13 @@ class Course:
         levels: of what was varied, ascending (Fig. 3: λ, from 0).
         means: over seeds, per level.
         rank: mean over seeds of Spearman's correlation with the level.
-        p_rank: of a monotone course, two-sided (Page's exact test); NaN for one seed or two levels.
+        p_rank: of a monotone course, two-sided (Page's test); NaN for one seed or two levels.
         lowest: the level above the first whose mean is lowest.
         p_fall: whether some level lies below the first one; NaN for one seed.
         p_rise: whether the last level lies above the lowest mean of all; NaN for one seed.
         p_least: the least that these two p can be with data of this size.
         alpha: level of both tests together: each p has to be below half of it.
+        rank_test: what p_rank is: "Page, exact" up to eight levels, "Page, permutations within seeds" above.
     """
 
     levels: tuple[float, ...]
@@ -44,6 +48,7 @@ class Course:
     p_rise: float
     p_least: float
     alpha: float = 0.05
+    rank_test: str = "Page, exact"
 
     @property
     def word(self) -> str:
@@ -67,6 +72,9 @@ def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, see
     lowest is compared with the first, and the last with the lowest, each by its own permutation test, in which the
     lowest is looked for anew in each permutation (the usual correction for having looked).
 
+    Whether it is monotone is Page's test, exact up to eight levels; with more, ``draws`` permutations within seeds
+    stand for all of them, whose number no memory holds.
+
     Args:
         values: one row per seed, one column per level; complete.
         alpha: what counts as shown.
@@ -86,7 +94,7 @@ def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, see
     p_least = (levels - 1) / (levels * (levels - 1)) ** seeds if seeds > 1 else 1.0
     options = {"n_resamples": draws, "permutation_type": "samples", "vectorized": True}
 
-    def test(statistic: object, side: str) -> float:
+    def test(statistic: object, side: str, data: np.ndarray = data) -> float:
         if seeds < 2:
             return math.nan
         rng = np.random.default_rng(seed)
@@ -101,8 +109,13 @@ def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, see
         m = np.stack([c.mean(axis) for c in columns])
         return m[-1] - m.min(0)
 
-    p_rank = math.nan
-    if (
+    def page(*ranks: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.sum([place * r.sum(axis) for place, r in enumerate(ranks, 1)], axis=0)
+
+    p_rank, exact = math.nan, levels <= EXACT_LEVELS
+    if seeds > 1 and levels > EXACT_LEVELS:
+        p_rank = test(page, "two-sided", sps.rankdata(data, axis=1))
+    elif (
         seeds > 1 and levels > 2
     ):  # Page's test of an order that was foretold, which rising and falling both are
         both = (sps.page_trend_test(d, method="exact").pvalue for d in (data, data[:, ::-1]))
@@ -119,4 +132,5 @@ def course(values: pd.DataFrame, *, alpha: float = 0.05, draws: int = DRAWS, see
         test(loss, "greater"),
         p_least,
         alpha,
+        "Page, exact" if exact else "Page, permutations within seeds",
     )
