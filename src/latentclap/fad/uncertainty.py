@@ -104,8 +104,15 @@ def fad_with_ci(
     )
 
 
+#: products of whole clips are kept where this many times a clip's windows reach the dimensions
+ROWS_BESIDE = 32
+
+
 class _Resampler:
-    """Means and covariances of resampled clips, from per-clip sums: no window is touched in a draw.
+    """Means and covariances of resampled clips, from per-clip sums.
+
+    A clip of many windows is summed to one (r, r) product, and no window is touched in a draw. Where windows are few
+    beside r (CLAP: one a clip) such products are mostly air, 2 MB a clip of rank one: there a draw weights the rows.
 
     Vectors are centred on ``origin`` and expressed in ``basis`` (d, r); r < d when windows are few (CLAP: 512
     dimensions, tens of clips), which keeps the eigenvalue problems small. The span holds every resample.
@@ -120,21 +127,36 @@ class _Resampler:
         self.squares = np.add.reduceat((x**2).sum(1), starts)  # for the full trace
         self.basis = _span(x) if basis is None else basis
         y = x @ self.basis
-        ends = np.cumsum(clips.counts)
-        self.outers = np.stack([y[a:b].T @ y[a:b] for a, b in zip(starts, ends, strict=True)])
+        self.rows = y
+        self.outers: np.ndarray | None = None
+        self.clip_of_row = np.repeat(np.arange(len(clips)), clips.counts)
+        if len(y) * ROWS_BESIDE >= len(clips) * y.shape[1]:
+            ends = np.cumsum(clips.counts)
+            self.outers = np.stack([y[a:b].T @ y[a:b] for a, b in zip(starts, ends, strict=True)])
 
     def draw(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(draws, clips) counts -> means (draws, d), full traces (draws,), covariances (draws, r, r)."""
         n = weights @ self.counts
         total = weights @ self.sums
         mean = total / n[:, None]
-        r = self.basis.shape[1]
-        outer = (weights @ self.outers.reshape(len(self.counts), -1)).reshape(-1, r, r)
+        outer = self._outer(weights)
         small = mean @ self.basis
         sigma = outer - n[:, None, None] * small[:, :, None] * small[:, None, :]
         trace = weights @ self.squares - n * (mean**2).sum(1)
         dof = np.maximum(n - 1, 1)
         return self.origin + mean, trace / dof, sigma / dof[:, None, None]
+
+    def _outer(self, weights: np.ndarray) -> np.ndarray:
+        """(draws, clips) counts -> sums of the windows' outer products (draws, r, r)."""
+        r = self.rows.shape[1]
+        if self.outers is not None:
+            return (weights @ self.outers.reshape(len(self.outers), -1)).reshape(-1, r, r)
+        out = np.empty((len(weights), r, r))
+        for i, weight in enumerate(np.sqrt(weights)[:, self.clip_of_row]):
+            drawn = np.flatnonzero(weight)  # a resample lacks a third of the clips
+            scaled = self.rows[drawn] * weight[drawn, None]
+            np.matmul(scaled.T, scaled, out=out[i])
+        return out
 
 
 def _span(x: np.ndarray) -> np.ndarray:
