@@ -274,6 +274,24 @@ def test_trainings_are_the_sample_where_there_are_several():
         compare_averages(before, after[:2])
 
 
+@pytest.mark.parametrize("change", [0.3, 0.0])
+def test_a_training_given_twice_tests_nothing(change):
+    """It had p = 0 and an interval of no width."""
+
+    def result(fad):
+        return EvalResult("name", {"rain": SimpleNamespace(fad=fad, draws=np.empty(0))})
+
+    made = compare_averages([result(4.1)] * 3, [result(4.1 + change)] * 3)
+    assert made.value == pytest.approx(change) and made.trainings == 3
+    assert np.isnan([made.low, made.high, made.p]).all() and made.verdict == "no test possible"
+    before, after = [result(x) for x in (4.0, 5.0)], [result(x) for x in (4.1, 5.8)]
+    assert compare_averages(before, after, seeds=[0, 1]) == compare_averages(before, after)
+    with pytest.raises(InputError, match="seed 1 comes twice"):
+        compare_averages(before, after, seeds=[1, 1])
+    with pytest.raises(InputError, match="3 seeds for 2 results"):
+        compare_averages(before, after, seeds=[0, 1, 2])
+
+
 def test_verdicts_are_corrected_for_their_number():
     few = [Change(1.0, 0.2, 1.8, p) for p in (0.01, 0.03, 0.04)]
     assert [c.verdict for c in few] == ["a higher FAD"] * 3

@@ -144,7 +144,7 @@ class Change:
         value: mean over the trainings.
         low: of its interval.
         high: of its interval.
-        p: of no change, two-sided.
+        p: of no change, two-sided; NaN where nothing can be tested: no draws, or trainings that all change alike.
         trainings: pairs of trainings behind it. From two on the interval covers training seeds and clips; of one it
             covers the choice of clips alone, and what it says holds for that training.
         alpha: p below it counts.
@@ -160,34 +160,48 @@ class Change:
     @property
     def verdict(self) -> str:
         """In words: what p says."""
+        if math.isnan(self.p):
+            return "no test possible"
         if not self.p < self.alpha:
             return "no difference beyond the noise"
         return "a lower FAD" if self.value < 0 else "a higher FAD"
 
 
-def compare_averages(a: Sequence[EvalResult], b: Sequence[EvalResult], *, level: float = 0.95) -> Change:
+def compare_averages(
+    a: Sequence[EvalResult],
+    b: Sequence[EvalResult],
+    *,
+    level: float = 0.95,
+    seeds: Sequence[int] | None = None,
+) -> Change:
     """Change of the average FAD from one system to another.
 
     Trainings of one seed share data order and noise, so that changes are taken within seeds. With two seeds or more
     the interval is Student's over those changes: each training has its own clips, and their noise is in it. With one
-    seed it is that of the clips' bootstrap draws, paired by their number and centred on the change.
+    seed it is that of the clips' bootstrap draws, paired by their number and centred on the change. Changes that are
+    all the same, such as of one training given twice, have no spread to test by: interval and p are NaN.
 
     Args:
         a: results of the first system, one per seed.
         b: of the second, in the same order of seeds.
         level: of the interval.
+        seeds: of the trainings, in that order, where they are known: no training may come twice.
 
     Raises:
-        InputError: not the same number of results, or none.
+        InputError: not the same number of results, or none; a seed that comes twice.
     """
     if not a or len(a) != len(b):
         raise InputError(f"{len(a)} and {len(b)} results cannot be compared seed by seed")
+    if seeds is not None:
+        _all_different(seeds, len(a))
     changes = np.array([y.average - x.average for x, y in zip(a, b, strict=True)])
     value, n = float(changes.mean()), len(changes)
+    if n > 1 and np.ptp(changes) <= 1e-12 * max(abs(x.average) for x in (*a, *b)):
+        return Change(value, math.nan, math.nan, math.nan, n, 1 - level)
     if n > 1:
         error = float(changes.std(ddof=1)) / math.sqrt(n)
         half = float(sps.t.ppf((1 + level) / 2, n - 1)) * error
-        p = 2 * float(sps.t.sf(abs(value) / error, n - 1)) if error else float(value == 0)
+        p = 2 * float(sps.t.sf(abs(value) / error, n - 1))
         return Change(value, value - half, value + half, p, n, 1 - level)
     before, after = (np.mean([e.draws for e in side[0].estimates.values()], axis=0) for side in (a, b))
     if not np.size(before):
@@ -197,6 +211,15 @@ def compare_averages(a: Sequence[EvalResult], b: Sequence[EvalResult], *, level:
     # no p of so many draws is 0
     p = (1 + int((np.abs(noise) >= abs(value)).sum())) / (1 + noise.size)
     return Change(value, float(low), float(high), p, 1, 1 - level)
+
+
+def _all_different(seeds: Sequence[int], results: int) -> None:
+    """Refuse seeds that are not one for each training."""
+    if len(seeds) != results:
+        raise InputError(f"{len(seeds)} seeds for {results} results of each system; give one for each")
+    twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
+    if twice is not None:
+        raise InputError(f"seed {twice} comes twice: one training is no sample of two; give each seed once")
 
 
 def with_holm(changes: Sequence[Change]) -> list[Change]:
