@@ -130,6 +130,7 @@ def test_bad_input():
         ({"preset": "none"}, "unknown post-filter 'none'; use one of paper, yuan"),
         ({"n": 0}, "all >= 1"),
         ({"classes": ["cat"]}, "unknown class 'cat'"),
+        ({"classes": ["rain", "Rain"]}, "class rain is given twice"),  # it reported half its cost
         ({"max_tries": 0}, "max_tries 0"),
         ({"preset": PostFilter("p", {"rain": 0.2}, {"rain": 1})}, "no threshold or candidates for dog_bark"),
     ]:

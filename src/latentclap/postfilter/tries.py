@@ -41,7 +41,7 @@ def filter_generate(
         generate_fn: ``generate_fn(classes=[cls], n=k, seed=seed, first=i, **generate_kw)`` -> (k, samples): items
             i to i + k - 1, whatever else is generated, such as ``FoleySystem.generate``.
         score_fn: ``score_fn(waves, cls)`` -> (k,) cosine similarities.
-        classes: which, any spelling.
+        classes: which, any spelling, each once.
         n: clips returned per class.
         preset: a `PostFilter` or "paper" or "yuan".
         seed: of everything.
@@ -50,7 +50,7 @@ def filter_generate(
         **generate_kw: passed on (steps, guidance_scale, ...).
 
     Raises:
-        InputError: unknown preset or class, n < 1, or a callable that returns the wrong number.
+        InputError: unknown preset or class, a class given twice, n < 1, or a callable that returns the wrong number.
     """
     if isinstance(preset, str):
         preset = load_preset(preset)
@@ -61,6 +61,9 @@ def filter_generate(
         names = tuple(canonical_class(c) for c in classes)
     except ValueError as error:
         raise InputError(str(error)) from None
+    twice = next((c for c in names if names.count(c) > 1), None)
+    if twice is not None:  # its clips would be made again and counted once
+        raise InputError(f"post-filter: class {twice} is given twice; give each class once, n sets its clips")
     missing = [c for c in names if c not in preset.thresholds or c not in preset.candidates]
     if missing:
         raise InputError(f"post-filter {preset.name}: no threshold or candidates for {', '.join(missing)}")
