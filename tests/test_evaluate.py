@@ -236,6 +236,33 @@ def test_similarity():
     assert json.dumps(mixed.to_dict())
 
 
+def test_similarity_without_draws_and_with_own_texts():
+    clips = {"Rain": np.full((4, 100), 0.3, np.float32)}
+    got = clap_similarity(Ears(), clips, texts={"Rain": "rain on a roof"}, n_boot=0, batch=4)
+    assert got.average == pytest.approx(1) and got.texts == {"rain": "rain on a roof"}
+    assert np.isnan(got.intervals["rain"]).all() and np.isnan(got.intervals["all"]).all()
+    made = got.to_dict()
+    assert made["average_ci"] == [None, None] and made["classes"]["rain"]["ci_low"] is None
+
+
+@pytest.mark.parametrize(
+    ("clips", "options", "says"),
+    [
+        ({}, {}, "no classes"),
+        ({"rain": []}, {}, "rain has no clips"),
+        ({"rain": [np.ones(9), np.ones(8)]}, {}, "clips of rain have different lengths"),
+        ({"rain": np.ones((2, 9))}, {"texts": {"DogBark": "a dog"}}, "no text for rain; texts has dog_bark"),
+        ({"thunder": np.ones((2, 9))}, {}, "unknown class 'thunder'"),
+        ({"rain": np.ones((2, 9))}, {"n_boot": -1}, "n_boot=-1"),
+        ({"rain": np.ones((2, 9))}, {"level": 95}, "level=95"),
+    ],
+)
+def test_similarity_refuses(clips, options, says):
+    with pytest.raises(InputError, match=says) as caught:
+        clap_similarity(Ears(), clips, **options)
+    assert "\n" not in str(caught.value)
+
+
 def test_two_averages_are_compared_draw_by_draw():
     def result(shift):
         spread = np.linspace(-1, 1, 101)

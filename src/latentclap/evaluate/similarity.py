@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from latentclap.classes import prompt
+from latentclap.errors import InputError
 from latentclap.evaluate.clips import canonical, in_order
 
 
@@ -19,7 +21,7 @@ class SimilarityResult:
 
     Attributes:
         scores: {class: (n,)}.
-        intervals: {class or "all": (low, high)} of the mean, bootstrap over clips.
+        intervals: {class or "all": (low, high)} of the mean, bootstrap over clips; NaN without draws.
         texts: {class: the text it was compared with}.
     """
 
@@ -48,12 +50,12 @@ class SimilarityResult:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able summary."""
-        rows = self.table().to_dict("records")
+        """JSON-able summary (NaN becomes null)."""
+        rows = [{k: _json(v) for k, v in row.items()} for row in self.table().to_dict("records")]
         return {
             "name": "CLAP similarity[cosine of E_audio and E_text]",
             "average": self.average,
-            "average_ci": list(self.intervals["all"]),
+            "average_ci": [_json(v) for v in self.intervals["all"]],
             "classes": {row.pop("class"): row for row in rows},
             "texts": self.texts,
         }
@@ -75,18 +77,30 @@ def clap_similarity(
         system: a `FoleySystem`: ``similarity(waves, texts)`` -> (n,), both sides by the judging CLAP. (Its
             ``encode_text`` is the conditioning CLAP's, which may be another checkpoint.)
         generated: {class: (n, samples) or a list of waves of one length}.
-        texts: {class: text}; default the paper's prompt.
-        n_boot: bootstrap draws over clips.
+        texts: {class: text}, classes in any spelling; default the paper's prompt.
+        n_boot: bootstrap draws over clips; 0 for none.
         level: of the intervals.
         seed: of the bootstrap.
         batch: clips encoded at once.
+
+    Raises:
+        InputError: no classes, a class without clips or without a text, waves of different length, or a bad n_boot or
+            level.
     """
+    if not generated:
+        raise InputError("similarity: no classes; give {class: clips}")
+    if n_boot < 0 or not 0 < level < 1:
+        raise InputError(
+            f"similarity: n_boot={n_boot}, level={level}; give 0 draws or more, a level such as 0.95"
+        )
     rng = np.random.default_rng(seed)
+    own = {canonical(k): text for k, text in texts.items()} if texts else {}
     scores, intervals, used, draws = {}, {}, {}, []
-    tail = [(1 - level) / 2, (1 + level) / 2]
     for name in in_order({canonical(k): None for k in generated}):
-        waves = np.stack([np.asarray(w) for key, v in generated.items() if canonical(key) == name for w in v])
-        used[name] = texts[name] if texts else prompt(name)
+        waves = _stacked(
+            [np.asarray(w) for k, v in generated.items() if canonical(k) == name for w in v], name
+        )
+        used[name] = _text(name, own)
         scores[name] = np.concatenate(
             [
                 np.asarray(system.similarity(part, [used[name]] * len(part)), dtype=np.float64)
@@ -95,8 +109,37 @@ def clap_similarity(
         )
         picks = rng.integers(0, len(waves), (n_boot, len(waves)))
         draws.append(scores[name][picks].mean(1))
-        low, high = np.quantile(draws[-1], tail)
-        intervals[name] = (float(low), float(high))
-    low, high = np.quantile(np.mean(draws, axis=0), tail)
-    intervals["all"] = (float(low), float(high))
+        intervals[name] = _interval(draws[-1], level)
+    intervals["all"] = _interval(np.mean(draws, axis=0), level)
     return SimilarityResult(scores, intervals, used)
+
+
+def _stacked(waves: list[np.ndarray], name: str) -> np.ndarray:
+    if not waves:
+        raise InputError(f"similarity: {name} has no clips; leave the class out")
+    if len({w.shape for w in waves}) > 1:
+        raise InputError(f"similarity: clips of {name} have different lengths; cut or pad them to one")
+    return np.stack(waves)
+
+
+def _text(name: str, own: Mapping[str, str]) -> str:
+    """The text of a class: of the caller's if there are any, else the paper's prompt."""
+    if not own:
+        try:
+            return prompt(name)
+        except ValueError as error:
+            raise InputError(f"similarity: {error}; give other classes their texts") from None
+    if name not in own:
+        raise InputError(f"similarity: no text for {name}; texts has {', '.join(own)}")
+    return own[name]
+
+
+def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
+    if draws.size == 0:
+        return math.nan, math.nan
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _json(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
