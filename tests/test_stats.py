@@ -338,6 +338,24 @@ class TestSimulation:
         with pytest.raises(InputError, match="equally many clips"):
             stats.by_items(simulated[(simulated["class"] != "rain") | (simulated["item"] != "0")], "quality")
 
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda d: d.drop(columns="item"), "no column item; there are rater, class"),
+            (lambda d: d.drop(columns="quality"), "no column quality"),
+            (lambda d: d.assign(quality="high"), "quality is not numeric"),
+            (
+                lambda d: d.assign(quality=d.quality.where(d.index != 7)),
+                "1 row with a missing value, first at row 7",
+            ),
+            (lambda d: d.iloc[:0], "empty"),
+        ],
+    )
+    def test_by_items_of_bad_tables(self, simulated, change, says):
+        """KeyError, TypeError, or a rating that was left out without a word."""
+        with pytest.raises(InputError, match=says):
+            stats.by_items(change(simulated), "quality")
+
     def test_noise_that_cannot_be(self):
         with pytest.raises(InputError, match="already exceeds"):
             stats.RatingNoise.from_error_ms(0.1, 15, residual=2.0)

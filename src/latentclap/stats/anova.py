@@ -31,19 +31,7 @@ def cell_means(
         InputError: a column is missing or not numeric, ratings are missing, a rater lacks a level or belongs
             to two classes.
     """
-    missing = [c for c in (dv, subject, within, between) if c not in table.columns]
-    if missing:
-        raise InputError(f"ratings: no column {', '.join(missing)}; there are {', '.join(map(str, table))}")
-    if len(table) == 0:
-        raise InputError("ratings: the table is empty")
-    if not pd.api.types.is_numeric_dtype(table[dv]):
-        raise InputError(f"ratings: column {dv} is not numeric")
-    bad = table[[dv, subject, within, between]].isna().any(axis=1) | ~np.isfinite(table[dv])
-    if bad.any():
-        raise InputError(
-            f"ratings: {bad.sum()} row{'s' * (bad.sum() != 1)} with a missing value, "
-            f"first at row {bad.to_numpy().argmax()}; leave out the rater or fill in the rating"
-        )
+    _complete(table, dv, [subject, within, between])
     classes = table.groupby(subject, observed=True)[between].nunique()
     if (classes > 1).any():
         raise InputError(
@@ -60,6 +48,23 @@ def cell_means(
             + ("leave this rater out" if n == 1 else f"{n} such raters, leave them out")
         )
     return wide
+
+
+def _complete(table: pd.DataFrame, dv: str, names: list[str], mend: str = "leave out the rater") -> None:
+    """Refuse a long table that lacks a column or a value, or whose ratings are no numbers."""
+    missing = [c for c in (dv, *names) if c not in table.columns]
+    if missing:
+        raise InputError(f"ratings: no column {', '.join(missing)}; there are {', '.join(map(str, table))}")
+    if len(table) == 0:
+        raise InputError("ratings: the table is empty")
+    if not pd.api.types.is_numeric_dtype(table[dv]):
+        raise InputError(f"ratings: column {dv} is not numeric")
+    bad = table[[dv, *names]].isna().any(axis=1) | ~np.isfinite(table[dv])
+    if bad.any():
+        raise InputError(
+            f"ratings: {bad.sum()} row{'s' * (bad.sum() != 1)} with a missing value, "
+            f"first at row {bad.to_numpy().argmax()}; {mend} or fill in the rating"
+        )
 
 
 @dataclass(frozen=True)
@@ -219,8 +224,10 @@ def by_items(
         One row each for ``between``, ``within``, Interaction: SS, df1, df2, MS, F, p, eta_p2.
 
     Raises:
-        InputError: cells of different size, or fewer than two clips in a cell.
+        InputError: a column is missing or not numeric, ratings are missing, cells of different size, or fewer than
+            two clips in a cell.
     """
+    _complete(table, dv, [item, within, between], mend="leave out the row")
     means = table.groupby([between, within, item], observed=True)[dv].mean()
     sizes = means.groupby(level=[0, 1]).size().unstack()
     found = sizes.to_numpy()
