@@ -17,6 +17,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.integrate
 import scipy.stats
 
 from latentclap import papers, stats
@@ -173,6 +174,37 @@ class TestPostHoc:
         for t, df in [(40.0, 200), (8.4, 279), (-20.0, 279), (0.0, 5), (3.0, 1), (34.9, 50)]:
             low, high = stats.noncentral_t_ci(t, df)
             assert low < t < high
+
+    @pytest.mark.parametrize(
+        ("t", "df"), [(36.0, 2), (-40.0, 6), (50.0, 5), (36.0, 39), (100.0, 279), (60.0, 1)]
+    )
+    def test_intervals_of_large_t_are_exact(self, t, df):
+        """A normal approximation had 0.67 ... 71.3 for t = 36, df = 2, whose interval is 5.65 ... 69.2."""
+
+        def tail(d):  # P(T <= t) as the mean over chi
+            def at(s):
+                return scipy.stats.norm.cdf(t * s - d) * 2 * s * df * scipy.stats.chi2.pdf(df * s * s, df)
+
+            edge, step = d / t, 8 / abs(t)
+            knots = sorted({0, *np.clip([edge - step, edge, edge + step], 0, 6), *np.linspace(0, 6, 13)})
+            return sum(scipy.integrate.quad(at, *ends, limit=200)[0] for ends in itertools.pairwise(knots))
+
+        low, high = stats.noncentral_t_ci(t, df)
+        assert (tail(low), tail(high)) == pytest.approx((0.975, 0.025), abs=1e-6)
+
+    def test_intervals_join_where_the_method_changes(self):
+        for df in (2, 9, 279):
+            np.testing.assert_allclose(
+                stats.noncentral_t_ci(35 - 1e-6, df), stats.noncentral_t_ci(35 + 1e-6, df), rtol=1e-5
+            )
+
+    def test_bad_levels(self, balanced):
+        with pytest.raises(InputError, match="level 95: a confidence level lies between 0 and 1"):
+            stats.post_hoc(balanced, "y", level=95)
+        with pytest.raises(InputError, match="level 1"):
+            stats.noncentral_t_ci(2.0, 5, 1)
+        with pytest.raises(InputError, match="finite t"):
+            stats.noncentral_t_ci(float("inf"), 5)
 
     def test_adjustments(self):
         p = [0.01, 0.04, 0.03]

@@ -37,8 +37,18 @@ def adjust_p(p: Sequence[float] | np.ndarray, method: str = "bonferroni") -> np.
 
 
 def noncentral_t_ci(t: float, df: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of the noncentrality of an observed t: for standardised effect sizes with exact intervals."""
+    """Interval of the noncentrality of an observed t: for standardised effect sizes with exact intervals.
+
+    Above |t| = 35 the noncentral t is integrated here.
+
+    Raises:
+        InputError: a level outside (0, 1), a t that is not finite, or df < 1.
+    """
     from scipy.optimize import brentq
+
+    _check_level(level)
+    if not math.isfinite(t) or df < 1:
+        raise InputError(f"t {t}, df {df}: an interval needs a finite t and df of 1 or more")
 
     def miss(d: float, target: float) -> float:
         value = float(sps.nct.cdf(t, df, d))
@@ -49,10 +59,32 @@ def noncentral_t_ci(t: float, df: int, level: float = 0.95) -> tuple[float, floa
         span = 6.0 * math.sqrt(1 + t**2 / (2 * df))
         return float(brentq(miss, t - span, t + span, args=(target,)))
 
-    if abs(t) > 35:  # scipy's noncentral t loses its digits there; the normal approximation does not
-        half = sps.norm.ppf((1 + level) / 2) * math.sqrt(1 + t**2 / (2 * df))
-        return t - half, t + half
+    if abs(t) > 35:  # scipy's noncentral t loses its digits there
+        low, high = _far_t_ci(abs(t), df, (1 - level) / 2)
+        return (low, high) if t > 0 else (-high, -low)
     return solve((1 + level) / 2), solve((1 - level) / 2)
+
+
+def _far_t_ci(t: float, df: int, tail: float) -> tuple[float, float]:
+    """`noncentral_t_ci` of a large t: P(T <= t) is the mean over a normal z of P(chi / sqrt(df) >= (z + d) / t)."""
+    from scipy.optimize import brentq
+
+    z = np.linspace(-9, 9, 4001)
+    weights = sps.norm.pdf(z)
+    weights /= weights.sum()
+
+    def miss(d: float, target: float) -> float:
+        return float(weights @ sps.chi2.sf(df * (np.maximum(z + d, 0) / t) ** 2, df)) - target
+
+    # chi alone, at half the tail, and as much of z as there is: both ends lie beyond the interval's
+    ends = t * np.sqrt(sps.chi2.ppf(tail / 2, df) / df) - 9, t * np.sqrt(sps.chi2.isf(tail / 2, df) / df) + 9
+    low, high = (float(brentq(miss, *ends, args=(target,))) for target in (1 - tail, tail))
+    return low, high
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise InputError(f"level {level}: a confidence level lies between 0 and 1, e.g. 0.95")
 
 
 def post_hoc(
@@ -72,8 +104,9 @@ def post_hoc(
         of the differences over their SD) with its exact noncentral-t interval. Intervals are not adjusted.
 
     Raises:
-        InputError: see `cell_means`; two levels that never differ.
+        InputError: see `cell_means`; two levels that never differ; a confidence level outside (0, 1).
     """
+    _check_level(level)
     wide = cell_means(table, dv, subject=subject, within=within, between=between)
     rows = []
     n = len(wide)
