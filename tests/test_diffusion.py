@@ -1,3 +1,5 @@
+import warnings
+
 import diffusers
 import pytest
 import torch
@@ -100,6 +102,23 @@ def test_counts_that_nearly_divide_keep_diffusers_steps(steps):
     scheduler = diffusers.DDIMScheduler(**SCHEDULER)
     scheduler.set_timesteps(steps)
     assert sampling_steps(1000, steps).tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(("steps", "unvisited"), [(200, 3), (12, 85), (2, 498)])
+def test_steps_unvisited_at_the_top_are_those_told(steps, unvisited):
+    assert 999 - sampling_steps(1000, steps)[0] == unvisited
+    assert f"{unvisited} of {steps}" in sampling_steps.__doc__.replace(" steps of", " of")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc"])
+def test_one_step_is_noise_and_says_so(schedule, sampler):
+    noise = torch.randn(2, 8, 4, 4)
+    with pytest.warns(UserWarning, match="steps=1: .* noise comes out; take 2 or more"):
+        out = sample(gaussian, noise, schedule, steps=1, sampler=sampler, scheduler_config=SCHEDULER)
+    torch.testing.assert_close(out, noise, rtol=0, atol=0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(gaussian, noise, schedule, steps=2, sampler=sampler, scheduler_config=SCHEDULER)
 
 
 def gaussian(s, n):

@@ -7,6 +7,7 @@ Latents have shape (B, C, T, F); nothing below depends on more than the leading 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -139,9 +140,11 @@ def sampling_steps(train_steps: int, steps: int, offset: int = 1) -> Tensor:
     """Return the sampling steps n in descending order, all different: (steps,) int64.
 
     They are AudioLDM's and diffusers' (facts A4: 1, 6, ..., 996 of 200): ``offset``, offset + N // steps, ...
-    That leaves N % steps at the top unvisited, where pure noise stands for s_n. Where as much as a distance is left
-    (300 steps would begin at 898, 501 at 501), the steps are spread over offset ... N - 1 instead. ``offset``
-    gives way where so many steps have no room for it: 1000 are 999, ..., 0.
+    Pure noise stands for the first s_n, offset + (steps - 1) (N // steps): unvisited above it are a distance less
+    offset + 1, and the N % steps on top of that, 3 steps of 200 but 85 of 12, which begin at 914, and 498 of 2. Where
+    N % steps is a distance or more (300 steps would begin at 898, 501 at 501), the steps are spread over
+    offset ... N - 1 instead. ``offset`` gives way where so many steps have no room for it: 1000 are 999, ..., 0.
+    A single step begins at ``offset``, so that noise stands for an all but clean latent (:func:`sample` warns).
 
     Raises:
         ValueError: steps is not within 1 ... train_steps.
@@ -173,7 +176,7 @@ def sample(
         model: predicts the noise, guidance included.
         noise: the start, standard normal.
         schedule: the training schedule.
-        steps: number of model calls (the paper: 200).
+        steps: number of model calls (the paper: 200). One gives little but noise, and a warning.
         sampler: one of :data:`SAMPLERS`; DDIM is ours, the few-step solvers are diffusers'.
         eta: DDIM's stochasticity (the original AudioLDM samples with 1.0, diffusers with 0.0).
         scheduler_config: the checkpoint's scheduler config: betas, and the offset of the steps, which are the same
@@ -186,6 +189,11 @@ def sample(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+    if steps == 1 < schedule.steps:
+        warnings.warn(
+            "steps=1: the one step is that of an all but clean latent, and noise comes out; take 2 or more",
+            stacklevel=2,
+        )
     if sampler != "ddim":
         if eta:
             raise ValueError(f"eta={eta:g}: {sampler} is deterministic; only ddim has an eta")
