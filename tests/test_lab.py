@@ -96,7 +96,9 @@ def test_what_fad_is_measured_by_is_part_of_a_result(lab, tmp_path):
     """A profile names statistics and weights: others under the same name give other numbers."""
     assert len(lab.content) == 2
     (tmp_path / "ref.npz").write_bytes(b"a")
-    other = Lab(lab.profile.override(evaluate__reference=str(tmp_path / "ref.npz")), progress=False, device="cpu")
+    other = Lab(
+        lab.profile.override(evaluate__reference=str(tmp_path / "ref.npz")), progress=False, device="cpu"
+    )
     first = other.measure_id
     (tmp_path / "ref.npz").write_bytes(b"b")
     again = Lab(other.profile, progress=False, device="cpu")

@@ -2,6 +2,7 @@ import ast
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from latentclap import runs
@@ -76,8 +77,13 @@ def test_once_is_of_the_content_that_names_stand_for():
 
 def test_save_metrics(tmp_path):
     run = start("x", namespace())
-    record = run.save_metrics({"fad": 1.5}, seed=0)
-    assert read_json(run.folder / "metrics.json") == {"fad": 1.5}
+    untold = {"low": float("nan"), "rows": [np.float64("inf"), {"p": np.array([0.5, np.nan])}]}
+    record = run.save_metrics({"fad": 1.5} | untold, seed=0)
+    assert read_json(run.folder / "metrics.json") == {
+        "fad": 1.5,
+        "low": None,
+        "rows": [None, {"p": [0.5, None]}],
+    }
     assert read_json(run.folder / "provenance.json")["seed"] == 0
     assert {"commit", "device", "versions", "wall_seconds", "config_hash"} <= set(record)
 

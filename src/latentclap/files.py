@@ -7,6 +7,7 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -120,6 +121,17 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write JSON, indented and with a final newline, whole or not at all. NaN is refused: it is not JSON."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False, default=_plain) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """The data with None for numbers that JSON has none for: an interval that could not be told, say."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [finite(value) for value in data]
+    if hasattr(data, "tolist"):
+        return finite(data.tolist())
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def read_json(path: str | Path) -> Any:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import finite, read_json, write_json
 from latentclap.limits import check_profile, check_values
 from latentclap.profiles import Profile, convert, load_profile
 
@@ -255,11 +255,14 @@ class Run:
         }
 
     def save_metrics(self, metrics: dict[str, Any] | None = None, **provenance: Any) -> dict[str, Any]:
-        """Write metrics.json and provenance.json to the run's folder; return the provenance."""
+        """Write metrics.json and provenance.json to the run's folder; return the provenance.
+
+        A number that is none, such as the end of an interval that could not be told, is null there.
+        """
         self.metrics.update(metrics or {})
         record = self.provenance(**provenance)
         write_json(self.folder / "config.json", self.config)
-        write_json(self.folder / "metrics.json", self.metrics)
+        write_json(self.folder / "metrics.json", finite(self.metrics))
         write_json(self.folder / "provenance.json", record)
         return record
 
