@@ -148,6 +148,95 @@ def test_generate_goes_on_where_it_was_stopped(tmp_path, fake, monkeypatch):
     assert "8 clips" in run(*more).output and len(fake.calls) == calls + 2
 
 
+def record_in(folder):
+    return json.loads((folder / "generation.json").read_text())
+
+
+def test_generate_fewer_clips_forgets_none(tmp_path, fake):
+    command = ("generate", "--classes", "rain", "-o", tmp_path, "-n")
+    for n in (3, 2, 3):
+        result = run(*command, n)
+        (tmp_path / "rain/rain_1.wav").touch()  # not a name of ours
+        assert result.exit_code == 0, result.exception
+        assert len(record_in(tmp_path)["clips"]) == 3
+    assert "3 clips" in result.output and "3 of them made before" in result.output
+    assert len(fake.calls) == 1
+    (tmp_path / "rain/rain_002.wav").unlink()
+    assert run(*command, 2).exit_code == 0
+    assert len(record_in(tmp_path)["clips"]) == 2
+
+
+def test_generate_stopped_at_more_clips_goes_on(tmp_path, fake, monkeypatch):
+    """Clips beyond what a record lists are known too, whichever number is asked for next."""
+    command = ("generate", "--classes", "rain", "--batch-size", 1, "-o", tmp_path, "-n")
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"] == 4:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    assert run(*command, 2).exit_code == 0
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run(*command, 6).exit_code != 0
+    assert "3 of them made before" in run(*command, 3).output
+    assert len(record_in(tmp_path)["clips"]) == 4
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert "4 of them made before" in run(*command, 6).output
+
+
+def test_record_tells_which_clips_were_made_where(tmp_path, fake, monkeypatch):
+    command = ("generate", "--classes", "rain", "--batch-size", 1, "-o", tmp_path, "-n")
+    assert run(*command, 1).exit_code == 0
+    assert record_in(tmp_path)["device"] == "cpu" and "calls" not in record_in(tmp_path)
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"] == 2:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(fake, "device", "cuda", raising=False)
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run(*command, 3).exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    monkeypatch.setattr(fake, "device", "cuda:1", raising=False)
+    for _ in range(2):  # the second makes nothing, and changes nothing
+        assert run(*command, 3).exit_code == 0
+        record = record_in(tmp_path)
+        assert [(call["device"], call["clips"]) for call in record["calls"]] == [
+            ("cpu", ["rain/rain_000.wav"]),
+            ("cuda", ["rain/rain_001.wav"]),
+            ("cuda:1", ["rain/rain_002.wav"]),
+        ]
+        assert "device" not in record and "versions" not in record
+
+
+def test_clips_of_other_code_do_not_count(tmp_path, fake, monkeypatch):
+    command = ("generate", "--classes", "rain", "-o", tmp_path, "-n")
+    assert run(*command, 2).exit_code == 0
+    monkeypatch.setattr("latentclap.generation.code", lambda: "9.0 other")
+    assert "other settings, weights or code" in refused(*command, 2)
+    # a record of before it told the code stays valid
+    record = record_in(tmp_path)
+    del record["code"]
+    (tmp_path / "generation.json").write_text(json.dumps(record))
+    assert "2 of them made before" in run(*command, 3).output
+    assert [call.get("code") for call in record_in(tmp_path)["calls"]] == [None, "9.0 other"]
+
+
+def test_a_plan_of_before_it_told_its_maker_goes_on(tmp_path, fake):
+    command = ("generate", "--classes", "rain", "-o", tmp_path, "-n")
+    assert run(*command, 2).exit_code == 0
+    plan = record_in(tmp_path)["plan"]
+    (tmp_path / "generation.json").unlink()
+    (tmp_path / ".generation-plan.json").write_text(json.dumps(plan))
+    for i in range(2):
+        (tmp_path / f"rain/rain_00{i}.wav").touch()
+    assert "2 of them made before" in run(*command, 3).output
+    assert record_in(tmp_path)["calls"][0] == {"clips": ["rain/rain_000.wav", "rain/rain_001.wav"]}
+
+
 def test_a_stopped_overwrite_keeps_no_old_clip(tmp_path, fake, monkeypatch):
     """Half old, half new would be the worst of all: only what the stopped run itself wrote is kept."""
     assert run("generate", "--classes", "rain", "-n", 2, "--seed", 1, "-o", tmp_path).exit_code == 0

@@ -118,17 +118,18 @@ def generate(
     way = {"fast": True} if fast else {}  # clips differ by bf16's rounding: a run goes on as it began
     plan = make_plan(model, settings | way, names, format)
     every = [path for paths in files.values() for path in paths]
-    kept = set() if overwrite else kept_clips(out, every, plan)
+    kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
     system = _load(model, device)
     if fast:
         if system.device.type != "cuda":
             raise InputError("--fast is for GPUs, and there is none: leave it out")
         system = system.for_generation()
-    written = write_clips(system, names, files, settings, batch_size, quiet, kept, plan)
+    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    write_record(out, model, system, {**settings, **way, "batch_size": batch_size}, names, written, plan)
-    before = f", {len(kept)} of them made before" if kept else ""
+    write_record(out, model, system, {**settings, **way}, names, made, plan)
+    earlier = len(kept.keys() & set(every))
+    before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
     clips = "1 clip" if len(every) == 1 else f"{len(every)} clips"
     typer.echo(f"{clips} of {system.seconds:.2f} s in {out} ({how}){before}")

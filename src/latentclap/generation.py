@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 LOUDEST = 0.99
 #: What a run writes beside its clips, and what it keeps there until it has them all.
 RECORD, PLAN = "generation.json", ".generation-plan.json"
+#: Modules whose code decides what a clip is.
+MAKERS = (
+    "audio",
+    "checkpoints",
+    "classes",
+    "convert",
+    "diffusion",
+    "fast",
+    "generation",
+    "storage",
+    "system",
+)
 
 
 def make_plan(model: str, settings: dict[str, Any], names: dict[str, str], format: str) -> dict[str, Any]:
@@ -41,22 +54,76 @@ def make_plan(model: str, settings: dict[str, Any], names: dict[str, str], forma
     return {"model": model, "weights": stamp, "settings": settings, "prompts": names, "format": format}
 
 
-def kept_clips(out: Path, files: list[Path], plan: dict[str, Any]) -> set[Path]:
-    """Those of ``files`` that an earlier run of the same plan made, broken off or complete."""
-    kept: set[Path] = set()
+def code() -> str:
+    """Version and source of what makes a clip: clips of other code are never taken for this code's."""
+    from latentclap import __version__
+    from latentclap.runs import code_hash
+
+    return f"{__version__} {code_hash(MAKERS)}"
+
+
+def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Clips that earlier runs of the same plan and code made, broken off or complete, and what made each."""
+    there = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in _clips_in(out, plan)}
+    makers: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         record = read_json(out / RECORD)
         if record["plan"] == plan:
-            kept |= {out / clip["file"] for clip in record["clips"]}
-    with contextlib.suppress(OSError, ValueError):
-        if read_json(out / PLAN) == plan:
-            # an older clip is of what --overwrite was replacing when it was stopped
-            since = (out / PLAN).stat().st_mtime_ns
-            kept |= {path for path in files if path.exists() and path.stat().st_mtime_ns >= since}
-    return {path for path in files if path in kept and path.exists()}
+            makers |= _makers(record)
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        begun = read_json(out / PLAN)
+        # an older clip is of what --overwrite was replacing when it was stopped
+        since = (out / PLAN).stat().st_mtime_ns
+        newer = [file for file, time in there.items() if time >= since]
+        makers = {file: maker for file, maker in makers.items() if file not in newer}
+        # a plan by itself is of before it said what makes the clips
+        if begun.get("plan", begun) == plan:
+            makers |= _makers({"calls": begun.get("calls", [])}) | dict.fromkeys(
+                newer, begun.get("maker", {})
+            )
+    present = code()
+    return {
+        out / file: maker
+        for file, maker in makers.items()
+        # older records do not tell the code
+        if file in there and maker.get("code", present) == present
+    }
 
 
-def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: set[Path]) -> set[str]:
+def _clips_in(out: Path, plan: dict[str, Any]) -> list[Path]:
+    """Files that have the names of a plan's clips, however many it was to be."""
+    found = []
+    for name in plan["prompts"]:
+        for path in (out / name).glob(f"{name}_*.{plan['format']}"):
+            number = path.stem.removeprefix(f"{name}_")
+            if number.isdecimal() and number == f"{int(number):03d}":
+                found.append(path)
+    return found
+
+
+def _makers(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """File -> what made it, of a record: one for all of its clips, or call by call."""
+    if "calls" in record:
+        calls = [({k: v for k, v in call.items() if k != "clips"}, call["clips"]) for call in record["calls"]]
+        return {file: maker for maker, files in calls for file in files}
+    maker = {key: record[key] for key in ("device", "versions", "code") if key in record}
+    maker["batch_size"] = record["settings"].get("batch_size")
+    return {clip["file"]: maker for clip in record["clips"]}
+
+
+def _calls(made: dict[Path, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """What made some clips, each with its clips: the contrary of `_makers`."""
+    calls: list[tuple[dict[str, Any], list[str]]] = []
+    for path, maker in made.items():
+        clips = next((clips for known, clips in calls if known == maker), None)
+        if clips is None:
+            clips = []
+            calls.append((maker, clips))
+        clips.append(path.relative_to(out).as_posix())
+    return [{**maker, "clips": clips} for maker, clips in calls]
+
+
+def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collection[Path]) -> set[str]:
     """Refuse to touch what another run made; with --overwrite, return the clips an earlier record lists."""
     try:
         check_place(out / RECORD)
@@ -68,8 +135,8 @@ def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: set[Path]
     if there and not overwrite:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(
-            f"{there[0]}{more} would be replaced, by clips of other settings or weights; choose another --out or"
-            " say --overwrite"
+            f"{there[0]}{more} would be replaced, by clips of other settings, weights or code; choose another"
+            " --out or say --overwrite"
         )
     try:
         record = read_json(out / RECORD)
@@ -96,28 +163,29 @@ def write_clips(
     settings: dict[str, Any],
     batch_size: int,
     quiet: bool,
-    kept: set[Path],
+    kept: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
-) -> dict[str, list[Path]]:
+) -> dict[Path, dict[str, Any]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
     The plan is written just before the first clip: a run that fails earlier leaves nothing. A clip beyond full scale
     is turned down (:func:`within_full_scale`).
+
+    Returns:
+        Every clip of the plan that is there, and what made it.
     """
     from latentclap.audio import write_wave
 
     total = sum(len(paths) for paths in files.values())
+    made, maker = dict(kept), _maker(system, batch_size)
     begun = False
     watched = not quiet and sys.stderr.isatty()
     bar = tqdm(total=total, unit="clip", disable=True if quiet else None)
     with bar, contextlib.ExitStack() as undo:
         for name, text in names.items():
             bar.set_description(name)
-            for first in range(0, len(files[name]), batch_size):
-                paths = files[name][first : first + batch_size]
-                if kept.issuperset(paths):
-                    bar.update(len(paths))
-                    continue
+            bar.update(sum(path in kept for path in files[name]))
+            for first, paths in _batches(files[name], kept, batch_size):
                 waves = system.generate(
                     prompts=[text],
                     n=len(paths),
@@ -130,15 +198,28 @@ def write_clips(
                     raise InputError(
                         f"{name}: the system generated NaN; its weights are damaged, or guidance is far too strong"
                     )
-                if not (kept or begun):
-                    write_json(paths[0].parents[1] / PLAN, plan)
-                    undo.callback(_forget, paths[0].parents[1])
+                if not begun:
+                    out = paths[0].parents[1]
+                    write_json(out / PLAN, {"plan": plan, "maker": maker, "calls": _calls(kept, out)})
+                    if not kept:
+                        undo.callback(_forget, out)
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     write_wave(path, within_full_scale(wave), system.sampling_rate)
+                    made[path] = maker
                     undo.pop_all()  # from here on there is something to go on from
                     bar.update()
-    return files
+    return made
+
+
+def _batches(files: list[Path], kept: Collection[Path], size: int) -> Iterator[tuple[int, list[Path]]]:
+    """Clips that are missing, so many at once at most, and the number of the first: none is made again."""
+    missing = [i for i, path in enumerate(files) if path not in kept]
+    while missing:
+        first = missing[0]
+        count = next((k for k, i in enumerate(missing[:size]) if i != first + k), len(missing[:size]))
+        yield first, files[first : first + count]
+        missing = missing[count:]
 
 
 def within_full_scale(wave: np.ndarray) -> np.ndarray:
@@ -154,16 +235,8 @@ def _forget(out: Path) -> None:
         out.rmdir()
 
 
-def write_record(
-    out: Path,
-    model: str,
-    system: FoleySystem,
-    settings: dict[str, Any],
-    names: dict[str, str],
-    written: dict[str, list[Path]],
-    plan: dict[str, Any],
-) -> None:
-    """Write what made the clips: model, settings, device, versions, and the prompt of every file."""
+def _maker(system: FoleySystem, batch_size: int) -> dict[str, Any]:
+    """What makes the clips of this run, beside model and settings."""
     import diffusers
     import numpy
     import torch
@@ -171,16 +244,7 @@ def write_record(
 
     from latentclap import __version__
 
-    clips = [
-        {"file": path.relative_to(out).as_posix(), "class": name, "prompt": names[name], "index": i}
-        for name, paths in written.items()
-        for i, path in enumerate(paths)
-    ]
-    record = {
-        "model": model,
-        "settings": settings,
-        "sampling_rate": system.sampling_rate,
-        "seconds": system.seconds,
+    return {
         "device": str(system.device),
         "versions": {
             "latentclap": __version__,
@@ -190,6 +254,47 @@ def write_record(
             "transformers": transformers.__version__,
             "numpy": numpy.__version__,
         },
+        "code": code(),
+        "batch_size": batch_size,
+    }
+
+
+def write_record(
+    out: Path,
+    model: str,
+    system: FoleySystem,
+    settings: dict[str, Any],
+    names: dict[str, str],
+    made: dict[Path, dict[str, Any]],
+    plan: dict[str, Any],
+) -> None:
+    """Write what made the clips: model, settings, device, versions, and the prompt of every file.
+
+    Where not all clips were made alike (a run went on elsewhere), device, versions and batch size stand call by call.
+    """
+    order = {name: i for i, name in enumerate(names)}
+    number = {path: int(path.stem.rpartition("_")[2]) for path in made}
+    paths = sorted(made, key=lambda path: (order[path.parent.name], number[path]))
+    clips = [
+        {
+            "file": path.relative_to(out).as_posix(),
+            "class": path.parent.name,
+            "prompt": names[path.parent.name],
+            "index": number[path],
+        }
+        for path in paths
+    ]
+    calls = _calls({path: made[path] for path in paths}, out)
+    how: dict[str, Any] = {"calls": calls}
+    if len(calls) == 1:
+        how = {key: value for key, value in calls[0].items() if key not in ("clips", "batch_size")}
+        settings = settings | {"batch_size": calls[0].get("batch_size")}
+    record = {
+        "model": model,
+        "settings": settings,
+        "sampling_rate": system.sampling_rate,
+        "seconds": system.seconds,
+        **how,
         "clips": clips,
         "plan": plan,
     }
