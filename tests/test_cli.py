@@ -20,6 +20,7 @@ from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
+from latentclap.evaluate import evaluate
 from latentclap.generation import within_full_scale
 
 RATE = 16_000
@@ -372,6 +373,16 @@ def test_evaluate_same_folder_is_zero(two_folders):
     assert "generated clips are reference clips too" in result.stderr
     assert "warning" not in run("evaluate", two_folders / "a", two_folders / "b", "--n-boot", 0).stderr
     assert json.loads(path.read_text())["average"] == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluate_leaves_copies_out_of_the_reference(two_folders):
+    """As the function `evaluate` does; among generated clips they are a fault."""
+    a, b = two_folders / "a", two_folders / "b"
+    (b / "rain/copy.wav").write_bytes((b / "rain/0.wav").read_bytes())
+    path = two_folders / "r.json"
+    assert run("evaluate", a, b, "--n-boot", 0, "--json", path).exit_code == 0
+    assert json.loads(path.read_text())["average"] == pytest.approx(evaluate(a, b, n_boot=0).average)
+    assert "duplicate" in refused("evaluate", b, a)
 
 
 def test_evaluate_refuses(two_folders):

@@ -219,7 +219,7 @@ def evaluate(
     from latentclap import evaluate as room  # needs torch
 
     clips = room.clips_in_folder(generated)
-    real = {} if stats else room.clips_in_folder(reference)
+    real = {} if stats else room.clips_in_folder(reference, duplicates_ok=True)
     embed = _embedding(name, vggish, model)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
