@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -471,6 +472,12 @@ def test_info_refuses(tiny, tmp_path):
     assert "only folders and .safetensors" in refused("info", cut.with_suffix(".bin"))
     (tmp_path / "config.json").write_text("{")
     assert "not JSON" in refused("info", tmp_path)
+    other = shutil.copytree(folder, tmp_path / "other")
+    for name in ("unet/config.json", "vocoder/config.json", "latentclap.json"):
+        whole = (other / name).read_bytes()
+        (other / name).write_text("[]")
+        assert f"{name}: a JSON object is needed, this is []" in refused("info", other)
+        (other / name).write_bytes(whole)
 
 
 def test_generate_with_a_real_system(tiny, tmp_path):

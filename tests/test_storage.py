@@ -1,7 +1,9 @@
 """Damaged checkpoints: each is one line that names the part, and none is loaded in part."""
 
 import copy
+import json
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
 from latentclap import FoleySystem, storage
-from latentclap.checkpoints import Sampling, own_sampling, shipped
+from latentclap.checkpoints import Sampling, check_system, header, own_sampling, shipped
 from latentclap.errors import InputError
-from latentclap.files import write_json
+from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, train_tokenizer
 from latentclap.profiles import load_profile
+from latentclap.system import tuning_layer
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,75 @@ def test_damaged_system(shelf, material, says):
     with pytest.raises(InputError) as stop:
         FoleySystem.from_pretrained(shelf.get(material))
     assert says in str(stop.value) and "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("beta_schedule", "linear"),
+        ("beta_schedule", None),  # not told
+        ("prediction_type", "v_prediction"),
+        ("rescale_betas_zero_snr", True),
+        ("trained_betas", [0.1] * 1000),
+    ],
+)
+def test_a_schedule_that_is_not_audioldms(tmp_path, key, value):
+    folder = shutil.copytree(shipped("mini"), tmp_path / "other")
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(path)
+    del config[key]
+    write_json(path, config | ({} if value is None else {key: value}))
+    with pytest.raises(InputError, match=rf"scheduler_config\.json: {key}=.* is not AudioLDM's") as stop:
+        check_system(folder)
+    assert len(str(stop.value)) < 300
+
+
+def test_a_configuration_that_is_no_object(tmp_path):
+    folder = shutil.copytree(shipped("mini"), tmp_path / "other")
+    (folder / "unet" / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"unet/config\.json: a JSON object is needed, this is \[\]"):
+        check_system(folder)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [1, 2],
+        3,
+        {"a": 3},
+        {"a": {"x": 1}},
+        {"a": {"dtype": "F32", "shape": [1]}},
+        {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}},
+        {"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}},
+    ],
+)
+def test_a_header_that_is_none(tmp_path, told):
+    content = json.dumps(told).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(content)) + content + bytes(8))
+    with pytest.raises(InputError, match=r"model\.safetensors: not a safetensors file, or a damaged one"):
+        header(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tuning.bias": None}, "tuning.bias is missing"),
+        ({"class_embedding.weight": None}, "class_embedding.weight is missing"),
+        ({"tuning.weight": (64, 64), "tuning.bias": (64,)}, r"tuning.weight is \(64, 64\), the UNet needs"),
+        ({"class_embedding.bias": (3,)}, r"class_embedding.bias is \(3,\), the UNet needs"),
+    ],
+)
+def test_a_tuning_layer_that_does_not_fit(tmp_path, changes, says):
+    system = random_system("tiny")
+    system.tuning = tuning_layer(system.embed_dim)
+    path = system.save_pretrained(tmp_path / "tuned", pipeline=False) / "tuning" / "model.safetensors"
+    factors = load_file(path)
+    for name, shape in changes.items():
+        factors.pop(name) if shape is None else factors.update({name: torch.zeros(shape)})
+    save_file(factors, path)
+    with pytest.raises(InputError, match=rf"tuning/model\.safetensors: {says}"):
+        FoleySystem.from_pretrained(tmp_path / "tuned")
 
 
 def test_polish_survives(tmp_path):

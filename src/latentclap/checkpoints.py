@@ -117,7 +117,7 @@ def check_system(folder: Path) -> None:
     Only headers are read, so that a damaged checkpoint is known before torch is imported.
 
     Raises:
-        InputError: a part is missing, or a file of it is damaged.
+        InputError: a part is missing, a file of it is damaged, or its scheduler is not AudioLDM's.
     """
     missing = [part for part in SYSTEM_PARTS if not (folder / part).is_dir()]
     if missing:
@@ -125,6 +125,7 @@ def check_system(folder: Path) -> None:
     clip_frames(folder)
     polish_iterations(folder)
     own_sampling(folder)
+    check_schedule(folder)
     for part in (*SYSTEM_PARTS, "clap", "text_encoder", "tuning"):
         if (folder / part).is_dir():
             check_files(folder / part)
@@ -149,6 +150,8 @@ def check_files(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             header(path)
+        elif path.name.endswith("config.json"):
+            json_or_nothing(path)
         elif path.suffix == ".json":
             read_json(path)
 
@@ -170,23 +173,66 @@ def header(path: Path) -> dict[str, dict[str, Any]]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > path.stat().st_size:
                 raise ValueError("the header is longer than the file")
-            told = json.loads(stream.read(length))
+            told = _tensors(json.loads(stream.read(length)))
     except FileNotFoundError:
         raise InputError(f"{path}: missing; the checkpoint is not complete") from None
     except (struct.error, ValueError) as error:
         raise InputError(
             f"{path}: not a safetensors file, or a damaged one ({error}); copy or download it again"
         ) from None
-    told.pop("__metadata__", None)
     ends = [tensor["data_offsets"][1] for tensor in told.values()]
     if path.stat().st_size < 8 + length + max(ends, default=0):
         raise InputError(f"{path}: cut short; copy or download it again")
     return told
 
 
+def _tensors(told: Any) -> dict[str, dict[str, Any]]:
+    """The tensors of a header, each with dtype, shape and its place; a ValueError where it is no such thing."""
+    try:
+        tensors = {name: tensor for name, tensor in told.items() if name != "__metadata__"}
+        for tensor in tensors.values():
+            start, end = tensor["data_offsets"]
+            numbers = [start, end, *tensor["shape"]]
+            if not isinstance(tensor["dtype"], str) or any(type(n) is not int or n < 0 for n in numbers):
+                raise ValueError
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ValueError("the header does not list tensors with dtype, shape and data_offsets") from None
+    return tensors
+
+
 def json_or_nothing(path: Path) -> dict[str, Any]:
-    """Content of a JSON file; nothing where there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    """The object in a JSON file; nothing where there is no such file.
+
+    Raises:
+        InputError: it is not JSON, or no object.
+    """
+    told = read_json(path) if path.is_file() else {}
+    if not isinstance(told, dict):
+        raise InputError(
+            f"{path}: a JSON object is needed, this is {str(told)[:40]}; copy or download it again"
+        )
+    return told
+
+
+def check_schedule(folder: Path) -> None:
+    """Look whether a system's scheduler is of the kind that AudioLDM is trained with, the only one sampled here.
+
+    Raises:
+        InputError: its betas are others, or its UNet predicts something else than noise.
+    """
+    path = folder / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return
+    # "linear" is what diffusers takes where the file does not say
+    config = {"beta_schedule": "linear", **json_or_nothing(path)}
+    needed = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    needed |= {"trained_betas": None, "rescale_betas_zero_snr": False}
+    for key, value in needed.items():
+        own = config.get(key, value)
+        if own != value:
+            raise InputError(
+                f"{path}: {key}={str(own)[:40]} is not AudioLDM's, {value}; choose another checkpoint"
+            )
 
 
 def clip_frames(folder: Path) -> int:
@@ -196,8 +242,7 @@ def clip_frames(folder: Path) -> int:
         InputError: the index is damaged.
     """
     index = folder / INDEX
-    told = json_or_nothing(index)
-    frames = told.get("frames", 1024) if isinstance(told, dict) else None
+    frames = json_or_nothing(index).get("frames", 1024)
     if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
         raise InputError(f"{index}: frames={frames!r} is no number of mel frames; save the system again")
     return frames
@@ -225,8 +270,7 @@ def own_sampling(folder: Path) -> Sampling:
         InputError: the index says something that is no such setting.
     """
     index = folder / INDEX
-    whole = json_or_nothing(index)
-    told = (whole.get("sampling") or {}) if isinstance(whole, dict) else whole
+    told = json_or_nothing(index).get("sampling") or {}
     kinds: dict[str, tuple[type, ...]] = {"sampler": (str,), "steps": (int,), "guidance_scale": (int, float)}
     try:
         wrong = [name for name in told if type(told[name]) not in kinds[name]]

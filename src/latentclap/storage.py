@@ -79,7 +79,7 @@ def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str 
         )
     tuning = None
     if (folder / "tuning").is_dir():
-        tuning = _unfold(unet, load_tensors(folder / "tuning" / "model.safetensors"))
+        tuning = _unfold(unet, folder / "tuning" / "model.safetensors")
     return cls(
         text_encoder=_load_text_encoder(folder, clap if judge is None else None),
         tokenizer=tokenizer,
@@ -255,14 +255,26 @@ def fold(unet: nn.Module, tuning: nn.Linear) -> nn.Module:
     return folded
 
 
-def _unfold(unet: nn.Module, factors: dict[str, torch.Tensor]) -> nn.Linear:
-    """Put the UNet's own class embedding back and return the tuning layer."""
+def _unfold(unet: nn.Module, path: Path) -> nn.Linear:
+    """Put the UNet's own class embedding back and return the tuning layer.
+
+    Raises:
+        InputError: the file lacks one of them, or they are of another size than the UNet's.
+    """
+    factors, layer = load_tensors(path), unet.class_embedding
+    if not isinstance(layer, nn.Linear):
+        raise InputError(f"{path}: the UNet beside it has no class embedding that a tuning layer folds into")
+    tuning = nn.Linear(layer.in_features, layer.in_features)
     with torch.no_grad():
-        unet.class_embedding.weight.copy_(factors["class_embedding.weight"].float())
-        unet.class_embedding.bias.copy_(factors["class_embedding.bias"].float())
-    weight = factors["tuning.weight"].float()
-    tuning = nn.Linear(weight.shape[1], weight.shape[0])
-    tuning.load_state_dict({"weight": weight, "bias": factors["tuning.bias"].float()})
+        for name, module in (("class_embedding", layer), ("tuning", tuning)):
+            for key, value in module.named_parameters():
+                given, needed = factors.get(f"{name}.{key}"), tuple(value.shape)
+                if given is None or given.shape != needed:
+                    found = "missing" if given is None else tuple(given.shape)
+                    raise InputError(
+                        f"{path}: {name}.{key} is {found}, the UNet needs {needed}; copy or download it again"
+                    )
+                value.copy_(given.float())
     return tuning
 
 
