@@ -75,6 +75,14 @@ def test_guidance_one_is_the_conditional_model(tiny):
         ({"prompts": [" "]}, "not empty"),
         ({"classes": ["rain"], "n": 0}, "at least 1"),
         ({"classes": ["rain"], "steps": 0}, "between 1 and 1000"),
+        ({"classes": ["rain"], "steps": 2.5}, "between 1 and 1000"),
+        ({"classes": ["rain"], "n": 1.5}, "n=1.5: must be a whole number of at least 1"),
+        ({"classes": ["rain"], "seed": -1}, "seed=-1: must be a whole number of at least 0"),
+        ({"classes": ["rain"], "first": -1}, "first=-1: must be a whole number of at least 0"),
+        ({"classes": ["rain"], "batch_size": 0}, "batch_size=0: must be a whole number of at least 1"),
+        ({"classes": ["rain"], "eta": 3}, "eta=3: must be between 0"),
+        ({"classes": ["rain"], "eta": -1.0}, "eta=-1.0: must be between 0"),
+        ({"classes": ["rain"], "eta": float("nan")}, "eta=nan: must be between 0"),
         ({"classes": ["rain"], "guidance_scale": -1}, "zero or more"),
         ({"classes": ["rain"], "sampler": "euler", "steps": 2}, "unknown sampler"),
     ],
@@ -82,6 +90,12 @@ def test_guidance_one_is_the_conditional_model(tiny):
 def test_bad_requests(tiny, options, message):
     with pytest.raises(InputError, match=message):
         tiny.generate(**options)
+
+
+def test_latents_need_a_seed_for_each_text(tiny):
+    for texts, seeds in ((["rain"], [1, 2]), (["rain", "rain"], [1]), ([], [])):
+        with pytest.raises(InputError, match="give a seed for each text"):
+            tiny.generate_latents(texts, seeds, steps=1)
 
 
 def test_encode_decode_shapes(tiny):

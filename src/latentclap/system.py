@@ -13,6 +13,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -321,14 +322,25 @@ class FoleySystem:
         batch_size: int = 16,
         progress: bool = False,
     ) -> Tensor:
-        """Latents (n, C, T, F) for n texts, item i from noise of seeds[i]; see :meth:`generate`."""
+        """Latents (n, C, T, F) for n texts, item i from noise of seeds[i]; see :meth:`generate`.
+
+        Raises:
+            InputError: not a seed for each text, or a sampling parameter out of range.
+        """
         chosen = self.sampling.but(sampler, steps, guidance_scale)
         sampler, steps, guidance_scale = chosen.sampler, chosen.steps, chosen.guidance_scale
         if guidance_scale < 0 or not math.isfinite(guidance_scale):
             raise InputError(f"guidance_scale={guidance_scale}: must be zero or more (the paper: 2.0)")
-        if not 1 <= steps <= self.schedule.steps:
+        if not 0 <= eta <= 1:
+            raise InputError(f"eta={eta}: must be between 0 (DDIM) and 1 (DDPM's noise)")
+        _need_whole("batch_size", batch_size, 1)
+        if not (isinstance(steps, Integral) and 1 <= steps <= self.schedule.steps):
             raise InputError(f"steps={steps}: must be between 1 and {self.schedule.steps} (the paper: 200)")
         wanted = len(texts)
+        if not wanted or wanted != len(seeds):
+            raise InputError(
+                f"{wanted} texts and {len(seeds)} seeds: give a seed for each text, one at least"
+            )
         if self.unet._compiled_call_impl is not None:
             # each size of a batch is compiled for itself: better a full batch whose surplus is dropped
             if wanted > batch_size or batch_size in self.sizes:
@@ -459,8 +471,8 @@ class FoleySystem:
             InputError: both or no names given, an unknown class, n < 1, or a sampling parameter out of range.
         """
         texts = self.texts(classes, prompts)
-        if n < 1:
-            raise InputError(f"n={n}: must be at least 1 clip per class")
+        for name, value, least in (("n", n, 1), ("seed", seed, 0), ("first", first, 0)):
+            _need_whole(name, value, least)
         items = [(t, item_seed(seed, t, i)) for t in texts for i in range(first, first + n)]
         try:
             latents = self.generate_latents(
@@ -539,6 +551,11 @@ class FoleySystem:
         """
         self.need_own_weights("to save it")
         return storage.save_system(self, Path(folder), dtype=dtype, pipeline=pipeline)
+
+
+def _need_whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}={value}: must be a whole number of at least {least}")
 
 
 def _waves(waves: np.ndarray) -> np.ndarray:
