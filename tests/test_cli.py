@@ -606,8 +606,10 @@ def test_generated_nan_is_an_error(tmp_path, fake, monkeypatch):
 def test_evaluate_looks_at_its_options_first(tmp_path):
     (tmp_path / "file").write_text("")
     for option, value, says in [
-        ("--seconds", "nan", "--seconds nan: give a time above 0"),
-        ("--seconds", "0", "give a time above 0"),
+        ("--seconds", "nan", "--seconds nan: give a time of at least 0.001 s"),
+        ("--seconds", "0", "give a time of at least 0.001 s"),
+        ("--seconds", "0.00001", "--seconds 1e-05: give a time of at least 0.001 s"),
+        ("--model", "nosuch", "--model nosuch: mel-statistics embeds without a system; say --embedding clap"),
     ]:
         assert says in refused("evaluate", tmp_path, tmp_path, option, value)
     result = run("evaluate", tmp_path, tmp_path, "--json", tmp_path / "file/fad.json")

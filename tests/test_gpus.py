@@ -78,6 +78,28 @@ def test_a_gpu_that_torch_cannot_use_is_told(machine, monkeypatch):
     assert gpus.chosen_device() == "cuda"
 
 
+def test_a_device_that_is_not_there_is_one_short_line(monkeypatch):
+    import torch
+
+    def refuses(*_, device):
+        raise NotImplementedError(
+            "Could not run 'aten::empty' with arguments from the 'MPS' backend. " + "x" * 900
+        )
+
+    with pytest.raises(InputError, match=r"^--device meta: there is no such device here$"):
+        gpus.use("meta")
+    monkeypatch.setattr(torch, "empty", refuses)
+    with pytest.raises(InputError, match=r"^--device mps: there is no such device here$"):
+        gpus.use("mps")
+
+    def no_driver(*_, device):
+        raise RuntimeError("Found no NVIDIA driver on your system. Please check that you have one.")
+
+    monkeypatch.setattr(torch, "empty", no_driver)
+    with pytest.raises(InputError, match=r"^--device cuda: Found no NVIDIA driver on your system$"):
+        gpus.use("cuda")
+
+
 def test_training_goes_where_it_was_told(monkeypatch):
     """accelerate takes the first GPU by itself, whatever its own variable says: a choice has to reach it."""
     import torch

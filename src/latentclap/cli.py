@@ -39,6 +39,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Format = Literal["wav", "flac", "ogg", "mp3", "opus"]
+#: Of a clip's evaluated part, in seconds: of less there may be no sample.
+SHORTEST = 0.001
 
 
 def _version(value: bool) -> None:
@@ -194,7 +196,9 @@ def evaluate(
         Literal["dcase", "textbook"] | None,
         typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
     ] = None,
-    model: Annotated[str, typer.Option(help="System whose CLAP embeds, with --embedding clap.")] = "mini",
+    model: Annotated[
+        str | None, typer.Option(help="System whose CLAP embeds, with --embedding clap; default: mini.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the result there.")] = None,
     n_boot: Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -205,14 +209,18 @@ def evaluate(
 ) -> None:
     """FAD per class against real clips, with CI."""
     name = _embedding_name(embedding, vggish, mode)
+    if model is not None and name != "clap":
+        raise InputError(
+            f"--model {model}: {name} embeds without a system; say --embedding clap or leave it out"
+        )
     for option, path in (("GENERATED", generated), ("REFERENCE", reference)):
         if not path.exists():
             raise InputError(f"{option} {path}: no such folder or file")
     _at_least(("--n-boot", n_boot, 0), ("--seed", seed, 0))
     if json_path is not None:
         check_place(json_path)
-    if not 0 < seconds < math.inf:
-        raise InputError(f"--seconds {seconds:g}: give a time above 0")
+    if not SHORTEST <= seconds < math.inf:
+        raise InputError(f"--seconds {seconds:g}: give a time of at least {SHORTEST:g} s")
     from latentclap.fad import load_stats
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
@@ -220,7 +228,7 @@ def evaluate(
 
     clips = room.clips_in_folder(generated)
     real = {} if stats else room.clips_in_folder(reference, duplicates_ok=True)
-    embed = _embedding(name, vggish, model)
+    embed = _embedding(name, vggish, model or "mini")
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
     result = room.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)

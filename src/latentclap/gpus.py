@@ -101,8 +101,13 @@ def use(device: str, *, named: str = "--device") -> str:
     try:
         kind = torch.device(device).type
         torch.empty(1, device=device)
+        if kind == "meta":  # torch's device for shapes without numbers
+            raise NotImplementedError
+    except NotImplementedError:  # torch's long words for a kind that it was not built for
+        raise InputError(f"{named} {device}: there is no such device here") from None
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(f"{named} {device}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise InputError(f"{named} {device}: {reason}") from None
     os.environ["ACCELERATE_USE_CPU"] = str(kind == "cpu").lower()
     if kind == "cuda" and torch.device(device).index is not None:
         torch.cuda.set_device(device)  # what asks for "cuda" means this one from now on
