@@ -263,6 +263,23 @@ def test_a_stopped_overwrite_keeps_no_old_clip(tmp_path, fake, monkeypatch):
         ).read_bytes()
 
 
+def test_what_a_stopped_overwrite_wrote_is_not_the_earlier_runs(tmp_path, fake, monkeypatch):
+    """The earlier record still lists those clips, under settings by which they were not made."""
+    command = ("generate", "--classes", "rain", "-n", 2, "--batch-size", 1, "-o", tmp_path)
+    assert run(*command).exit_code == 0
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"]:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run(*command, "--seed", 1, "--overwrite").exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert "would be replaced" in refused(*command)
+
+
 def test_overwrite_removes_nothing_outside(tmp_path, fake):
     other = tmp_path / "other.wav"
     other.write_bytes(b"precious")
