@@ -159,7 +159,7 @@ rule book:
         "--own $({BIN}/python -m latentclap.workflow artefacts {params.executed}/07_efficiency.ipynb) && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
-        "{BIN}/jupyter-book build book -W -n --keep-going --quiet; }} > {log} 2>&1 "
+        "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
 
 

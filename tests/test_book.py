@@ -1,5 +1,6 @@
 """Players, grids, tables, and the steps between executed notebooks and the book."""
 
+import base64
 import json
 import re
 import subprocess
@@ -35,7 +36,7 @@ from latentclap.book import (
     spectrogram_png,
     write_listening_items,
 )
-from latentclap.book.collect import collect_notebook
+from latentclap.book.collect import collect_notebook, self_contained
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.figures import canonical_system, describe_figure
 from latentclap.book.pages import CARD_SYSTEMS, listening_page, model_card
@@ -421,6 +422,34 @@ def test_collect_rewrites_glued_copies_and_sweeps_old_files(clip, tmp_path):
     assert "../_static/audio/n/" in done.notebook.read_text()
     again = collect_notebook(notebook, tmp_path / "nb", tmp_path / "_static", base=tmp_path)
     assert (again.players, again.removed) == (1, 0)
+
+
+def test_a_downloaded_notebook_carries_its_players(clip, tmp_path):
+    """Saved from the book and opened elsewhere, it has nothing beside it."""
+    foreign = '<img src="x.png">'
+    ran = notebook_with(
+        tmp_path / "n.ipynb", html_output(player_row({"x": clip}).html(tmp_path)), html_output(foreign)
+    )
+    built = tmp_path / "html"
+    done = collect_notebook(ran, tmp_path / "book", built / "_static", base=tmp_path)
+    text = done.notebook.read_text().replace("../html/_static", "../_static")  # as from the book's folder
+    given = built / "_sources" / "notebooks" / "n.ipynb"
+    given.parent.mkdir(parents=True)
+    (built / "notebooks").mkdir()
+    given.write_text(text)
+    (given.parent / "other.ipynb").write_text(notebook_with(tmp_path / "o.ipynb").read_text())
+    before = (given.parent / "other.ipynb").stat().st_mtime_ns
+    assert self_contained(built) == 1
+    block, other = (cell.outputs[0].data["text/html"] for cell in nbformat.read(given, 4).cells)
+    found = [source for _, source in Sources(block).found]
+    assert found and all(source.startswith("data:") for source in found) and other == foreign
+    sound = next((built / "_static" / "audio" / "n").glob("*.mp3")).read_bytes()
+    assert base64.b64encode(sound).decode() in block
+    assert (given.parent / "other.ipynb").stat().st_mtime_ns == before
+    given.write_text(text)
+    next((built / "_static" / "audio" / "n").glob("*.mp3")).unlink()
+    with pytest.raises(InputError, match=r"n\.ipynb: .*\.mp3 is not in .*build the book again"):
+        self_contained(built)
 
 
 def test_two_runs_may_use_one_file_name(tmp_path):

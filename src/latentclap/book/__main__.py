@@ -34,6 +34,16 @@ def collect(
 
 
 @app.command()
+def downloads(
+    folder: Annotated[Path, typer.Argument(help="The built book.")] = Path("book/_build/html"),
+) -> None:
+    """Put the players' files into the notebooks that the built book gives to download."""
+    from latentclap.book.collect import self_contained
+
+    typer.echo(f"{folder}: {self_contained(folder)} notebooks carry their players")
+
+
+@app.command()
 def listening(
     sources: Annotated[list[Path], typer.Argument(help="listening.json files of runs.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/listening.md"),

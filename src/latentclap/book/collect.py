@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from latentclap.book.grid import MARK
+from latentclap.book.grid import MARK, data_url
 from latentclap.book.media import Shelf
 from latentclap.errors import InputError
 from latentclap.files import write_text
@@ -102,6 +102,42 @@ def rewrite_paths(
         return f'{attribute}="{quote(Path(target).as_posix())}"'
 
     return _REFERENCE.sub(move, block)
+
+
+def self_contained(html_folder: str | Path) -> int:
+    """Put the players' files into the notebooks that the built book gives to download; return how many.
+
+    A notebook that is saved from the book and opened elsewhere has no folder of players beside it.
+
+    Args:
+        html_folder: the built book; its ``_sources/notebooks`` are rewritten.
+
+    Raises:
+        InputError: a player's file is not in the book.
+    """
+    html_folder, count = Path(html_folder), 0
+    for notebook in sorted((html_folder / "_sources" / "notebooks").glob("*.ipynb")):
+
+        def carry(match: re.Match[str], page: str = notebook.name) -> str:
+            url = html.unescape(match[2])
+            if _ELSEWHERE.match(url):
+                return match[0]
+            file = html_folder / "notebooks" / unquote(url)
+            if not file.is_file():
+                raise InputError(f"{page}: {unquote(url)} is not in {html_folder}; build the book again")
+            return f'{match[1]}="{data_url(file)}"'
+
+        content, done = _read(notebook), 0
+        for cell in content.cells:
+            for output in cell.get("outputs", ()):
+                data = output.get("data", {})
+                for mime in [m for m in data if m.endswith("text/html") and MARK in data[m]]:
+                    data[mime], found = _REFERENCE.subn(carry, data[mime])
+                    done += found
+        if done:
+            write_text(notebook, _dumps(content))
+            count += 1
+    return count
 
 
 def _read(notebook: Path) -> Any:

@@ -214,11 +214,16 @@ def _cell(audio: AudioFile | None, label: str, base: Path, heading: str) -> str:
     )
 
 
+def data_url(path: Path) -> str:
+    """A file's bytes as a URL of their own."""
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _source(path: Path, base: Path) -> str:
     """A relative URL for a file, or its bytes as a data URL when the environment asks for it."""
     if not path.is_file():
         raise InputError(f"{path}: the player's file is not there; run the notebook's cell that writes it")
     if os.environ.get(EMBED_VARIABLE) == "embed":
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        return data_url(path)
     return quote(Path(os.path.relpath(path.resolve(), base.resolve())).as_posix())
