@@ -65,3 +65,13 @@ def test_damaged_tensors(tmp_path):
 
 def test_the_module_needs_no_torch():
     assert not hasattr(files, "torch")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    """The system's own word for it names none where it is a write that fails."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        with pytest.raises(OSError, match="make room") as stop, atomic_path(tmp_path / "a.json"):
+            raise OSError(number, os.strerror(number))
+        assert stop.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="another"), atomic_path(tmp_path / "a.json"):
+        raise OSError("another")

@@ -82,6 +82,9 @@ def free_bytes(path: str | Path) -> int:
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
+#: what the system says where a file does not fit: a full disk, a user's share of it, a file's largest size
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 #: Suffixes of checkpoint files of the original code (AudioLDM, LAION-CLAP).
 ORIGINAL = (".ckpt", ".pt", ".pth")
 
@@ -105,6 +108,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as written:  # a name that is there after a crash has all of its content
             os.fsync(written.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in NO_ROOM and error.filename in (
+            None,
+            str(temporary),
+        ):  # the system names no file there
+            raise OSError(
+                error.errno, f"{error.strerror}; make room, and the same command goes on", str(path)
+            ) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         for folder in made:  # the innermost first; one that holds something stays
