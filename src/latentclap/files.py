@@ -109,13 +109,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in NO_ROOM and error.filename in (
-            None,
-            str(temporary),
-        ):  # the system names no file there
-            raise OSError(
-                error.errno, f"{error.strerror}; make room, and the same command goes on", str(path)
-            ) from None
+        unnamed = error.filename in (None, str(temporary))  # where it is a write that fails
+        if error.errno in NO_ROOM and unnamed:
+            said = f"{error.strerror}; make room, and the same command goes on"
+            raise OSError(error.errno, said, str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)
