@@ -157,6 +157,23 @@ def test_workers_and_counts_do_not_change_a_clip(tmp_path):
     assert less["dev/rain/00000.wav"] == tree(one)["dev/rain/00000.wav"]
 
 
+def test_a_script_without_a_main_guard_makes_a_set_with_several_workers(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(
+        "from latentclap.foley import make_dataset\n"
+        f"make_dataset({str(tmp_path / 'set')!r}, per_class=2, eval_per_class=1, workers=2, classes=['rain'])\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert sorted(tree(tmp_path / "set")) == [
+        "DevMeta.csv",
+        "EvalMeta.csv",
+        "dev/rain/00000.wav",
+        "dev/rain/00001.wav",
+        "eval/rain/00000.wav",
+    ]
+
+
 def test_layout_and_tables(tmp_path):
     folder = make_dataset(tmp_path / "set", per_class=1, eval_per_class={"Rain": 2}, seed=5)
     dev, held = table(folder / "DevMeta.csv"), table(folder / "EvalMeta.csv")

@@ -36,6 +36,10 @@ class FoleyDataset:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{len(self.split(side))} {side}" for side in ("dev", "eval"))
+        return f"FoleyDataset({str(self.folder)!r}: {sides} clips, split by {self.split_by})"
+
     def split(self, name: Split, cls: str | None = None) -> list[Clip]:
         """Clips of one side, optionally of one class, sorted by path.
 

@@ -8,14 +8,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile as sf
+from joblib import Parallel, delayed
 
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, write_text
@@ -93,10 +92,6 @@ def write_clip(folder: Path, job: Job) -> dict[str, Any]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _one(task: tuple[Path, Job]) -> dict[str, Any]:
-    return write_clip(*task)
-
-
 def journal_path(folder: Path) -> Path:
     """Return the file that remembers finished clips while a data set is being made."""
     return folder / ".foley-journal.jsonl"
@@ -150,9 +145,10 @@ def run_jobs(folder: Path, jobs: list[Job], workers: int) -> Iterator[dict[str, 
     if workers == 1 or len(jobs) < 2:
         yield from (write_clip(folder, job) for job in jobs)
         return
-    # spawn: a fork of a process that already runs torch's threads may hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_one, ((folder, job) for job in jobs), chunksize=4)
+    # joblib's processes are neither forked, which may hang where torch's threads run, nor do they run the caller's
+    # script again, which would wait for the lock that it holds itself unless it says `if __name__ == "__main__"`
+    pool = Parallel(workers, backend="loky", batch_size=4, return_as="generator", idle_worker_timeout=5)
+    yield from pool(delayed(write_clip)(folder, job) for job in jobs)
 
 
 def _remove(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import multiprocessing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -232,8 +232,9 @@ def build(
         for name in FAMILIES
         for i in range(per_class if name in CLASSES else per_family)
     ]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        made = list(tqdm(pool.imap(_make, jobs, chunksize=16), total=len(jobs), desc="procedural clips"))
+    # processes that do not run the caller's script again (foley.dataset.run_jobs)
+    pool = Parallel(workers, backend="loky", batch_size=16, return_as="generator", idle_worker_timeout=5)
+    made = list(tqdm(pool(delayed(_make)(job) for job in jobs), total=len(jobs), desc="procedural clips"))
     rows = [(wave, cls, caption, PROCEDURAL) for wave, cls, caption in made]
     recordings = _recordings(real, other, seed)
     for clip in tqdm(recordings, desc="recordings", disable=not recordings):
