@@ -18,7 +18,7 @@ help:  ## this list
 	&& echo $$(( $$(date +%s) - start )) > $@
 
 # a data folder has executed notebooks of its own (see KEY in the Snakefile)
-book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|mini|paper or a .toml file, DATA=folder in DCASE layout
+book: .venv/.installed  ## run all notebooks and build the book: PROFILE=quick|evening|mini|paper or a .toml file, DATA=folder in DCASE layout
 	@start=$$(date +%s); $(BIN)/python -m latentclap.workflow check --profile "$(PROFILE)" --data "$(DATA)" \
 	&& $(BIN)/snakemake book --cores $(CORES) --config profile="$(PROFILE)" data="$(DATA)" --quiet rules host reason \
 	&& $(BIN)/python -m latentclap.workflow summary "$$(cat "runs/$$(basename "$(PROFILE)" .toml)/executed/latest")" --install .venv/.installed --seconds $$(( $$(date +%s) - start ))

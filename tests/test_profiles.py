@@ -8,7 +8,7 @@ from latentclap.profiles import load_profile, names
 
 
 def test_all_shipped_profiles_load():
-    assert names() == ["mini", "paper", "quick"]
+    assert names() == ["evening", "mini", "paper", "quick"]
     for name in names():
         assert load_profile(name).name == name
 
@@ -79,5 +79,5 @@ def test_own_file(tmp_path):
 
 
 def test_unknown_profile():
-    with pytest.raises(InputError, match="there are mini, paper, quick"):
+    with pytest.raises(InputError, match="there are evening, mini, paper, quick"):
         load_profile("quik")

@@ -113,7 +113,7 @@ def wait_for(what, process, seconds=600):
     ("config", "says"),
     [
         (("profil=paper",), "--config profil: unknown; there are profile, data, runs and root"),
-        (("profile=papr",), "no profile 'papr'; there are mini, paper, quick"),
+        (("profile=papr",), "no profile 'papr'; there are evening, mini, paper, quick"),
         (
             ("profile=paper",),
             "profile paper names what is not there: model.system: checkpoints/audioldm-m-full",

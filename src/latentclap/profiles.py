@@ -1,7 +1,8 @@
 """Profiles: every hyper-parameter of a run in one TOML file, with the section of the paper that fixes it.
 
-One code path, three profiles: ``quick`` (a 2-core CPU, minutes), ``mini`` (the same small models with full
-statistics) and ``paper`` (the paper's own models and data). A profile is a file; a path works as well as a name.
+One code path, four profiles: ``quick`` (a 2-core CPU, minutes), ``evening`` and ``mini`` (the same small models with
+more of everything, and with full statistics) and ``paper`` (the paper's own models and data). A profile is a file; a
+path works as well as a name.
 """
 
 from __future__ import annotations

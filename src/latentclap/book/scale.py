@@ -145,7 +145,7 @@ def _published(told: Mapping[str, Any]) -> str:
 
 
 #: profiles of the same small models
-SMALL = ("quick", "mini")
+SMALL = ("quick", "evening", "mini")
 
 
 def _here(metrics: str | Path, built: str) -> str:
