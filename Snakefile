@@ -66,6 +66,8 @@ PROSE = sorted(
     if p.suffix in (".md", ".yml", ".bib", ".css", ".js", ".svg", ".html")
     and not {"_build", "generated", "notebooks", "audio"} & set(p.parts)
 )
+# whose --help the book has
+SCRIPTS = sorted(map(str, Path("data_scripts").rglob("*.py")))
 # what a notebook leaves for another one to find; running them in this order only saves time
 AFTER = {"03_finetune": ["00_data"], "04_table1": ["00_data"], "02_ablation": ["00_data"], "06_fig3": ["00_data"],
          "01_latent_clap": ["00_data"], "07_efficiency": ["04_table1"], "05_table2": [], "00_data": []}
@@ -133,6 +135,7 @@ rule book:
         speed=sorted(map(str, Path("book/runs").glob("speed*.json"))),
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
         longer="book/runs/table1_evening.json",
+        scripts=SCRIPTS,
         prose=PROSE,
     output:
         "book/_build/html/index.html",
@@ -161,6 +164,7 @@ rule book:
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/python -m latentclap.book longer {input.longer} && "
+        "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"
 

@@ -130,7 +130,8 @@ def _renoised(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump
     return schedule.q_sample(s_0, n, eps)
 
 
-#: reading -> what φ is shown (facts H: a, b, d, e). Reading (c), the forward-noised s_n, has no gradient.
+#: What φ is shown, by the name of the reading (facts H, a, b, d and e). Reading (c), the forward-noised s_n, has no
+#: gradient.
 READINGS: dict[str, Callable[..., Tensor]] = {
     "x0": _x0,
     "posterior": _posterior,
@@ -184,7 +185,7 @@ def _check_jump(inference_steps: int, schedule: NoiseSchedule) -> None:
 def gradient_factor(
     reading: str, schedule: NoiseSchedule, n: Tensor, *, inference_steps: int = 200
 ) -> Tensor:
-    """|d reading / d eps_theta| at steps n (B,): by autograd, the same number for every element (facts H)."""
+    """``|d reading / d eps_theta|`` at steps n (B,): by autograd, the same number for every element (facts H)."""
     eps = torch.zeros(len(n), 1, device=n.device, requires_grad=True)
     zero = torch.zeros_like(eps)
     latent = latent_reading(reading, schedule, zero, n, eps, s_0=zero, inference_steps=inference_steps)
@@ -199,7 +200,7 @@ def mean_pull(
     schedule: NoiseSchedule | None = None,
     inference_steps: int = 200,
 ) -> float:
-    """E_n[w(n) |d reading / d eps_theta|]: how hard eq. 3 pulls at the LDM for one λ, whatever φ says.
+    """``E_n[w(n) |d reading / d eps_theta|]``: how hard eq. 3 pulls at the LDM for one λ, whatever φ says.
 
     Weights and readings differ in it by orders of magnitude: at one λ, variants of eq. 3 differ in strength first of
     all. Dividing λ by it leaves what lies in the variant itself.

@@ -172,5 +172,15 @@ def longer(
     typer.echo(str(longer_page(record, out)))
 
 
+@app.command()
+def commands(
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/commands.md"),
+) -> None:
+    """Write the page of what every command says to --help."""
+    from latentclap.book.commands import commands_page
+
+    typer.echo(f"{out}: {commands_page(out)} commands")
+
+
 if __name__ == "__main__":
     sys.exit(run_app(app))

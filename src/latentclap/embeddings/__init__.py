@@ -3,13 +3,15 @@
 All take a wave and its rate and give (windows, dim) float64. Three of them see VGGish's front end: windows
 of one second every half second, each one log-mel patch of 96 frames by 64 bins.
 
-| name | needs | dim |
-|---|---|---|
-| mel-statistics | nothing | 40 |
-| judge | the package's trained weights | 64 |
-| vggish-dcase | torchvggish's weights file | 128; comparable with the organisers' reference statistics |
-| vggish-textbook | torchvggish's weights file | 128; resampled to 16 kHz as VGGish was trained |
-| clap | a `FoleySystem` | 512; one vector per clip |
+=============== ============================= ======================================================
+name            needs                         dim
+=============== ============================= ======================================================
+mel-statistics  nothing                       40
+judge           the package's trained weights 64
+vggish-dcase    torchvggish's weights file    128; comparable with the organisers' reference statistics
+vggish-textbook torchvggish's weights file    128; resampled to 16 kHz as VGGish was trained
+clap            a `FoleySystem`               512; one vector per clip
+=============== ============================= ======================================================
 
 The names are those of kinds. An embedding's own name says which weights too (judge-1a2b3c4d, clap-1a2b3c4d), as
 statistics of other weights are not comparable; VGGish's does where they are not the published ones.

@@ -250,7 +250,7 @@ def evaluate(
     """FAD of generated clips against a reference, class by class, with bootstrap intervals over clips.
 
     Args:
-        generated: {class: clips}, or a folder in DCASE layout (<class>/*.wav). Clips are arrays (samples,),
+        generated: {class: clips}, or a folder in DCASE layout (``<class>/*.wav``). Clips are arrays (samples,),
             files, or `ClipEmbeddings`.
         reference: the same, {class: `GaussianStats`}, or a statistics npz. All of its classes that were
             generated are used; a generated class it lacks is an error. Statistics of another embedding are an

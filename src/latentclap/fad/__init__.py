@@ -1,6 +1,6 @@
 """Fréchet audio distance: the distance, its Gaussian statistics, and its uncertainty over clips.
 
-Kilgour et al. 2019 [14]: FAD = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+Kilgour et al. 2019 [14]: ``FAD = |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))``.
 
 Three things about the figure that Table I leaves out, and that this module reports beside it:
 

@@ -39,7 +39,7 @@ def adjust_p(p: Sequence[float] | np.ndarray, method: str = "bonferroni") -> np.
 def noncentral_t_ci(t: float, df: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of the noncentrality of an observed t: for standardised effect sizes with exact intervals.
 
-    Above |t| = 35 the noncentral t is integrated here.
+    Above ``|t| = 35`` the noncentral t is integrated here.
 
     Raises:
         InputError: a level outside (0, 1), a t that is not finite, or df < 1.
