@@ -132,6 +132,8 @@ def _renoised(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump
 
 #: What φ is shown, by the name of the reading (facts H, a, b, d and e). Reading (c), the forward-noised s_n, has no
 #: gradient.
+#:
+#: :meta hide-value:
 READINGS: dict[str, Callable[..., Tensor]] = {
     "x0": _x0,
     "posterior": _posterior,
