@@ -117,7 +117,7 @@ def write_player(heard: np.ndarray, sr: int, path: Path, *, picture: bool = True
 def file_loudness(path: Path) -> float:
     """Integrated loudness of a sound file as a browser decodes it, in LUFS; minus infinity for silence.
 
-    Not that of the samples that were encoded: MP3 makes rain up to 2 LU louder.
+    Not that of the samples that were encoded: a lossy coding may change it.
     """
     from latentclap.audio import loudness, read_wave
 
