@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from latentclap import checkpoints, cli
-from latentclap.audio import read_wave
+from latentclap.audio import loudness, read_wave
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
@@ -533,6 +533,43 @@ def test_a_clip_too_loud_for_a_file_is_turned_down(fake, tmp_path):
     assert within_full_scale(quiet) is quiet  # what fits stays as it is
 
 
+def test_clips_can_be_finished_for_a_mix(fake, tmp_path):
+    """Cut, faded and at one loudness, as the record says; a run with other wishes does not go on with them."""
+    command = ("generate", "--classes", "rain", "-n", 2, "-o", tmp_path)
+    result = run(*command, "--seconds", 0.8, "--lufs", -30, "--fade", 10)
+    assert "2 clips of 0.80 s" in result.output
+    wave, sr = read_wave(tmp_path / "rain/rain_001.wav")
+    assert wave.shape == (1, round(0.8 * RATE))
+    assert loudness(wave, sr) == pytest.approx(-30, abs=0.1)
+    plain = np.random.default_rng([len("This is a sound of rain."), 0, 1]).uniform(-0.5, 0.5, RATE)
+    middle = slice(RATE // 4, RATE // 2)
+    gain = wave[0, middle] @ plain[middle] / (plain[middle] @ plain[middle])
+    np.testing.assert_allclose(wave[0, middle], gain * plain[middle], atol=1e-4)
+    assert wave[0, 0] == wave[0, -1] == 0
+    assert np.abs(wave[0, :40]).max() < 0.2 * np.abs(wave[0, middle]).max()
+    record = json.loads((tmp_path / "generation.json").read_text())
+    assert record["seconds"] == 0.8
+    assert {"seconds": 0.8, "lufs": -30.0, "fade": 10.0}.items() <= record["settings"].items()
+    assert "--overwrite" in refused(*command)
+    assert "2 of them made before" in run(*command, "--seconds", 0.8, "--lufs", -30, "--fade", 10).output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seconds", 0), "--seconds 0: give a length above 0"),
+        (("--seconds", 2), "--seconds 2: the model's clips have 1 s"),
+        (("--lufs", 3), "--lufs 3: it lies between -70 and 0"),
+        (("--lufs", "nan"), "--lufs nan"),
+        (("--fade", -1), "--fade -1: give milliseconds"),
+        (("--fade", 600), "--fade 600: two fades of it are longer than a clip of 1 s"),
+    ],
+)
+def test_a_finish_that_no_clip_can_have_is_refused(fake, tmp_path, options, message):
+    assert message in refused("generate", "--classes", "rain", "-o", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_generate_with_mini(tmp_path):
     from latentclap.storage import shipped
 
@@ -591,6 +628,12 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
     )
     with pytest.raises(RuntimeError, match="a bug of ours"):
         cli.main()
+
+
+def test_the_list_of_commands_has_whole_sentences():
+    commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
+    assert len(commands) == 4
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 
 def test_help_and_version_do_not_import_torch():

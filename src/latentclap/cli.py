@@ -17,6 +17,7 @@ from latentclap.checkpoints import Sampling, check_system, own_sampling, resolve
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
+from latentclap.finish import Finish
 from latentclap.generation import (
     drop_stale,
     earlier_clips,
@@ -63,7 +64,7 @@ def _root(
 # --- generate -----------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(short_help="Generate clips into a folder.")
 def generate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <class>/<class>_000.wav, ...")],
     classes: Annotated[
@@ -94,6 +95,14 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
     format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
+    seconds: Annotated[
+        float | None, typer.Option(help="Cut the clips to this length; default: the model's.")
+    ] = None,
+    lufs: Annotated[
+        float | None,
+        typer.Option(help="Bring each clip to this loudness (-23, say), as far as a peak of 0.9 allows."),
+    ] = None,
+    fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
     ] = "auto",
@@ -106,6 +115,8 @@ def generate(
     """Generate clips into a folder, with a record; the same command goes on where it was stopped.
 
     A clip that comes out louder than a file can hold is turned down as a whole, to a peak of 0.99.
+
+    --seconds, --lufs and --fade are for listening and mixing: evaluate clips that were made without.
     """
     names = _names(classes, prompts or [])
     _at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
@@ -113,28 +124,32 @@ def generate(
     _at_least(*(option for option in given if option[1] is not None))
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+    finish = Finish(seconds, lufs, fade)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
-    way = {"fast": True} if fast else {}  # clips differ by bf16's rounding: a run goes on as it began
+    # clips differ by bf16's rounding: a run goes on as it began
+    way: dict[str, Any] = ({"fast": True} if fast else {}) | finish.asked()
     plan = make_plan(model, settings | way, names, format)
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
     system = _load(model, device)
+    finish.check(system.seconds)
     if fast:
         if system.device.type != "cuda":
             raise InputError("--fast is for GPUs, and there is none: leave it out")
         system = system.for_generation()
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan)
+    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    write_record(out, model, system, {**settings, **way}, names, made, plan)
+    length = finish.seconds or system.seconds
+    write_record(out, model, system, {**settings, **way}, names, made, plan, length)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
     clips = "1 clip" if len(every) == 1 else f"{len(every)} clips"
-    typer.echo(f"{clips} of {system.seconds:.2f} s in {out} ({how}){before}")
+    typer.echo(f"{clips} of {length:.2f} s in {out} ({how}){before}")
 
 
 def _at_least(*options: tuple[str, float, int]) -> None:
@@ -278,7 +293,7 @@ def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: b
 # --- info ---------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(short_help="Print what a checkpoint is.")
 def info(
     model: Annotated[
         str,
@@ -308,7 +323,7 @@ def info(
 # --- convert ------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(short_help="Convert an original checkpoint.")
 def convert(
     file: Annotated[Path, typer.Argument(help="AudioLDM's .ckpt, or LAION-CLAP's .pt.")],
     out: Annotated[Path, typer.Argument(help="Folder for the system, or for the CLAP that judges.")],

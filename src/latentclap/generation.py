@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from latentclap.errors import InputError
 from latentclap.files import check_place, read_json, write_json
+from latentclap.finish import Finish
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -35,6 +36,7 @@ MAKERS = (
     "convert",
     "diffusion",
     "fast",
+    "finish",
     "generation",
     "storage",
     "system",
@@ -165,6 +167,7 @@ def write_clips(
     quiet: bool,
     kept: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
+    finish: Finish = Finish(),
 ) -> dict[Path, dict[str, Any]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
@@ -205,7 +208,8 @@ def write_clips(
                         undo.callback(_forget, out)
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
-                    write_wave(path, within_full_scale(wave), system.sampling_rate)
+                    heard = finish(wave, system.sampling_rate)
+                    write_wave(path, within_full_scale(heard), system.sampling_rate)
                     made[path] = maker
                     undo.pop_all()  # from here on there is something to go on from
                     bar.update()
@@ -267,6 +271,7 @@ def write_record(
     names: dict[str, str],
     made: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
+    seconds: float,
 ) -> None:
     """Write what made the clips: model, settings, device, versions, and the prompt of every file.
 
@@ -293,7 +298,7 @@ def write_record(
         "model": model,
         "settings": settings,
         "sampling_rate": system.sampling_rate,
-        "seconds": system.seconds,
+        "seconds": seconds,
         **how,
         "clips": clips,
         "plan": plan,
