@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyloudnorm
 import pytest
+import soundfile
 import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -71,8 +72,6 @@ def clip(tmp_path) -> AudioFile:
 
 
 def test_a_player_is_small_at_one_loudness_and_reads_back(tmp_path):
-    import soundfile
-
     rng = np.random.default_rng(0)
     for name, level in (("quiet.mp3", 0.002), ("loud.ogg", 0.4)):
         wave = (level * rng.standard_normal(4 * SR)).astype(np.float32)
@@ -84,6 +83,18 @@ def test_a_player_is_small_at_one_loudness_and_reads_back(tmp_path):
         assert player.path.stat().st_size < 60_000
         assert player.picture.stat().st_size < 40_000
     assert sorted(p.name for p in tmp_path.iterdir()) == ["loud.ogg", "loud.png", "quiet.mp3", "quiet.png"]
+
+
+def test_a_player_holds_what_is_scored_and_ends_without_a_click(tmp_path):
+    """A real clip of 4 s is repeated to the system's length: its beginning is not heard again at the end."""
+    wave = fake_book.tone(440, seconds=4.16)
+    wave[4 * SR :] = 0.3
+    player = save_player(wave, SR, tmp_path / "x.wav")
+    heard, _ = soundfile.read(player.path)
+    assert (len(heard), player.seconds) == (4 * SR, 4.0)
+    assert np.abs(heard[-8:]).max() < 0.01 * np.abs(heard).max()
+    gain = np.abs(heard).max() / np.abs(wave[: 4 * SR]).max()
+    np.testing.assert_allclose(heard[: -SR // 50], gain * wave[: 4 * SR - SR // 50], atol=1e-3)
 
 
 def test_a_player_takes_tensors_and_a_leading_channel(tmp_path):
@@ -137,8 +148,6 @@ def clicks(rate: float) -> np.ndarray:
 
 
 def heard(path: Path) -> float:
-    import soundfile
-
     return pyloudnorm.Meter(SR).integrated_loudness(soundfile.read(path)[0])
 
 

@@ -2,7 +2,8 @@
 
 Every clip of the book is brought to one loudness, as far as its peaks allow, and drawn on one scale; players that
 stand in one row then share the level that all of them reach (:mod:`latentclap.book.levels`). So neither level nor
-contrast makes a system look or sound better.
+contrast makes a system look or sound better. Heard and drawn is the part that FAD is measured on: what a system makes
+beyond it, and where real clips are repeated to a system's length, nothing is shown.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ LUFS = -23.0
 PEAK = 0.9
 #: The one range of every picture, in dB of mel magnitude (dark to light); room noise to the loudest partials.
 DB_RANGE = (-75.0, 5.0)
-#: The one time axis of every picture: seconds across its width.
+#: The one time axis of every picture, seconds across its width, and the length that players are cut to: the part
+#: that is evaluated (IV-A).
 PICTURE_SECONDS = 4.0
+#: Milliseconds in which a player falls silent at its end: a clip that is cut in the middle of a sound clicks.
+FADE = 10.0
 #: Pixels, about one per frame of a 4 s clip and 2.5 per mel band.
 PICTURE_SIZE = (480, 160)
 
@@ -79,7 +83,7 @@ class AudioFile:
 def save_player(
     wave: Any, sr: int, path: str | Path, *, caption: str = "", picture: bool = True, lufs: float = LUFS
 ) -> AudioFile:
-    """Write one clip for a page: loudness-normalised audio and, beside it, its spectrogram picture.
+    """Write one clip for a page: its first 4 s, loudness-normalised, and beside them their spectrogram picture.
 
     Args:
         wave: (samples,) or (1, samples), numpy or torch, floating point, any level.
@@ -95,13 +99,15 @@ def save_player(
         InputError: the wave is empty, not mono or not finite; the suffix is none of the four.
     """
     from latentclap.audio import normalise_loudness  # torch: the book's own tools start without it
+    from latentclap.finish import faded
 
     path = Path(path)
     if not path.suffix:
         path = path.with_suffix(".mp3")
     if path.suffix.lower() not in _AUDIO_SUFFIXES:
         raise InputError(f"{path.name}: a player is one of {', '.join(_AUDIO_SUFFIXES)}; rename the file")
-    heard = normalise_loudness(mono(wave, path.name), sr, lufs=lufs, peak=PEAK)
+    heard = faded(mono(wave, path.name)[: round(PICTURE_SECONDS * sr)], sr, end=FADE)
+    heard = normalise_loudness(heard, sr, lufs=lufs, peak=PEAK)
     return dataclasses.replace(write_player(heard, sr, path, picture=picture), caption=caption)
 
 
