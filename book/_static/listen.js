@@ -1,20 +1,42 @@
-// Listening grids: one player at a time, and number keys that switch within a row at the same position.
-// Without this script the players still play; nothing else depends on it.
+// Listening grids: one player at a time, number keys that switch within a row at the same position, and pictures that
+// show what moment is heard. Without this script the players still play; nothing else depends on it.
 (function () {
   "use strict";
   let current = null;
+  const wanted = new WeakMap(); // where a player is to begin that cannot go there yet
 
   const rowOf = (player) => player && player.closest(".lc-row");
   const playersOf = (row) => Array.from(row.querySelectorAll("audio"));
   const isOurs = (node) => node instanceof HTMLAudioElement;
+  const pictureOf = (player) => player.closest("td") && player.closest("td").querySelector(".lc-picture");
+  const secondsOf = (picture) => Number(picture.closest(".lc-listen").dataset.seconds) || 4;
+
+  document.documentElement.classList.add("lc-script"); // pictures can be clicked on
+
+  const playFrom = (player, position) => {
+    wanted.set(player, position);
+    player.currentTime = position;
+    player.play().catch(() => {}); // broken off by the next one
+  };
+
+  // The line in the picture: a player's own bar is short, and its steps are a quarter of a second.
+  const draw = () => {
+    const picture = current && pictureOf(current);
+    if (!picture) return;
+    picture.style.setProperty("--lc-at", Math.min(current.currentTime / secondsOf(picture), 1));
+    if (!current.paused) requestAnimationFrame(draw);
+  };
 
   document.addEventListener("play", (event) => {
     if (!isOurs(event.target)) return;
     document.querySelectorAll("audio").forEach((other) => {
-      if (other !== event.target) other.pause();
+      if (other === event.target) return;
+      other.pause();
+      if (pictureOf(other)) pictureOf(other).style.removeProperty("--lc-at");
     });
     current = event.target;
     if (current.closest("td")) current.closest("td").classList.add("lc-playing");
+    draw();
   }, true);
 
   ["pause", "ended"].forEach((name) => document.addEventListener(name, (event) => {
@@ -23,8 +45,43 @@
     }
   }, true));
 
+  ["seeking", "timeupdate"].forEach((name) => document.addEventListener(name, (event) => {
+    if (event.target === current && current.paused) draw();
+  }, true));
+
+  // The up and down keys change one player's volume; clips are compared, so that the others follow.
+  document.addEventListener("volumechange", (event) => {
+    if (event.target !== current) return;
+    document.querySelectorAll("audio").forEach((other) => {
+      other.volume = current.volume;
+      other.muted = current.muted;
+    });
+  }, true);
+
+  // A server that gives whole files only, as Python's does, lets no player seek. Such a player takes a copy.
+  document.addEventListener("loadedmetadata", async (event) => {
+    const player = event.target;
+    if (!isOurs(player) || !/^https?:/.test(player.currentSrc)) return;
+    if (player.seekable.length && player.seekable.end(0) > 0) return;
+    const answer = await fetch(player.currentSrc).catch(() => null);
+    if (!answer || !answer.ok) return;
+    const copy = URL.createObjectURL(await answer.blob());
+    const position = Math.max(player.currentTime, wanted.get(player) || 0), paused = player.paused;
+    player.src = copy;
+    player.currentTime = position;
+    if (!paused) player.play().catch(() => {});
+  }, true);
+
   document.addEventListener("focusin", (event) => {
     if (isOurs(event.target)) current = event.target;
+  });
+
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest(".lc-picture");
+    const player = picture && picture.closest("td").querySelector("audio");
+    if (!player) return;
+    const box = picture.getBoundingClientRect();
+    playFrom(player, ((event.clientX - box.left) / box.width) * secondsOf(picture));
   });
 
   document.addEventListener("keydown", (event) => {
@@ -34,9 +91,7 @@
     const next = row && playersOf(row)[Number(event.key) - 1];
     if (!next) return;
     event.preventDefault();
-    const position = next === current || current.ended ? 0 : current.currentTime;
-    next.currentTime = position;
-    next.play();
+    playFrom(next, next === current || current.ended ? 0 : current.currentTime);
     next.focus({ preventScroll: true });
     next.closest("td").scrollIntoView({ block: "nearest", inline: "nearest" });
   });

@@ -2,8 +2,8 @@
 
 The HTML names its files by paths relative to the folder of the notebook, so that they play in Jupyter;
 ``python -m latentclap.book collect`` moves the files into the book and rewrites those paths
-(:mod:`latentclap.book.collect`). No JavaScript is needed: ``book/_static/listen.js`` only makes one player
-pause the others and number keys switch between the systems of a row.
+(:mod:`latentclap.book.collect`). Playing needs no JavaScript: ``book/_static/listen.js`` makes one player pause the
+others, number keys switch between the systems of a row, and pictures show the moment that is heard.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ MARK = "lc-listen"
 
 #: Printed once under every grid after the line on loudness, so that nobody has to trust the ear against the page.
 FOOTNOTE = (
-    f"Pictures share one scale: {PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to "
-    f"{DB_RANGE[1]:+g} dB. One player pauses the others; the number keys switch between the players of a row."
+    f"Heard and drawn are the first {PICTURE_SECONDS:g} s of each clip, as FAD takes them. Pictures share one scale:"
+    f" {PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to {DB_RANGE[1]:+g} dB. A click on"
+    " one plays from there. One player pauses the others; the number keys switch between the players of a row."
 )
 
 
@@ -70,7 +71,8 @@ class Listening:
         note = f'<p class="lc-note">{words}</p>' if self.footnote else ""
         # one line: in Markdown an empty line or four blanks would end the HTML block
         return (
-            f'<div class="{MARK}" style="--lc-columns:{len(self.columns)}">'
+            f'<div class="{MARK}" data-seconds="{PICTURE_SECONDS:g}" '
+            f'style="--lc-columns:{len(self.columns)};--lc-half:{(len(self.columns) + 1) // 2}">'
             f'<div class="lc-scroll" style="overflow-x:auto" tabindex="0" role="region" aria-label="{label}">'
             f'<table class="lc-grid"><thead><tr><td></td>{heads}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>"
@@ -200,8 +202,8 @@ def _cell(audio: AudioFile | None, label: str, base: Path, heading: str) -> str:
     picture = ""
     if audio.picture is not None:
         picture = (
-            f'<img src="{_source(audio.picture, base)}" loading="lazy" width="240" height="80" '
-            f'alt="Log-mel spectrogram: {spoken}">'
+            f'<span class="lc-picture"><img src="{_source(audio.picture, base)}" loading="lazy" width="240" '
+            f'height="80" alt="Log-mel spectrogram: {spoken}"></span>'
         )
     name = html.escape(audio.path.name, quote=True)
     kind = audio.path.suffix.removeprefix(".")
