@@ -581,6 +581,7 @@ def test_the_listening_page_has_every_class_system_and_clip(tmp_path):
     assert count == 3  # three files, shared by all cells of this test
     assert text.startswith("*Shown are the first 3 of 20 clips")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE)[0] == "Dog bark"
+    assert "Prompt: “This is a sound of dog bark.”" in text
     page = Sources(text)
     assert sum(tag == "audio" for tag, _ in page.tags) == 7 * 6 * 3
     local = [value for _, value in page.found if not value.startswith("#")]
@@ -599,7 +600,7 @@ def test_the_listening_page_gives_similarities_a_scale(tmp_path):
     assert "over 112 clips" in text and "own prompt 0.60 on average (90 % lie between 0.50 and 0.70)" in text
     write_json(tmp_path / "s.json", told | {"embedded": False})
     listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
-    assert "is a recording of the data folder" in out.read_text()
+    assert "is a recording of the data folder" in out.read_text() and "licences" in out.read_text()
     write_json(tmp_path / "s.json", {"judge": "mini"})
     for file, message in (("s.json", "run it again"), ("none.json", "no such file")):
         with pytest.raises(InputError, match=message):

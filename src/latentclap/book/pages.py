@@ -17,7 +17,7 @@ from latentclap.book.markdown import cell, table, worded, words
 from latentclap.book.media import Shelf
 from latentclap.book.players import AudioFile
 from latentclap.book.similarity import similarity_sentences
-from latentclap.classes import CLASSES, LABELS, canonical_class
+from latentclap.classes import CLASSES, LABELS, canonical_class, prompt
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
 from latentclap.recordings import REAL, copies, counted
@@ -138,7 +138,7 @@ def listening_page(
         grid = _shelved_grid([f"clip {i}" for i in indices], wanted, clips, shelf, LABELS[cls], footnote=last)
         levels += grid.levels
         grid.levels = levels  # the line under the last grid speaks of all of them
-        parts += [f"## {LABELS[cls].capitalize()}", grid.html(book)]
+        parts += [f"## {LABELS[cls].capitalize()}", f"Prompt: “{prompt(cls)}”", grid.html(book)]
     shelf.sweep()
     write_text(out, "\n\n".join(parts) + "\n")
     return shelf.players

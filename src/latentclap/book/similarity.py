@@ -71,7 +71,8 @@ def similarity_sentences(path: str | Path) -> list[str]:
     kind = (
         "a procedural sound, made by this package and not recorded"
         if told["embedded"]
-        else "a recording of the data folder that this book was built with"
+        else "a recording of the data folder that this book was built with; [notebook 00](notebooks/00_data.ipynb)"
+        " names the licences, which hold for the files of this page, too"
     )
     return [
         f"In this build, *Real Audio* is {kind}.",
