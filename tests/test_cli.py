@@ -296,6 +296,16 @@ def test_generate_formats(tmp_path, fake, suffix):
     assert read_wave(tmp_path / f"rain/rain_000.{suffix}")[0].size > 0
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "opus"])
+def test_a_clip_says_what_made_it(tmp_path, fake, suffix):
+    """Out of its folder, in a sound library, too."""
+    run("generate", "--prompt", "Türe knarrt", "-n", 2, "--seed", 3, "--format", suffix, "-o", tmp_path)
+    with soundfile.SoundFile(tmp_path / f"türe_knarrt/türe_knarrt_001.{suffix}") as sound:
+        said = sound.comment
+    door = "T?re" if suffix == "mp3" else "Türe"
+    assert said.startswith(f"{door} knarrt (clip 1, ") and "seed 3" in said and "mini by latentclap" in said
+
+
 def test_generate_prompts_and_all(tmp_path, fake):
     assert (
         run("generate", "--prompt", "A large dog, barking!", "--prompt", "rain", "-o", tmp_path).exit_code

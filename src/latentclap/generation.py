@@ -209,11 +209,21 @@ def write_clips(
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     heard = finish(wave, system.sampling_rate)
-                    write_wave(path, within_full_scale(heard), system.sampling_rate)
+                    comment = _comment(text, path, settings, plan["model"])
+                    write_wave(path, within_full_scale(heard), system.sampling_rate, comment=comment)
                     made[path] = maker
                     undo.pop_all()  # from here on there is something to go on from
                     bar.update()
     return made
+
+
+def _comment(text: str, path: Path, settings: dict[str, Any], model: str) -> str:
+    """What a clip says of itself once it lies in a sound library, without its folder's record."""
+    from latentclap import __version__
+
+    how = ", ".join(f"{key} {value}" for key, value in settings.items())
+    number = int(path.stem.rpartition("_")[2])
+    return f"{text} (clip {number}, {how}; {Path(model).name} by latentclap {__version__})"
 
 
 def _batches(files: list[Path], kept: Collection[Path], size: int) -> Iterator[tuple[int, list[Path]]]:

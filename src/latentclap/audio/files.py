@@ -71,7 +71,7 @@ def read_wave(path: str | Path) -> tuple[np.ndarray, int]:
     return check_wave(wave, str(path)), sr
 
 
-def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
+def write_wave(path: str | Path, wave: np.ndarray, sr: int, *, comment: str = "") -> None:
     """Write a sound file by suffix (wav, flac and aiff in 16 bit, ogg Vorbis, opus, mp3), whole or not at all.
 
     Samples beyond full scale are clipped, with a warning that counts them.
@@ -80,6 +80,7 @@ def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
         path: where; its folder is made.
         wave: (samples,) or (channels, samples), float.
         sr: rate in Hz; mp3 and opus know only some rates.
+        comment: words that travel in the file, which audio programs show.
 
     Raises:
         InputError: unknown suffix, empty or non-finite wave, or a rate the format does not have.
@@ -104,6 +105,11 @@ def write_wave(path: str | Path, wave: np.ndarray, sr: int) -> None:
             with soundfile.SoundFile(
                 _name(temporary), "w", sr, frames.shape[1], format=container, subtype=coding, **quality
             ) as sound:
+                if comment:
+                    # libsndfile's MP3 writer takes UTF-8 for Latin-1
+                    sound.comment = (
+                        comment.encode("ascii", "replace").decode() if coding == "MPEG_LAYER_III" else comment
+                    )
                 # libsndfile's Vorbis and Opus writers take a whole call on the stack: long clips overflow it
                 for start in range(0, len(frames), sr):
                     sound.write(frames[start : start + sr])
