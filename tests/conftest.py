@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -121,3 +122,21 @@ def tiny_profile(tiny_family, tmp_path_factory):
     path = tmp_path_factory.mktemp("profile") / "tiny.toml"
     path.write_text(TINY_PROFILE.format(folder=tiny_family.as_posix()))
     return path
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Call it with a folder: from then on nobody may list that one, root neither; with what the system says to it."""
+    refused = {}
+
+    def refusing(function):
+        def called(path=".", *args):
+            if not isinstance(path, int) and (number := refused.get(os.path.abspath(path))):
+                raise OSError(number, os.strerror(number), os.fspath(path))
+            return function(path, *args)
+
+        return called
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    return lambda folder, number=errno.EACCES: refused.update({os.path.abspath(folder): number})

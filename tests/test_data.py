@@ -1,6 +1,6 @@
 """Folders of clips: layouts, bad files, meta files, and the split by recording."""
 
-import os
+import errno
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from latentclap.cache import list_clips
 from latentclap.classes import CAMEL_CASE, CLASSES
 from latentclap.data import clip_statistics, load_dataset, open_dataset, read_clip, scan
 from latentclap.errors import InputError
@@ -147,13 +148,33 @@ def test_folders_that_are_none(tmp_path):
         load_dataset(tmp_path / "empty")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folder_without_permission(flat):
-    (flat / "rain").chmod(0)
-    try:
-        assert kinds(scan(flat)) == {"unreadable": 1, "empty class": 1}
-    finally:
-        (flat / "rain").chmod(0o755)
+@pytest.mark.parametrize(
+    ("number", "detail"),
+    [
+        (errno.EACCES, "no permission to read this folder"),
+        (errno.EIO, "this folder cannot be listed (Input/output error)"),
+    ],
+)
+def test_a_folder_that_cannot_be_listed_is_a_problem_wherever_it_lies(flat, locked, number, detail):
+    for place in ("dev/rain/deeper", "eval", "guitar", "rain"):
+        (flat / place).mkdir(parents=True, exist_ok=True)
+        locked(flat / place, number)
+    report = scan(flat)
+    assert kinds(report) == {"unreadable": 4, "empty class": 1}
+    unreadable = [p for p in report.problems if p.kind == "unreadable"]
+    assert sorted(p.path.relative_to(flat).as_posix() for p in unreadable) == [
+        "dev/rain/deeper",
+        "eval",
+        "guitar",
+        "rain",
+    ]
+    assert {p.detail for p in unreadable} == {detail}
+    with pytest.warns(UserWarning, match="4 unreadable"):
+        load_dataset(flat)
+    # the corpus of recordings, the cache and the packer take no part of a set for the whole
+    with pytest.raises(InputError, match="no permission|cannot be listed") as stop:
+        list_clips(flat)
+    assert "\n" not in str(stop.value)
 
 
 def test_duplicate_between_sides_leaves_the_eval_copy(tmp_path):
@@ -451,7 +472,13 @@ def test_at_most_spreads_over_recordings(tmp_path):
     assert len(dataset.at_most()) == 24
 
 
-def test_data_folder_without_permission(flat, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(InputError, match="no permission to read this folder"):
+def test_data_folder_without_permission(flat, locked, monkeypatch):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(InputError, match="no permission to read this folder"),
+    ):
+        patched.setattr("os.access", lambda *_: False)  # its names may be read, and nothing else
+        scan(flat)
+    locked(flat, errno.EIO)
+    with pytest.raises(InputError, match=r"this folder cannot be listed \(Input/output error\)"):
         scan(flat)

@@ -390,7 +390,7 @@ def write_reference(folder, mu, sigma, n=1000):
     )
 
 
-def test_converter_reads_features_without_tensorflow(converter, rng, tmp_path):
+def test_converter_reads_features_without_tensorflow(converter, rng, tmp_path, locked):
     mu, sigma = random_gaussian(rng, 130)  # lengths beyond one varint byte
     write_reference(tmp_path / "eval" / "DogBark", mu, sigma)
     write_reference(tmp_path / "eval" / "rain", mu + 1, sigma)
@@ -400,6 +400,9 @@ def test_converter_reads_features_without_tensorflow(converter, rng, tmp_path):
     np.testing.assert_array_equal(stats["dog_bark"].mu, mu.astype(np.float32))
     np.testing.assert_allclose(stats["dog_bark"].sigma, sigma, rtol=1e-6)
     assert (stats["rain"].n, stats["rain"].n_clips, stats["rain"].embedding) == (1000, 100, "vggish-dcase")
+    locked(tmp_path / "eval" / "rain")  # one class less, without a word
+    with pytest.raises(InputError, match="rain: no permission to read this folder"):
+        converter.main(tmp_path / "eval", tmp_path / "stats.npz")
 
 
 class Hostile:

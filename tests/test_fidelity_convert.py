@@ -321,8 +321,13 @@ def test_info_and_convert(folder, ckpt, tmp_path, monkeypatch):
     assert result.exception is None, result.exception
     assert json.loads((out / "load_report.json").read_text())["unet_weights"] == "ema"
     assert checkpoint_files(ckpt) == [ckpt]
+    # a part may be a link to another system's, and decides as much
+    (tmp_path / "elsewhere").mkdir()
+    (out / "unet").rename(tmp_path / "elsewhere/unet")
+    (out / "unet").symlink_to(tmp_path / "elsewhere/unet", target_is_directory=True)
     found = checkpoint_files(out)
     assert {*out.rglob("*.safetensors"), out / "latentclap.json", out / "vae" / "config.json"} <= {*found}
+    assert any(path.is_relative_to(out / "unet") for path in found)
     system = FoleySystem.from_pretrained(out)
     direct = FoleySystem.from_pretrained(ckpt)  # with the tokenizer beside it
     assert (system.frames, direct.frames) == (64, 1024)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from latentclap import files
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, check_place, load_tensors, read_json, write_text
+from latentclap.files import atomic_path, below, check_place, listed, load_tensors, read_json, write_text
 
 
 def test_a_failure_leaves_no_folder_behind(tmp_path):
@@ -75,3 +75,22 @@ def test_a_full_disk_names_the_file(tmp_path):
         assert stop.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
     with pytest.raises(OSError, match="another"), atomic_path(tmp_path / "a.json"):
         raise OSError("another")
+
+
+def test_folders_are_listed_whole_or_not_at_all(tmp_path, locked):
+    """os.walk and glob pass over a folder that may not be read as if it were empty."""
+    for name in ("a/x.wav", "b/c/y.WAV", "b/z.txt", ".hidden/w.wav"):
+        write_text(tmp_path / name, "")
+    (tmp_path / "link").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "a/up").symlink_to(tmp_path, target_is_directory=True)
+    assert below(tmp_path, (".wav",)) == [tmp_path / "a/x.wav", tmp_path / "b/c/y.WAV"]
+    assert listed(tmp_path / "b") == [tmp_path / "b/c", tmp_path / "b/z.txt"]
+    assert listed(tmp_path / "absent") == listed(tmp_path / "a/x.wav") == []
+    locked(tmp_path / "b/c")
+    with pytest.raises(
+        InputError, match=r"b/c: no permission to read this folder; allow it, or move the folder"
+    ):
+        below(tmp_path)
+    locked(tmp_path / "b", errno.EIO)
+    with pytest.raises(InputError, match=r"b: this folder cannot be listed \(Input/output error\); allow it"):
+        listed(tmp_path / "b")

@@ -113,6 +113,11 @@ def test_what_lies_outside_and_decides(tmp_path, monkeypatch):
     ]
     os.utime("mine/dev/rain/1.wav", (1, 1))
     assert outside(paper, "mine") != lines and len(outside(paper)) == 2
+    # a class's folder may be a link, into which a recursive glob does not look
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/2.wav").write_text("1")
+    (tmp_path / "mine/dev/gunshot").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert any("mine/dev/gunshot/2.wav 1 " in line for line in outside(paper, "mine"))
 
 
 def test_the_training_files_of_the_paper_go_with_its_profile():

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,67 @@ def replaceable(folder: Path, mark: str, what: str) -> Path:
     if place.exists() and not (place.is_dir() and ((place / mark).is_file() or not any(place.iterdir()))):
         raise InputError(f"{folder} holds other things than {what}: choose another folder or empty it")
     return place
+
+
+def unlisted(error: OSError) -> str:
+    """What to say of a folder that the system did not list: nobody can tell what is missing for it."""
+    if error.errno == errno.EACCES:
+        return "no permission to read this folder"
+    return f"this folder cannot be listed ({error.strerror or error})"
+
+
+def listed(folder: str | Path) -> list[Path]:
+    """What lies in a folder, sorted; nothing where there is no such folder.
+
+    Not ``glob``, which takes a folder that may not be read for an empty one.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{folder}: {unlisted(error)}; allow it, or move the folder away") from None
+
+
+def below(folder: str | Path, suffixes: Container[str] | None = None) -> list[Path]:
+    """Everything below a folder, sorted; nothing hidden, or in hidden folders.
+
+    Links to folders are followed, but no folder is listed twice: one that is below it counts under its own name.
+    Not ``rglob``, which does neither, and takes a folder that may not be read for an empty one.
+
+    Args:
+        folder: where to begin.
+        suffixes: only what has one of these, in lower case; all if not given.
+
+    Raises:
+        InputError: a folder may not be read, so that nobody can tell what is in it.
+    """
+    above = Path(os.path.realpath(folder))
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(folder)]
+    while waiting:
+        for place, folders, files in os.walk(waiting.pop(0), onerror=_refuse):
+            told = os.stat(place)
+            if (told.st_dev, told.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((told.st_dev, told.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            named = [Path(place, n) for n in (*files, *folders) if not n.startswith(".")]
+            found += [path for path in named if suffixes is None or path.suffix.lower() in suffixes]
+            links = (path for name in folders if os.path.islink(path := os.path.join(place, name)))
+            # the real folders first; and a link upwards is a loop
+            waiting += [link for link in links if not above.is_relative_to(os.path.realpath(link))]
+    return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    """What os.walk calls for a folder that it cannot list; by itself it would pass over it without a word."""
+    raise InputError(f"{error.filename}: {unlisted(error)}; allow it, or move the folder away") from None
 
 
 def plain(name: str | Path) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from latentclap.errors import InputError
-from latentclap.files import check_place, read_json, write_json
+from latentclap.files import check_place, listed, read_json, write_json
 from latentclap.finish import Finish
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def _clips_in(out: Path, plan: dict[str, Any]) -> list[Path]:
     """Files that have the names of a plan's clips, however many it was to be."""
     found = []
     for name in plan["prompts"]:
-        for path in (out / name).glob(f"{name}_*.{plan['format']}"):
+        for path in listed(out / name):
             number = path.stem.removeprefix(f"{name}_")
-            if number.isdecimal() and number == f"{int(number):03d}":
+            named = path.name.startswith(f"{name}_") and path.suffix == f".{plan['format']}"
+            if named and number.isdecimal() and number == f"{int(number):03d}":
                 found.append(path)
     return found
 

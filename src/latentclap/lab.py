@@ -29,7 +29,7 @@ from latentclap.data import Clip, FoleyDataset, open_dataset
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import EvalResult, evaluate
-from latentclap.files import atomic_path, file_sha256, read_json, write_json
+from latentclap.files import atomic_path, below, file_sha256, read_json, write_json
 from latentclap.finetune import FinetuneConfig, finetune, load_weights, save_weights, train_latent_clap
 from latentclap.gpus import chosen_device
 from latentclap.latent_clap import LatentCLAP
@@ -131,9 +131,7 @@ class Lab:
     def measure_id(self) -> str:
         """A hash of what FAD is measured by and with, where a profile names files: statistics, VGGish's weights."""
         named = [self.profile.evaluate.reference, self.profile.evaluate.vggish]
-        files = [
-            f for n in named if n for f in ([Path(n)] if Path(n).is_file() else sorted(Path(n).rglob("*")))
-        ]
+        files = [f for n in named if n for f in ([Path(n)] if Path(n).is_file() else _below(n))]
         return config_hash([file_sha256(f) for f in files if f.is_file()]) if files else ""
 
     @property
@@ -391,6 +389,10 @@ def _relevant(config: FinetuneConfig) -> dict[str, Any]:
         for name in ("weighting", "reading", "reduction", "normalize", "clamp"):
             values.pop(name)
     return values
+
+
+def _below(folder: str) -> list[Path]:
+    return below(folder) if Path(folder).is_dir() else []
 
 
 def _clear(folder: Path) -> None:

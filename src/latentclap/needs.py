@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from latentclap import storage
+from latentclap.files import below
 from latentclap.profiles import Profile
 
 _GET = "python data_scripts/get.py"
@@ -71,9 +72,9 @@ def outside(profile: Profile, data_dir: str = "") -> list[str]:
             continue
         path = Path(value).expanduser()  # a name that ships or is a hub's is no place here
         # names with a dot are locks, and what a copy that is under way writes
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
-            if not file.name.startswith("."):
+        found = below(path) if path.is_dir() else [path]
+        for file in found:
+            if file.is_file():
                 about = file.stat()
                 lines.append(f"{name} {file} {about.st_size} {about.st_mtime_ns}")
     return lines

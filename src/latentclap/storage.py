@@ -27,7 +27,7 @@ from latentclap.checkpoints import (
     weight_files,
 )
 from latentclap.errors import InputError
-from latentclap.files import ORIGINAL, load_tensors, read_json, replaceable, write_json
+from latentclap.files import ORIGINAL, below, load_tensors, read_json, replaceable, write_json
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -47,8 +47,8 @@ def checkpoint_files(name_or_path: str | Path) -> list[Path]:
         if not Path(name_or_path).is_file():
             raise InputError(f"{name_or_path}: no such checkpoint file")
         return [Path(name_or_path)]
-    files = resolve(name_or_path).rglob("*")
-    return sorted(p for p in files if p.suffix in (".safetensors", ".bin", ".json") and p.name not in ABOUT)
+    files = below(resolve(name_or_path), (".safetensors", ".bin", ".json"))
+    return [path for path in files if path.name not in ABOUT]
 
 
 def load_system(cls: type[FoleySystem], name_or_path: str | Path, *, judge: str | Path | None) -> FoleySystem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import warnings
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from latentclap.cache.exclude import EXCLUDED
 from latentclap.classes import prompt
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
-from latentclap.files import plain, read_json
+from latentclap.files import below, plain, read_json
 from latentclap.scan.layout import find
 
 #: WavCaps' folder of captions (facts F)
@@ -104,31 +103,6 @@ def list_clips(
     return name, [replace(item, problem=EXCLUDED) if item.key in exclude else item for item in items]
 
 
-def below(folder: str | Path, suffixes: Container[str]) -> list[Path]:
-    """Everything below a folder whose suffix is one of these, sorted; nothing hidden, or in hidden folders.
-
-    Links to folders are followed, but no folder is listed twice: one that is below it counts under its own name.
-    """
-    above = Path(os.path.realpath(folder))
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    waiting = [str(folder)]
-    while waiting:
-        for place, folders, files in os.walk(waiting.pop(0)):
-            told = os.stat(place)
-            if (told.st_dev, told.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((told.st_dev, told.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            named = [Path(place, n) for n in (*files, *folders) if not n.startswith(".")]
-            found += [path for path in named if path.suffix.lower() in suffixes]
-            links = (path for name in folders if os.path.islink(path := os.path.join(place, name)))
-            # the real folders first; and a link upwards is a loop
-            waiting += [link for link in links if not above.is_relative_to(os.path.realpath(link))]
-    return sorted(found)
-
-
 def _sounds(folder: Path) -> list[Path]:
     return [path for path in below(folder, FORMATS) if not path.is_dir()]
 
@@ -138,6 +112,10 @@ def _classes(folder: Path, side: str) -> list[Item]:
     if side not in sides:
         raise InputError(f"side {side!r}: it is dev, eval or all")
     dataset = load_dataset(folder)
+    for problem in dataset.report.problems:
+        # a bad file is one clip less; of what such a folder holds nothing would be known, now or the next time
+        if problem.kind == "unreadable" and problem.path.is_dir():
+            raise InputError(f"{problem.path}: {problem.detail}; allow it, or move the folder away")
     clips = [clip for name in sides[side] for clip in dataset.split(name)]
     return [
         Item(_key(c.path, dataset.folder), prompt(c.cls), c.path, suffix=c.path.suffix.lower()) for c in clips

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from latentclap.cache.exclude import EXCLUDED, Exclusion
-from latentclap.cache.listing import Item, below, list_clips
+from latentclap.cache.listing import Item, list_clips
 from latentclap.cache.source import Comparison, clips_source, compare_clips, compare_tar, tar_source
 from latentclap.cache.tars import Group, count_items, tar_groups
 from latentclap.errors import InputError
-from latentclap.files import plain
+from latentclap.files import below, plain
 
 #: (rank, world size) as launchers tell them: torchrun and accelerate, then SLURM's srun
 LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))

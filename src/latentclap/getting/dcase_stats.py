@@ -19,6 +19,7 @@ import numpy as np
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
 from latentclap.fad import GaussianStats, frechet_distance
+from latentclap.files import listed
 
 _FEATURE = ("tensorflow.core.example.feature_pb2", "Feature")
 _CLIPS = 100  # the organisers' sets are 100 clips a class, 10 windows each
@@ -130,7 +131,8 @@ def convert(folder: Path) -> dict[str, GaussianStats]:
     Raises:
         InputError: there is none, a folder is no class, or a file is not what it should be.
     """
-    paths = sorted(folder.glob("*/gt_embedding.pkl"))
+    folders = [place for place in listed(folder) if place.is_dir()]
+    paths = [path for place in folders for path in listed(place) if path.name == "gt_embedding.pkl"]
     if not paths:
         raise InputError(f"{folder}: no <class>/gt_embedding.pkl in it")
     stats = {}

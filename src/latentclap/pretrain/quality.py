@@ -22,7 +22,7 @@ from latentclap.classes import CLASSES, prompt
 from latentclap.embeddings import JudgeEmbedding, MelStatistics
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings, fad_with_ci
-from latentclap.files import file_sha256, read_json, write_json
+from latentclap.files import below, file_sha256, read_json, write_json
 from latentclap.foley import synthesize
 from latentclap.pretrain.corpus import Corpus, Recording, dcase_recordings, recorded_wave
 from latentclap.pretrain.tasks import stft_loss
@@ -299,9 +299,9 @@ def sampler_sweep(
         )
     system, yardstick = FoleySystem.from_pretrained(family), JudgeEmbedding(judge)
     # neither the judge nor φ has a part in sampling
-    weights = sorted(
-        p for p in resolve(family).rglob("*.safetensors") if p.parent.name not in ("judge", "latent_clap")
-    )
+    weights = [
+        p for p in below(resolve(family), (".safetensors",)) if p.parent.name not in ("judge", "latent_clap")
+    ]
     settings = {"clips": clips, "seed": seed, "weights": config_hash([file_sha256(p) for p in weights])}
     report = read_json(out) if out.is_file() else {"settings": settings, "points": []}
     if report["settings"] != settings:

@@ -88,9 +88,9 @@ def scan(
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "no such folder"
         raise InputError(f"{folder}: {what}; give a folder with one sub-folder per class")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise InputError(f"{folder}: no permission to read this folder")
     found, problems, seen = find(folder)
+    if locked := next((p for p in problems if p.path == folder and p.kind == "unreadable"), None):
+        raise InputError(f"{folder}: {locked.detail}")
     if not seen:
         raise InputError(f"{folder}: no class folder here; {suggest(folder, problems)}")
     workers = workers or min(8, os.cpu_count() or 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from latentclap.audio import FORMATS
 from latentclap.classes import CLASSES, canonical_class
+from latentclap.files import unlisted
 from latentclap.scan.report import Problem
 
 #: Suffixes taken for sound files; those in the second set are sounds that libsndfile cannot decode.
@@ -27,26 +29,33 @@ class Found:
     split: str | None
 
 
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without hidden files; nothing where it may not be read."""
+def visible(folder: Path, problems: list[Problem] | None = None) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files; nothing where it may not be read, which is a problem."""
+    said = [] if problems is None else problems
     try:
-        return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError:
+        found = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        if not os.access(folder, os.X_OK):  # names alone
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        said.append(Problem(folder, "unreadable", unlisted(error)))
         return []
+    return found
 
 
 def _is_sound(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | UNDECODABLE and not path.is_dir()
 
 
-def _sounds_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+def _sounds_below(
+    folder: Path, problems: list[Problem], above: frozenset[str] = frozenset()
+) -> Iterator[Path]:
     # not rglob: it follows no order of ours and silently swallows unreadable folders
     real = os.path.realpath(folder)
     if real in above:  # a link upwards
         return
-    for path in visible(folder):
+    for path in visible(folder, problems):
         if path.is_dir():
-            yield from _sounds_below(path, above | {real})
+            yield from _sounds_below(path, problems, above | {real})
         elif _is_sound(path):
             yield path
 
@@ -56,14 +65,13 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
     found: list[Found] = []
     problems: list[Problem] = []
     seen: set[str] = set()
-    levels: list[tuple[Path, str | None]] = [(folder, None)]
+    top = visible(folder, problems)
+    sides = ((p, SPLITS[p.name.lower()]) for p in top if p.is_dir() and p.name.lower() in SPLITS)
+    levels: list[tuple[list[Path], str | None]] = [(top, None)]
     # eval comes first, so that of two equal files the one for evaluation stays
-    levels += sorted(
-        ((p, SPLITS[p.name.lower()]) for p in visible(folder) if p.is_dir() and p.name.lower() in SPLITS),
-        key=lambda level: level[1] != "eval",
-    )
+    levels += [(visible(p, problems), s) for p, s in sorted(sides, key=lambda side: side[1] != "eval")]
     for level, split in levels:
-        for path in visible(level):
+        for path in level:
             if path.is_dir():
                 if split is None and path.name.lower() in SPLITS:
                     continue
@@ -73,21 +81,20 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
                     problems += _wrong_class(path)
                     continue
                 seen.add(cls)
-                if not os.access(path, os.R_OK | os.X_OK):
-                    problems.append(Problem(path, "unreadable", "no permission to read this folder"))
-                found += [Found(p, cls, split) for p in _sounds_below(path)]
+                found += [Found(p, cls, split) for p in _sounds_below(path, problems)]
             elif _is_sound(path):
                 problems.append(Problem(path, "stray file", "lies in no class folder; move it into one"))
     return found, problems, seen
 
 
 def _wrong_class(path: Path) -> list[Problem]:
-    n = sum(1 for _ in _sounds_below(path))
+    problems: list[Problem] = []
+    n = sum(1 for _ in _sounds_below(path, problems))
     if not n:
-        return []
+        return problems
     near = difflib.get_close_matches(path.name.lower().replace("-", "_"), CLASSES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(CLASSES)}"
-    return [Problem(path, "wrong class name", f"{n} sound files not used; {hint}")]
+    return [Problem(path, "wrong class name", f"{n} sound files not used; {hint}"), *problems]
 
 
 def suggest(folder: Path, problems: list[Problem]) -> str:
