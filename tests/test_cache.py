@@ -339,13 +339,31 @@ def test_nothing_there(tmp_path):
     for bad, message in (
         (tmp_path / "absent", "no such folder"),
         (tmp_path / "000000.tar.gz", r"000000.tar.gz is compressed: unpack it first \(gunzip\)"),
-        (tmp_path, "no sound file"),
+        (
+            tmp_path,
+            r"no sound file in it .*, but 3 archives \(000000.tar.gz, a.zip, b.7z\): unpack them there",
+        ),
         (tmp_path / "file", "is a file"),
+        (tmp_path / "deep", r"no sound file in it .*, but 2 archives \(a.zip, b.7z\): unpack them there"),
+        (tmp_path / "empty", r"no sound file in it .*, and no WavCaps captions"),
     ):
         (tmp_path / "file").touch()
         (tmp_path / "000000.tar.gz").touch()
+        for name in ("deep/a.zip", "deep/x/b.7z", "empty/readme.txt"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
         with pytest.raises(InputError, match=message):
             find_parts(bad)
+
+
+def test_compressed_shards_beside_plain_ones_are_missed(tmp_path):
+    for name in ("a/0.tar", "a/0.tar.gz", "a/1.tar.gz", "2.tgz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.warns(
+        UserWarning, match=r"2 compressed tar files are passed over, the first is \S*/2.tgz: unpack"
+    ):
+        assert [part.name for part in find_parts(tmp_path)] == ["a/0"]
 
 
 def test_ranks_as_launchers_say_them():

@@ -143,6 +143,18 @@ def test_folders_that_are_none(tmp_path):
     put(tmp_path / "deeper/rain/a.wav", 0)
     with pytest.raises(InputError, match=r"did you mean \S*deeper\?"):
         scan(tmp_path)
+    (tmp_path / "zipped/dev").mkdir(parents=True)
+    (tmp_path / "zipped/dcase.zip").touch()
+    with pytest.raises(
+        InputError, match=r"no class folder here; found 1 archive \(dcase.zip\): unpack them there"
+    ):
+        scan(tmp_path / "zipped")
+    (tmp_path / "zipped/dev/rain").mkdir()
+    (tmp_path / "zipped/dev/rain/sounds.tar.gz").touch()
+    with pytest.raises(
+        InputError, match=r"rain: unreadable, no sound, but 1 archive \(sounds.tar.gz\): unpack them"
+    ):
+        load_dataset(tmp_path / "zipped")
     (tmp_path / "empty/rain").mkdir(parents=True)
     with pytest.raises(InputError, match="no usable clip"):
         load_dataset(tmp_path / "empty")
@@ -172,7 +184,7 @@ def test_a_folder_that_cannot_be_listed_is_a_problem_wherever_it_lies(flat, lock
     with pytest.warns(UserWarning, match="4 unreadable"):
         load_dataset(flat)
     # the corpus of recordings, the cache and the packer take no part of a set for the whole
-    with pytest.raises(InputError, match="no permission|cannot be listed") as stop:
+    with pytest.raises(InputError, match=r"no permission|cannot be listed") as stop:
         list_clips(flat)
     assert "\n" not in str(stop.value)
 

@@ -17,7 +17,7 @@ from latentclap.classes import prompt
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
 from latentclap.files import below, plain, read_json
-from latentclap.scan.layout import find
+from latentclap.scan.layout import find, packed
 
 #: WavCaps' folder of captions (facts F)
 WAVCAPS = "json_files"
@@ -91,9 +91,11 @@ def list_clips(
     else:
         name, items = "captions", list(_captioned(folder))
     if not items:
-        raise InputError(
-            f"{folder}: no sound file in it ({', '.join(FORMATS)}), and no WavCaps captions ({WAVCAPS}/)"
-        )
+        archives = packed(below(folder))
+        what = f"and no WavCaps captions ({WAVCAPS}/)"
+        if archives:
+            what = f"but {archives}: unpack them there; of shards, cache_latents.py reads plain .tar files"
+        raise InputError(f"{folder}: no sound file in it ({', '.join(FORMATS)}), {what}")
     if all(item.problem == NO_SOUND for item in items):
         raise InputError(
             f"{folder}: not one of the {len(items)} clips of {WAVCAPS}/ has its sound there (<id>.flac in a folder"

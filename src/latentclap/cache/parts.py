@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,8 @@ from latentclap.files import below, plain
 LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 
 COMPRESSED = re.compile(r"\.(tgz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+#: how the names of compressed tar files end
+PACKERS = (".tgz", ".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,18 @@ def find_parts(
     if source.is_file() and COMPRESSED.search(source.name):
         raise InputError(f"{source} is compressed: unpack it first (gunzip), plain tar files are read")
     # a killed packer leaves hidden files, and file systems have hidden folders of snapshots
-    tars = below(source, (".tar",)) if source.is_dir() else []
+    there = below(source, (".tar", *PACKERS)) if source.is_dir() else []
+    tars = [path for path in there if path.suffix.lower() == ".tar"]
     if any(not tar.is_dir() for tar in tars):  # a folder of clips may be called anything
+        compressed = [path for path in there if COMPRESSED.search(path.name) and not path.is_dir()]
+        # what it was unpacked to may lie beside it
+        lost = {path for path in compressed if path.with_name(COMPRESSED.sub(".tar", path.name)) not in tars}
+        if lost:
+            warnings.warn(
+                f"{source}: {len(lost)} compressed tar files are passed over, the first is {min(lost)}: unpack them"
+                " first (gunzip)",
+                stacklevel=2,
+            )
         return [Part(plain(tar.relative_to(source).with_suffix("")), tar, exclude=exclude) for tar in tars]
     _, clips = list_clips(source, side=side, exclude=exclude)
     return [

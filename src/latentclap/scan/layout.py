@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from latentclap.audio import FORMATS
 from latentclap.classes import CLASSES, canonical_class
-from latentclap.files import unlisted
+from latentclap.files import plain, unlisted
 from latentclap.scan.report import Problem
 
 #: Suffixes taken for sound files; those in the second set are sounds that libsndfile cannot decode.
 SUFFIXES = frozenset(FORMATS)
 UNDECODABLE = frozenset({".m4a", ".aac", ".wma", ".mp4", ".webm"})
+#: what sounds are packed in, and has to be unpacked first
+ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|zip|7z|rar|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 SPLITS = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
 
 
@@ -40,6 +43,15 @@ def visible(folder: Path, problems: list[Problem] | None = None) -> list[Path]:
         said.append(Problem(folder, "unreadable", unlisted(error)))
         return []
     return found
+
+
+def packed(paths: Iterable[Path]) -> str:
+    """Words for the archives among files: "2 archives (a.zip, b.tar.gz)"; empty where there is none."""
+    names = [plain(path.name) for path in paths if ARCHIVE.search(path.name) and not path.is_dir()]
+    if not names:
+        return ""
+    few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} archive{'s' if len(names) > 1 else ''} ({few})"
 
 
 def _is_sound(path: Path) -> bool:
@@ -81,7 +93,12 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
                     problems += _wrong_class(path)
                     continue
                 seen.add(cls)
-                found += [Found(p, cls, split) for p in _sounds_below(path, problems)]
+                sounds = [Found(p, cls, split) for p in _sounds_below(path, problems)]
+                found += sounds
+                if not sounds and (archives := packed(visible(path))):
+                    problems.append(
+                        Problem(path, "unreadable", f"no sound, but {archives}: unpack them there")
+                    )
             elif _is_sound(path):
                 problems.append(Problem(path, "stray file", "lies in no class folder; move it into one"))
     return found, problems, seen
@@ -102,6 +119,8 @@ def suggest(folder: Path, problems: list[Problem]) -> str:
     below = [p for p in visible(folder) if p.is_dir() and find(p)[2]]
     if below:
         return f"did you mean {' or '.join(str(p) for p in below)}?"
+    if archives := packed(visible(folder)):
+        return f"found {archives}: unpack them there"
     wrong = [p.path.name for p in problems if p.kind == "wrong class name"]
     found = f"found {', '.join(wrong)}, but " if wrong else ""
     return f"{found}the classes are {', '.join(CLASSES)}"
