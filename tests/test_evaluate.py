@@ -311,6 +311,11 @@ def test_a_training_given_twice_tests_nothing(change):
     made = compare_averages([result(4.1)] * 3, [result(4.1 + change)] * 3)
     assert made.value == pytest.approx(change) and made.trainings == 3
     assert np.isnan([made.low, made.high, made.p]).all() and made.verdict == "no test possible"
+    # among others, too, where the test would count it for two
+    three = compare_averages([result(x) for x in (4.0, 5.0, 4.0)], [result(x) for x in (4.1, 5.8, 4.1)])
+    assert three.trainings == 3 and np.isnan([three.low, three.high, three.p]).all()
+    for one, other in (((4.0, 4.0, 4.2), (4.1, 4.4, 4.9)), ((4.1, 4.4, 4.9), (4.0, 4.2, 4.2))):
+        assert np.isnan(compare_averages([result(x) for x in one], [result(x) for x in other]).p)
     before, after = [result(x) for x in (4.0, 5.0)], [result(x) for x in (4.1, 5.8)]
     assert compare_averages(before, after, seeds=[0, 1]) == compare_averages(before, after)
     with pytest.raises(InputError, match="seed 1 comes twice"):

@@ -144,7 +144,8 @@ class Change:
         value: mean over the trainings.
         low: of its interval.
         high: of its interval.
-        p: of no change, two-sided; NaN where nothing can be tested: no draws, or trainings that all change alike.
+        p: of no change, two-sided; NaN where nothing can be tested: no draws, a training given twice, or all
+            of them changed alike.
         trainings: pairs of trainings behind it. From two on the interval covers training seeds and clips; of one it
             covers the choice of clips alone, and what it says holds for that training.
         alpha: p below it counts.
@@ -178,8 +179,9 @@ def compare_averages(
 
     Trainings of one seed share data order and noise, so that changes are taken within seeds. With two seeds or more
     the interval is Student's over those changes: each training has its own clips, and their noise is in it. With one
-    seed it is that of the clips' bootstrap draws, paired by their number and centred on the change. Changes that are
-    all the same, such as of one training given twice, have no spread to test by: interval and p are NaN.
+    seed it is that of the clips' bootstrap draws, paired by their number and centred on the change. Where two
+    results of one side are alike in every class, which is one training given twice, or all changes are the same,
+    there is no spread to test by: interval and p are NaN.
 
     Args:
         a: results of the first system, one per seed.
@@ -196,7 +198,8 @@ def compare_averages(
         _all_different(seeds, len(a))
     changes = np.array([y.average - x.average for x, y in zip(a, b, strict=True)])
     value, n = float(changes.mean()), len(changes)
-    if n > 1 and np.ptp(changes) <= 1e-12 * max(abs(x.average) for x in (*a, *b)):
+    alike = n > 1 and np.ptp(changes) <= 1e-12 * max(abs(x.average) for x in (*a, *b))
+    if alike or _repeated(a) or _repeated(b):
         return Change(value, math.nan, math.nan, math.nan, n, 1 - level)
     if n > 1:
         error = float(changes.std(ddof=1)) / math.sqrt(n)
@@ -211,6 +214,12 @@ def compare_averages(
     # no p of so many draws is 0
     p = (1 + int((np.abs(noise) >= abs(value)).sum())) / (1 + noise.size)
     return Change(value, float(low), float(high), p, 1, 1 - level)
+
+
+def _repeated(results: Sequence[EvalResult]) -> bool:
+    """Whether two results have the same numbers in every class, which no two trainings have."""
+    told = [{cls: estimate.fad for cls, estimate in result.estimates.items()} for result in results]
+    return any(one in told[:i] for i, one in enumerate(told))
 
 
 def _all_different(seeds: Sequence[int], results: int) -> None:
