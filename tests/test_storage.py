@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from badinput import Shelf
 from latentclap import FoleySystem, storage
 from latentclap.checkpoints import Sampling, check_system, header, own_sampling, shipped
+from latentclap.describe import as_text, describe
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
@@ -64,6 +65,12 @@ def test_damaged_system(shelf, material, says):
         ("prediction_type", "v_prediction"),
         ("rescale_betas_zero_snr", True),
         ("trained_betas", [0.1] * 1000),
+        ("num_train_timesteps", 0),
+        ("num_train_timesteps", "1000"),
+        ("beta_start", 0),
+        ("beta_start", 0.5),  # beyond the end
+        ("beta_end", 2.0),  # whose sound is nothing but NaN
+        ("beta_end", None),
     ],
 )
 def test_a_schedule_that_is_not_audioldms(tmp_path, key, value):
@@ -71,10 +78,17 @@ def test_a_schedule_that_is_not_audioldms(tmp_path, key, value):
     path = folder / "scheduler" / "scheduler_config.json"
     config = read_json(path)
     del config[key]
-    write_json(path, config | ({} if value is None else {key: value}))
-    with pytest.raises(InputError, match=rf"scheduler_config\.json: {key}=.* is not AudioLDM's") as stop:
+    write_json(path, config | ({} if value is None and key == "beta_schedule" else {key: value}))
+    with pytest.raises(
+        InputError, match=rf"scheduler_config\.json: .*{key}.*(is not AudioLDM's|is no|are)"
+    ) as stop:
         check_system(folder)
     assert len(str(stop.value)) < 300
+    # what describes it says so too
+    told = describe(folder)
+    assert told["refused"] == str(stop.value)
+    assert as_text(told).endswith(f"\nit would not be loaded: {stop.value}")
+    assert describe(shipped("mini"))["refused"] is None
 
 
 def test_a_configuration_that_is_no_object(tmp_path):

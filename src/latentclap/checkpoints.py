@@ -218,7 +218,7 @@ def check_schedule(folder: Path) -> None:
     """Look whether a system's scheduler is of the kind that AudioLDM is trained with, the only one sampled here.
 
     Raises:
-        InputError: its betas are others, or its UNet predicts something else than noise.
+        InputError: its betas are others, or none, or its UNet predicts something else than noise.
     """
     path = folder / "scheduler" / "scheduler_config.json"
     if not path.is_file():
@@ -233,6 +233,21 @@ def check_schedule(folder: Path) -> None:
             raise InputError(
                 f"{path}: {key}={str(own)[:40]} is not AudioLDM's, {value}; choose another checkpoint"
             )
+    # diffusers' own, where the file does not say
+    steps, *betas = (
+        config.get(k, v)
+        for k, v in (("num_train_timesteps", 1000), ("beta_start", 0.0001), ("beta_end", 0.02))
+    )
+    if type(steps) is not int or steps < 1:
+        raise InputError(
+            f"{path}: num_train_timesteps={str(steps)[:40]} is no number of steps; copy or download it again"
+        )
+    if any(type(beta) not in (int, float) or not 0 < beta < 1 for beta in betas) or betas[0] > betas[1]:
+        told = ", ".join(str(beta)[:40] for beta in betas)
+        raise InputError(
+            f"{path}: beta_start and beta_end are {told}, and not between 0 and 1, the smaller first;"
+            " copy or download it again"
+        )
 
 
 def clip_frames(folder: Path) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from latentclap.checkpoints import (
     BUFFERS,
+    check_system,
     clip_frames,
     header,
     json_or_nothing,
@@ -41,7 +42,8 @@ def describe(path: Path) -> dict[str, Any]:
     Returns:
         JSON-ready: path, kind ("system" or "model"), components {name: {class, parameters, dtype, bytes}},
         parameters and bytes in all, model_card (its first line of text, or None). For a system also
-        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, polish, sampling, scheduler;
+        sampling_rate, frames, seconds, latent_shape (C, T, F), scaling_factor, tuning, polish, sampling, scheduler,
+        refused (why it would not be loaded, or None);
         its parameters in all are those that generate: not φ, the judge, or a CLAP beside a text encoder.
 
     Raises:
@@ -90,6 +92,8 @@ def as_text(told: dict[str, Any]) -> str:
             "sampling       {sampler}, {steps} steps, guidance {guidance_scale:g}".format(**told["sampling"]),
             f"scheduler      {scheduler or 'not told'}",
         ]
+        if told["refused"]:
+            lines.append(f"it would not be loaded: {told['refused']}")
     return "\n".join(lines)
 
 
@@ -133,8 +137,18 @@ def _system(folder: Path, parts: dict[str, Any]) -> dict[str, Any]:
         "polish": polish_iterations(folder),
         "sampling": own_sampling(folder).asdict(),
         "scheduler": {key.removeprefix("_"): scheduler[key] for key in _SCHEDULER if key in scheduler},
+        "refused": _refused(folder),
         "model_card": _card(folder),
     }
+
+
+def _refused(folder: Path) -> str | None:
+    """What loading a system would say, as far as headers and configurations tell; None where nothing is wrong."""
+    try:
+        check_system(folder)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _component(folder: Path) -> dict[str, Any]:
