@@ -624,6 +624,26 @@ def test_a_record_that_cannot_be_read_is_said(web, monkeypatch, answer):
     assert "record 8091972" in found.notes[0] and "could not be read" in found.notes[0]
 
 
+def test_a_record_that_fails_for_a_while_is_asked_again(web, monkeypatch):
+    """Else the published checksum would be lost to one hiccup, and the first download be trusted."""
+    name = SOURCES["dcase"].files[0].name
+    monkeypatch.setattr(
+        pooch.downloaders.ZenodoRepository, "base_api_url", web.zenodo("8091972", {name: BODY})
+    )
+    record = web.resources["/zenodo/records/8091972"]
+    record.script = ["503", 10, "429"]
+    began = time.monotonic()
+    found = list_files(SOURCES["dcase"], timeout=2, attempts=4, wait=0.01)
+    assert found.files[0].checksum == f"md5:{hashlib.md5(BODY).hexdigest()}" and not found.notes
+    assert len(web.asked) == 4 and time.monotonic() - began >= 1  # the 429's Retry-After
+    web.asked.clear()
+    record.script = ["503"] * 9
+    web.put(f"/mirror/{name}", BODY)
+    found = list_files(SOURCES["dcase"], mirror=f"{web.url}/mirror", timeout=2, attempts=3, wait=0.01)
+    assert len(web.gets("/zenodo/records/8091972")) == 3
+    assert found.notes[0].endswith("could not be read (HTTP 503: the server has a problem)")
+
+
 def test_a_mirror_is_checked_against_the_record(web, tmp_path, monkeypatch):
     name = SOURCES["dcase"].files[0].name
     base = web.zenodo("8091972", {name: BODY})
@@ -766,8 +786,31 @@ def test_a_hub_that_fails(web, breaks, says):
     web.hub("lukewys/laion_clap", {"630k-audioset-best.pt": BODY})
     breaks(web)
     with pytest.raises(InputError, match=says) as caught:
-        list_files(SOURCES["clap"], mirror=web.url, timeout=0.5)
+        list_files(SOURCES["clap"], mirror=web.url, timeout=0.5, attempts=2, wait=0.01)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_fails_for_a_while_is_asked_again(web):
+    web.hub("lukewys/laion_clap", {"630k-audioset-best.pt": BODY})
+    _info(web).script = ["503", "stall", 10, "429"]
+    began = time.monotonic()
+    found = list_files(SOURCES["clap"], mirror=web.url, timeout=0.5, attempts=5, wait=0.01)
+    assert found.files[0].checksum == f"sha256:{SHA}"
+    assert len(web.asked) == 5 and time.monotonic() - began >= 1.5  # silence, and the 429's Retry-After
+    web.asked.clear()
+    _info(web).script = ["404"]  # that does not pass
+    with pytest.raises(InputError, match=r"HTTP 404|no such repository"):
+        list_files(SOURCES["clap"], mirror=web.url, timeout=0.5, attempts=5, wait=0.01)
+    assert len(web.asked) == 1
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_again():
+    began = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"127\.0\.0\.1:9 cannot be reached .*; try again later, or --mirror"
+    ):
+        list_files(SOURCES["clap"], timeout=1, attempts=3, wait=0.1)
+    assert time.monotonic() - began >= 0.3
 
 
 def _info(web):

@@ -66,12 +66,15 @@ def http_status(status: int) -> str:
 
 
 def passing(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Whether the same request may succeed a little later, whichever of the libraries raised (see :func:`reason`)."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in PASSING
     if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects)):
         return False
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if names & {"TimeoutException", "NetworkError", "RemoteProtocolError"}:
+        return "CERTIFICATE" not in str(error)  # which httpx counts among the failures to connect
     return isinstance(
         error,
         (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -21,6 +22,8 @@ from latentclap.getting.sources import Source
 #: Bytes are wanted as they lie on the server: a size or a Range would mean nothing in a compressed body.
 HEADERS = {**REQUESTS_HEADERS, "Accept-Encoding": "identity"}
 _TABLE = "latentclap's table of sources"
+#: what calls a function again where it failed for a while
+Patiently = Callable[[Callable[[], Any]], Any]
 
 
 class NoRevision(InputError):
@@ -83,18 +86,19 @@ def list_files(
         revision: a hub repository's branch, tag or commit; empty for "main".
         subsets: fills ``{subset}`` in the source's patterns.
         timeout: seconds without an answer.
-        attempts: how often a file is asked for its size.
-        wait: seconds after the first of them; they grow by powers of two.
+        attempts: how often a hub, a record, or a file's server is asked.
+        wait: seconds after the first of them; they grow by powers of two, or are what the server asks for.
 
     Raises:
         NoRevision: the hub has no such ``revision``.
         InputError: unreachable, not there, or not what such a server answers.
     """
+    patiently = partial(_patiently, attempts=attempts, wait=wait)
     if source.kind == "hub":
-        return _hub(source, mirror, revision, subsets, timeout)
-    sized = partial(_sized, timeout=timeout, attempts=attempts, wait=wait)
+        return _hub(source, mirror, revision, subsets, timeout, patiently)
+    sized = partial(_sized, timeout=timeout, patiently=patiently)
     if source.kind == "zenodo":
-        return _zenodo(source, mirror, timeout, sized)
+        return _zenodo(source, mirror, timeout, sized, patiently)
     base = (mirror or source.base).rstrip("/")
     names = [(safe_name(e.name), e.checksum) for e in source.files]
     return Listing(
@@ -109,15 +113,21 @@ def _join(folder: str, name: str) -> str:
 # --- zenodo -------------------------------------------------------------------------------------------------
 
 
-def _zenodo(source: Source, mirror: str, timeout: float, sized: Callable[..., RemoteFile]) -> Listing:
+def _zenodo(
+    source: Source, mirror: str, timeout: float, sized: Callable[..., RemoteFile], patiently: Patiently
+) -> Listing:
     """Addresses, sizes and MD5 sums from the record; a mirror only replaces the addresses."""
     repository = ZenodoRepository(
-        f"10.5281/zenodo.{source.record}", source.page, timeout=timeout, headers=REQUESTS_HEADERS
+        f"10.5281/zenodo.{source.record}",
+        source.page,
+        timeout=timeout,
+        headers=REQUESTS_HEADERS,
+        hooks={"response": _raise_for_status},  # pooch would look for files in an error's page
     )
     record = f"record {source.record} of {host(repository.base_api_url)}"
     published, sizes, notes = SimpleNamespace(registry={}), {}, []
     try:
-        repository.populate_registry(published)
+        patiently(lambda: repository.populate_registry(published))
         sizes = {i.get("key", i.get("filename")): i["size"] for i in repository.api_response["files"]}
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         # the files themselves may well be there; what is lost is the published checksum, and that is said
@@ -151,10 +161,14 @@ def _agreed(name: str, pinned: str, published: str, record: str) -> str:
     return published or pinned
 
 
-def _sized(url: str, name: str, checksum: str, *, timeout: float, attempts: int, wait: float) -> RemoteFile:
+def _raise_for_status(response: requests.Response, *_: Any, **__: Any) -> None:
+    response.raise_for_status()
+
+
+def _sized(url: str, name: str, checksum: str, *, timeout: float, patiently: Patiently) -> RemoteFile:
     """A file of which only the address is known: ask for its size."""
     try:
-        response = _head(url, timeout, attempts, wait)
+        response = patiently(lambda: _head(url, timeout))
     except requests.RequestException as error:
         hint = "try again later" if passing(error) else "--mirror takes another address"
         raise InputError(f"{name}: {reason(error, url, timeout)} ({url}); {hint}") from None
@@ -165,17 +179,21 @@ def _sized(url: str, name: str, checksum: str, *, timeout: float, attempts: int,
     return RemoteFile(name, url, size, checksum, _TABLE if checksum else "")
 
 
-def _head(url: str, timeout: float, attempts: int, wait: float) -> requests.Response:
-    """Ask about a file as patiently as for it."""
+def _head(url: str, timeout: float) -> requests.Response:
+    response = requests.head(url, headers=HEADERS, timeout=timeout, allow_redirects=True)
+    # servers that do not answer HEAD may still give the file
+    if response.status_code not in (403, 405, 501):
+        response.raise_for_status()
+    return response
+
+
+def _patiently(ask: Callable[[], Any], *, attempts: int, wait: float) -> Any:
+    """Ask about files as patiently as for them: what may pass is asked again."""
     tries = 1
     while True:
         try:
-            response = requests.head(url, headers=HEADERS, timeout=timeout, allow_redirects=True)
-            # servers that do not answer HEAD may still give the file
-            if response.status_code not in (403, 405, 501):
-                response.raise_for_status()
-            return response
-        except requests.RequestException as error:
+            return ask()
+        except Exception as error:  # the hub's is of several libraries; what does not pass goes on up
             if not passing(error) or tries >= attempts:
                 raise
             time.sleep(pause(error, tries, wait))
@@ -192,7 +210,14 @@ def compressed(response: requests.Response, name: str) -> bool:
 # --- the Hugging Face hub -----------------------------------------------------------------------------------
 
 
-def _hub(source: Source, mirror: str, revision: str, subsets: tuple[str, ...], timeout: float) -> Listing:
+def _hub(
+    source: Source,
+    mirror: str,
+    revision: str,
+    subsets: tuple[str, ...],
+    timeout: float,
+    patiently: Patiently,
+) -> Listing:
     """Names, sizes and checksums of one commit; huggingface_hub asks, with a time limit."""
     from huggingface_hub import HfApi, constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -201,12 +226,14 @@ def _hub(source: Source, mirror: str, revision: str, subsets: tuple[str, ...], t
     # an account's token is for the hub that issued it, not for whatever --mirror names
     token = False if mirror else None
     try:
-        info = HfApi(endpoint=endpoint, token=token).repo_info(
-            source.repo,
-            repo_type=source.repo_type,
-            revision=revision or "main",
-            files_metadata=True,
-            timeout=timeout,
+        info = patiently(
+            lambda: HfApi(endpoint=endpoint, token=token).repo_info(
+                source.repo,
+                repo_type=source.repo_type,
+                revision=revision or "main",
+                files_metadata=True,
+                timeout=timeout,
+            )
         )
     except Exception as error:  # huggingface_hub passes on errors of several libraries
         if revision and _lacks_revision(error):
