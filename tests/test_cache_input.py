@@ -443,6 +443,15 @@ def test_two_packers_on_one_folder(tmp_path, monkeypatch):
     assert pack(items, out, per_shard=2).written == 0
     monkeypatch.setattr("fcntl.flock", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSYS, "no locks")))
     assert pack(items, tmp_path / "elsewhere").written == 1
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.warns(
+        UserWarning, match=r"third/\.lock: the file system has no locks \(No locks available\), so noth"
+    ):
+        assert pack(items, tmp_path / "third").written == 1
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_no_clip_vanishes_in_a_shard(tmp_path):

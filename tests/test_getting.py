@@ -564,6 +564,18 @@ def test_two_runs_at_once(thing, tmp_path):
         get("thing", _at(tmp_path), lambda _: None)
 
 
+def test_two_downloads_at_once_would_spoil_a_file(thing, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(
+        InputError, match=r"\.thing\.lock: the file system has no locks \(No locks available\); choose"
+    ):
+        get("thing", _at(tmp_path), lambda _: None)
+    assert not (tmp_path / "f.bin").exists()
+
+
 def test_the_first_failure_ends_the_others(web, tmp_path, monkeypatch):
     names = [f"{i}.bin" for i in range(6)]
     for name in names:

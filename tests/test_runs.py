@@ -171,6 +171,7 @@ NO_RESULTS = {
     "gpus": "which GPU, and whether there is one",
     "launch": "the command line's way to train",
     "limits": "refuses values, and changes none",
+    "locks": "who comes first",
     "memory": "foretells what a training needs",
     "meta": "captions, which count by their content",
     "pretrain": "all but its tasks makes the shipped weights, which count by their content",

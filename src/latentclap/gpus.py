@@ -127,6 +127,9 @@ def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0
         names: of GPUs, one at least.
         folder: where the locks are; one of this user's on this machine by default.
         pause: seconds between attempts.
+
+    Raises:
+        InputError: the folder's file system has no locks.
     """
     import fcntl
 
@@ -141,6 +144,12 @@ def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0
             except BlockingIOError:
                 os.close(descriptor)
                 continue
+            except OSError as error:
+                os.close(descriptor)
+                raise InputError(
+                    f"{folder}: no lock can be had there ({error.strerror}), without which two commands would share a"
+                    " GPU; set TMPDIR to a folder of this machine's own disk"
+                ) from None
             os.set_inheritable(descriptor, True)
             return name
         if not said:
@@ -156,7 +165,11 @@ def main(command: Sequence[str]) -> int:
         return 2
     names = visible()
     if names:
-        os.environ["CUDA_VISIBLE_DEVICES"] = take(names)
+        try:
+            os.environ["CUDA_VISIBLE_DEVICES"] = take(names)
+        except (InputError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     try:
         os.execvp(command[0], list(command))
     except OSError as error:

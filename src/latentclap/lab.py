@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -33,6 +32,7 @@ from latentclap.files import atomic_path, below, file_sha256, read_json, write_j
 from latentclap.finetune import FinetuneConfig, finetune, load_weights, save_weights, train_latent_clap
 from latentclap.gpus import chosen_device
 from latentclap.latent_clap import LatentCLAP
+from latentclap.locks import locked
 from latentclap.measure import heldout_losses, summarise
 from latentclap.postfilter import FilterResult, clap_score, filter_generate, load_preset
 from latentclap.profiles import Profile
@@ -161,7 +161,7 @@ class Lab:
         way = ["compiled"] * self._compiles  # bf16's rounding, as for clips
         folder = self.root / "finetune" / config_hash([described, self.data_id, self.checkpoint_id, *way])
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked(folder / ".lock"):
             if force:
                 _clear(folder)
             if not (folder / "summary.json").is_file():
@@ -214,7 +214,7 @@ class Lab:
         key = config_hash([*self._sampling(), seed, first, n, list(classes), self.checkpoint_id])
         path = self._point_folder(point) / "generated" / f"{key}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not path.is_file():
                 system = self.generating(point)
                 started = time.monotonic()
@@ -262,7 +262,7 @@ class Lab:
         key = config_hash([*self._sampling(), options, seed, n, self.checkpoint_id])
         path = self._point_folder(point) / "filtered" / f"{key}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock")):
             if not path.is_file():
                 system = self.generating(point)
                 result = filter_generate(
@@ -292,7 +292,7 @@ class Lab:
         folder = self.root / "latent_clap" / config_hash([values, self.data_id, self.checkpoint_id])
         folder.mkdir(parents=True, exist_ok=True)
         cache = self.cache("dev")
-        with FileLock(folder / ".lock"):
+        with locked(folder / ".lock"):
             if force:
                 _clear(folder)
             return train_latent_clap(

@@ -205,15 +205,18 @@ class Launch:
         Raises:
             InputError: another launch trains there.
         """
-        from filelock import FileLock, Timeout
+        from filelock import FileLock
+
+        from latentclap.locks import Taken
+        from latentclap.locks import take as take_lock
 
         lock = FileLock(self.folder / ".lock")
 
         def take() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(blocking=False)
-            except Timeout:
+                take_lock(lock, wait=False)
+            except Taken:
                 raise InputError(
                     f"{self.folder}: another launch trains there; wait for it, or take another folder"
                 ) from None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
@@ -18,6 +17,7 @@ from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip, read_clip
 from latentclap.errors import InputError
 from latentclap.files import file_sha256
+from latentclap.locks import locked
 from latentclap.system import FoleySystem
 from latentclap.train import Batches, TensorBatches
 
@@ -56,7 +56,7 @@ def build_cache(
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i // SHARD:05d}" for i in range(0, len(clips), SHARD)]
     # two notebooks may want the same cache at the same time: one makes it, the other waits
-    with FileLock(folder / ".lock"):
+    with locked(folder / ".lock"):
         told = settings(system, torch.float32)
         settle(folder, told, lambda: earlier(told, system))
         shards = [

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from latentclap.cache.listing import Item
 from latentclap.cache.shards import sweep
 from latentclap.cache.source import clips_source, compare_clips
 from latentclap.cache.tars import META
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
+from latentclap.locks import Taken, locked
 
 MISSING = "missing.csv"
 #: the problem of a clip that a reader of the shard would pass over
@@ -87,20 +86,13 @@ def pack(
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """Keep a folder for this call; the lock of one that was killed is free at once."""
-    lock = FileLock(out / ".lock")
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
+        with locked(out / ".lock", wait=False):
+            yield
+    except Taken:
         raise InputError(
             f"{out}: another run is packing there; wait for it, or take another folder"
         ) from None
-    except NotImplementedError:  # a file system without locks, as some clusters have
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _pack(items: Sequence[Item], out: Path, per_shard: int, progress: Callable[[int], None] | None) -> Packed:

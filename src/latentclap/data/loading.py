@@ -83,14 +83,13 @@ def open_dataset(
         InputError: as ``load_dataset``.
     """
     if not folder:
-        from filelock import FileLock
-
         from latentclap.foley import make_dataset
+        from latentclap.locks import locked
 
         name = f"foley-{section.dev_per_class}-{section.eval_per_class}-{section.seed}"
         folder = Path(root) / name
         Path(root).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(root) / f".{name}.lock"):
+        with locked(Path(root) / f".{name}.lock"):
             make_dataset(
                 folder,
                 per_class=section.dev_per_class,

@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.getting.leftovers import sweep
+from latentclap.locks import locked
 
 NAME = "latentclap-get.json"
 
@@ -79,7 +78,7 @@ class Manifest:
 
         Entries that another process has added since are kept.
         """
-        with FileLock(self.path.with_name(f".{NAME}.lock")):
+        with locked(self.path.with_name(f".{NAME}.lock"), strict=True):
             sweep(self.path)  # of killed runs: whoever writes holds the lock
             if self.path.is_file():
                 self._read()

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from latentclap.errors import InputError
@@ -20,6 +19,7 @@ from latentclap.getting.manifest import Known, Manifest
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import Listing, NoRevision, RemoteFile, list_files
 from latentclap.getting.sources import Source
+from latentclap.locks import Taken, locked
 
 Say = Callable[[str], None]
 
@@ -200,11 +200,10 @@ class Plan:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out {self.folder}: {error.strerror}; give another folder") from None
-        lock = FileLock(self.folder / f".{self.source.name}.lock", timeout=0)
         try:
-            with lock:
+            with locked(self.folder / f".{self.source.name}.lock", wait=False, strict=True):
                 yield
-        except Timeout:
+        except Taken:
             raise InputError(
                 f"{self.folder}: another run is getting {self.source.name}; wait for it"
             ) from None
