@@ -24,13 +24,18 @@ from latentclap.cache.listing import Item, caption_of
 from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part, rank_and_world
 from latentclap.cache.shards import write_manifest, write_shard
-from latentclap.cache.tars import count_items, tar_items
+from latentclap.cache.tars import count_items, tar_groups
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip
 from latentclap.errors import InputError
 from latentclap.finetune import FinetuneConfig, finetune
 
 RATE = 22050
+
+
+def tar_items(path):
+    """The samples of a shard in order; each one's sound is to be read before the next is asked for."""
+    return (group.load() for group in tar_groups(path))
 
 
 def noise(number, seconds=0.7):

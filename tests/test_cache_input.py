@@ -30,11 +30,11 @@ from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part
 from latentclap.cache.settings import fingerprint
 from latentclap.cache.shards import write_manifest
-from latentclap.cache.tars import count_items, tar_groups, tar_items
+from latentclap.cache.tars import count_items, tar_groups
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.scan import SUFFIXES, scan
-from test_cache import RATE, ROOT, Large, content, noise, said, wavcaps
+from test_cache import RATE, ROOT, Large, content, noise, said, tar_items, wavcaps
 
 CAPTION = b'{"caption": "a sound"}'
 

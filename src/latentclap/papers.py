@@ -110,8 +110,6 @@ LISTENING_DESIGN: dict[str, int] = {
     "scale_low": 0,
     "scale_high": 10,
 }
-#: Section V-C: post-hoc paired t-tests with Bonferroni correction, all comparisons p < .001.
-POST_HOC_P_BELOW = 0.001
 
 #: Section V-A: mean CLAP similarity of generated audio and text, without post-filter.
 SIMILARITY: dict[str, float] = {
@@ -151,18 +149,6 @@ def table_1() -> pd.DataFrame:
     rows = {row.system: [*row.fads, row.average, row.std] for row in TABLE_1}
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*CLASSES, "average", "std"])
     return frame.rename_axis("system")
-
-
-def table_1_row(system: str) -> Table1Row:
-    """One row of Table I.
-
-    Raises:
-        InputError: no such system; the message lists them.
-    """
-    for row in TABLE_1:
-        if row.system == system:
-            return row
-    raise InputError(f"Table I has no row {system!r}; it has {', '.join(r.system for r in TABLE_1)}")
 
 
 def table_2() -> pd.DataFrame:

@@ -138,11 +138,6 @@ def tar_groups(path: Path) -> Iterator[Group]:
         yield from _notes(path, io.BytesIO(), [error])
 
 
-def tar_items(path: Path) -> Iterator[Item]:
-    """The samples of a shard in order; each one's sound is to be read before the next is asked for."""
-    return (group.load() for group in tar_groups(path))
-
-
 def _grouped(path: Path, stream: BinaryIO, size: int) -> Iterator[Group]:
     group: Group | None = None
     notes: list[str | Exception] = []

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from latentclap.scan.folder import scan
 from latentclap.scan.layout import SUFFIXES
-from latentclap.scan.report import FOLDER_KINDS, Clip, DataReport, Problem
+from latentclap.scan.report import Clip, DataReport, Problem
 
-__all__ = ["FOLDER_KINDS", "SUFFIXES", "Clip", "DataReport", "Problem", "scan"]
+__all__ = ["SUFFIXES", "Clip", "DataReport", "Problem", "scan"]

@@ -12,9 +12,6 @@ import pandas as pd
 from latentclap.errors import InputError
 from latentclap.files import plain
 
-#: Kinds of problem that concern the folder and not a file's content.
-FOLDER_KINDS = ("wrong class name", "empty class", "missing class", "stray file", "bad meta")
-
 
 @dataclass(frozen=True)
 class Clip:

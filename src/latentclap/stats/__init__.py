@@ -14,13 +14,11 @@ from latentclap.stats.checks import (
     check_average,
     check_eta_p2,
     check_p,
-    check_std,
     eta_p2_from_f,
     grim,
 )
 from latentclap.stats.course import Course, course
 from latentclap.stats.implied import (
-    critical_item_sd,
     critical_item_sd_of_pair,
     implied_contrasts,
     implied_epsilon,
@@ -44,9 +42,7 @@ __all__ = [
     "check_average",
     "check_eta_p2",
     "check_p",
-    "check_std",
     "course",
-    "critical_item_sd",
     "critical_item_sd_of_pair",
     "eta_p2_from_f",
     "grim",

@@ -57,11 +57,6 @@ def check_average(parts: Sequence[float], printed: float, decimals: int = 2, wha
     return _check_print(what, float(np.mean(parts)), printed, decimals)
 
 
-def check_std(parts: Sequence[float], printed: float, decimals: int = 2, what: str = "std") -> Check:
-    """Check a printed sample standard deviation (n - 1) of printed parts."""
-    return _check_print(what, float(np.std(parts, ddof=1)), printed, decimals)
-
-
 def _check_print(what: str, value: float, printed: float, decimals: int) -> Check:
     unit = 10.0**-decimals
     # the parts are rounded themselves: that moves an average by at most half a unit, rarely more than a tenth

@@ -60,16 +60,6 @@ def implied_error_ms(means: Sequence[float], F: float, raters: int) -> float:
     return float(raters * ((m - m.mean()) ** 2).sum() / (m.size - 1) / F)
 
 
-def critical_item_sd(means: Sequence[float], items: int, groups: int, alpha: float = 0.05) -> float:
-    """Clip-to-clip SD beyond which published means of several systems would not differ over clips, taken together.
-
-    Rater noise is left out. Of two of them: :func:`critical_item_sd_of_pair`.
-    """
-    m = np.asarray(means, dtype=np.float64)
-    ms = items * groups * float(((m - m.mean()) ** 2).sum()) / (m.size - 1)
-    return math.sqrt(ms / float(sps.f.isf(alpha, m.size - 1, groups * m.size * (items - 1))))
-
-
 def critical_item_sd_of_pair(
     a: float, b: float, items: int, groups: int, alpha: float = 0.05, comparisons: int = 1
 ) -> float:
