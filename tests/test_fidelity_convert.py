@@ -354,6 +354,14 @@ def test_a_laion_file_judges(laion_tiny, tmp_path):
     result = run(app, ["convert", str(path), str(tmp_path / "judge")])
     assert result.exception is None, result.exception
     assert (tmp_path / "disk" / "load_report.json").is_file()
+    # the same command replaces it, and nothing else with it
+    assert run(app, ["convert", str(path), str(tmp_path / "judge")]).exception is None
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    (tmp_path / "disk" / "notes.txt").write_text("mine")
+    assert "judge holds other things than a converted checkpoint (notes.txt)" in refused(
+        "convert", path, tmp_path / "judge"
+    )
+    assert (tmp_path / "disk" / "notes.txt").is_file()
     random_system("tiny").save_pretrained(tmp_path / "system")
     waves = recipe.wave("judged", 16_000)[None]
     embeddings = []

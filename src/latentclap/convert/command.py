@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ from latentclap.convert.audioldm import convert_audioldm
 from latentclap.convert.checkpoint import Checkpoint, read_checkpoint
 from latentclap.convert.clap import ConvertedClap, convert_clap
 from latentclap.convert.report import LoadReport, table
-from latentclap.files import replaceable, write_json
+from latentclap.errors import InputError
+from latentclap.files import listed, replaceable, write_json
+from latentclap.storage import OWN, exchange
 
 #: Written beside what was converted.
 REPORT = "load_report.json"
+#: the files of a converted ClapModel
+CLAP = frozenset({"config.json", "model.safetensors", "preprocessor_config.json"})
 
 
 def inspect(path: Path, *, as_json: bool = False) -> str:
@@ -44,32 +50,44 @@ def convert_file(path: Path, out: Path, *, tokenizer: str, half: bool, **options
     import torch
 
     place = replaceable(out, REPORT, "a converted checkpoint")
+    if others := sorted({path.name for path in listed(place)} - OWN - CLAP):
+        raise InputError(
+            f"{out} holds other things than a converted checkpoint ({', '.join(others[:3])}): choose another folder"
+        )
     file = read_checkpoint(path)
     if file.kind == "audioldm":
         converted = convert_audioldm(file, tokenizer=tokenizer, **options)
         told = _told(file, converted.reports, converted.facts)
-        converted.system.save_pretrained(place, dtype=torch.float16 if half else None)
-        write_json(place / REPORT, told["json"])
+        # with the report in one step: a folder without one is not replaced by the same command
+        with _whole(place) as folder:
+            converted.system.save_pretrained(folder, dtype=torch.float16 if half else None)
+            write_json(folder / REPORT, told["json"])
     else:
         clap = convert_clap(file)
         told = _told(file, [clap.report], {"clap": clap.architecture, "not_run": file.inert})
-        _save_clap(clap, place, told["json"], torch.float16 if half else None)
+        with _whole(place) as folder:
+            _save_clap(clap, folder, told["json"], torch.float16 if half else None)
     return f"{told['text']}\nwrote {out}"
 
 
-def _save_clap(clap: ConvertedClap, out: Path, told: dict[str, Any], dtype: Any) -> None:
-    """Write a ClapModel's folder, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+@contextlib.contextmanager
+def _whole(place: Path) -> Iterator[Path]:
+    """Yield an empty folder that comes to a place when the block ends without an error; an earlier one there goes."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}-"))
     try:
-        (clap.model.to(dtype) if dtype else clap.model).save_pretrained(temporary)
-        clap.feature_extractor.save_pretrained(temporary)
-        write_json(temporary / REPORT, told)
+        yield temporary
         temporary.chmod(0o755)
-        shutil.rmtree(out, ignore_errors=True)
-        temporary.replace(out)
+        exchange(place, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save_clap(clap: ConvertedClap, folder: Path, told: dict[str, Any], dtype: Any) -> None:
+    """Write a ClapModel's folder."""
+    (clap.model.to(dtype) if dtype else clap.model).save_pretrained(folder)
+    clap.feature_extractor.save_pretrained(folder)
+    write_json(folder / REPORT, told)
 
 
 def _told(file: Checkpoint, reports: list[LoadReport], facts: dict[str, Any]) -> dict[str, Any]:
