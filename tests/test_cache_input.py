@@ -828,3 +828,9 @@ def test_records_of_several_systems_are_on_the_page(tmp_path):
     text = cache_table(tmp_path / "cache_rate.json", tmp_path / "cache.md").read_text()
     assert text.index("#### mini") < text.index("#### another")
     assert text.count("| devices | hours |") == 2 and "with `another` and clips of 10.24 s:" in text
+
+
+def test_a_list_may_write_suffixes_in_capitals(tmp_path):
+    (tmp_path / "out.txt").write_text("a.b.WAV\nrain/c.Flac\n")
+    exclusion = read_exclusion([tmp_path / "out.txt"])
+    assert "x/a_b" in exclusion and "rain/c" in exclusion and "dog/c" not in exclusion

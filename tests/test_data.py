@@ -494,3 +494,12 @@ def test_data_folder_without_permission(flat, locked, monkeypatch):
     locked(flat, errno.EIO)
     with pytest.raises(InputError, match=r"this folder cannot be listed \(Input/output error\)"):
         scan(flat)
+
+
+def test_sides_in_words_and_words_that_are_none(flat):
+    rows = [("rain/000.wav", "development"), ("rain/001.wav", "Evaluation"), ("keyboard/000.wav", "test")]
+    pd.DataFrame(rows, columns=["file", "split"]).to_csv(flat / "meta.csv", index=False)
+    report = scan(flat)
+    sides = {c.path.relative_to(flat).as_posix(): c.split for c in report.clips if c.split}
+    assert sides == {"rain/000.wav": "dev", "rain/001.wav": "eval"}
+    assert "meta.csv: split 'test' is neither dev nor eval (ignored)" in report.notes

@@ -25,6 +25,9 @@ META_NAMES: dict[str, str | None] = {
     "evalmeta.csv": "eval",
 }
 
+#: what a column may call the sides, as folders may be called
+_SIDES = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
+
 _COLUMNS = {
     "file": ("current_file_path", "file", "path", "file_path", "filename", "file_name"),
     "cls": ("class", "category", "label"),
@@ -48,7 +51,10 @@ _PARTICIPANT = re.compile(r"\bparticipant\s+(\w+)", re.I)
 
 @dataclass(frozen=True)
 class MetaRow:
-    """One row: the file as the table names it, and what it says. ``keys`` are names of its recordings."""
+    """One row: the file as the table names it, and what it says. ``keys`` are names of its recordings.
+
+    ``other_split`` is what it calls its side where that is neither dev nor eval.
+    """
 
     file: PurePosixPath
     cls: str | None
@@ -57,6 +63,7 @@ class MetaRow:
     caption: str | None
     licence: str | None
     source: str | None
+    other_split: str = ""
 
 
 def recording_keys(row: Mapping[str, str]) -> frozenset[str]:
@@ -121,13 +128,14 @@ def _meta_row(row: Mapping[str, str], named: Mapping[str, list[str]], split: str
     return MetaRow(
         file=PurePosixPath((said["file"] or "").replace("\\", "/")),
         cls=cls,
-        split=split or (said_split if said_split in ("dev", "eval") else None),
+        split=split or _SIDES.get(said_split),
         keys=recording_keys(row),
         caption=" ".join(said["caption"].split())
         if said["caption"]
         else None,  # a quoted field may have lines
         licence=said["licence"],
         source=said["source"],
+        other_split="" if split or said_split in _SIDES else said_split,
     )
 
 

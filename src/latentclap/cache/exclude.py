@@ -95,5 +95,6 @@ def _names(path: Path) -> list[tuple[str, str]]:
 def _id(name: str) -> str:
     """An id as it stands in a clip's key: no sound file's suffix, no dots."""
     for suffix in FORMATS:
-        name = name.removesuffix(suffix)
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
     return name.replace(".", "_")

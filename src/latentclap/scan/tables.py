@@ -68,6 +68,11 @@ def apply_meta(clips: list[Clip], folder: Path) -> tuple[list[Clip], list[Proble
             notes.append(
                 f"{relative(meta, folder)}: {stale} of {len(rows)} rows name no usable file (ignored)"
             )
+        other = sorted({row.other_split for path, row in matched if path is not None and row.other_split})
+        if other:
+            notes.append(
+                f"{relative(meta, folder)}: split {', '.join(map(repr, other[:3]))} is neither dev nor eval (ignored)"
+            )
     keys = {path: frozenset().union(*(r.keys for r in rows)) for path, rows in said.items()}
     groups = join_recordings(keys)
     if said and len(said) < len(clips):
