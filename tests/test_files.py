@@ -7,7 +7,16 @@ from safetensors.torch import save_file
 
 from latentclap import files
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, below, check_place, listed, load_tensors, read_json, write_text
+from latentclap.files import (
+    append_line,
+    atomic_path,
+    below,
+    check_place,
+    listed,
+    load_tensors,
+    read_json,
+    write_text,
+)
 
 
 def test_a_failure_leaves_no_folder_behind(tmp_path):
@@ -94,3 +103,11 @@ def test_folders_are_listed_whole_or_not_at_all(tmp_path, locked):
     locked(tmp_path / "b", errno.EIO)
     with pytest.raises(InputError, match=r"b: this folder cannot be listed \(Input/output error\); allow it"):
         listed(tmp_path / "b")
+
+
+def test_a_line_that_does_not_fit_names_its_file(tmp_path):
+    append_line(tmp_path / "a.jsonl", "ä")
+    append_line(tmp_path / "a.jsonl", "2")
+    assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == "ä\n2\n"
+    with pytest.raises(OSError, match=r"No space left on device; make room, and the same .*: '/dev/full'"):
+        append_line("/dev/full", "1")

@@ -320,3 +320,21 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is the disk full"):
         make_dataset(tmp_path / "set", per_class=1, classes=["rain"])
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"fname,label\na.wav,rain\n",
+        b"\xff\xfe\x00",
+        b"category,current_file_path,original_dataset,original_file_name\nRain,dev/rain/000.wav,FSD50K,1.wav\n",
+    ],
+)
+def test_the_tables_of_another_set_are_not_replaced(tmp_path, table):
+    (tmp_path / "EvalMeta.csv").write_bytes(table)
+    with pytest.raises(
+        InputError, match=r"EvalMeta\.csv is another data set's, and would be replaced: choose"
+    ):
+        make_dataset(tmp_path, per_class={"rain": 1}, eval_per_class=0, classes=["rain"], seconds=1.0)
+    assert [p.name for p in tmp_path.iterdir()] == ["EvalMeta.csv"]
+    assert (tmp_path / "EvalMeta.csv").read_bytes() == table

@@ -182,6 +182,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
+def append_line(path: str | Path, text: str) -> None:
+    """Add a line (UTF-8) to a file; one that is cut short stays the last one of a run that was killed.
+
+    Raises:
+        OSError: it does not fit, or cannot be written; with the file's name, which the system does not tell.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(f"{text}\n")
+    except OSError as error:
+        more = "; make room, and the same command goes on" if error.errno in NO_ROOM else ""
+        raise OSError(error.errno, f"{error.strerror or error}{more}", str(path)) from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text (UTF-8), whole or not at all."""
     with atomic_path(path) as temporary:

@@ -17,7 +17,7 @@ import soundfile as sf
 from joblib import Parallel, delayed
 
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, file_sha256, write_text
+from latentclap.files import append_line, atomic_path, file_sha256, write_text
 from latentclap.foley.registry import RATES, SECONDS, SPLITS, check_number, clip_seed, families, synthesize
 
 #: The columns of DCASE's tables (facts D1), then ours.
@@ -97,19 +97,34 @@ def journal_path(folder: Path) -> Path:
     return folder / ".foley-journal.jsonl"
 
 
+def _table(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a meta table of ours.
+
+    Raises:
+        InputError: it is another data set's, and would be lost.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+        if all(row["original_dataset"] == "procedural" and row["current_file_path"] for row in rows):
+            return [row for row in rows if None not in row.values()]
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        pass
+    raise InputError(f"{path} is another data set's, and would be replaced: choose another folder")
+
+
 def finished(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of earlier runs by path, from the tables and from the journal of a broken run."""
+    """Return the rows of earlier runs by path, from the tables and from the journal of a broken run.
+
+    Raises:
+        InputError: a table is another data set's.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for name in META.values():
         if (folder / name).is_file():
-            with open(folder / name, newline="", encoding="utf-8") as stream:
-                rows |= {
-                    row["current_file_path"]: row
-                    for row in csv.DictReader(stream)
-                    if None not in row.values()
-                }
+            rows |= {row["current_file_path"]: row for row in _table(folder / name)}
     if journal_path(folder).is_file():
-        for line in journal_path(folder).read_text(encoding="utf-8").splitlines():
+        for line in journal_path(folder).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
                 rows[row["current_file_path"]] = row
@@ -205,7 +220,8 @@ def make_dataset(
         The folder.
 
     Raises:
-        InputError: unknown class, or a count, seed or number of workers out of range.
+        InputError: unknown class, a count, seed or number of workers out of range, or a folder with the tables of
+            another data set.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -237,8 +253,7 @@ def make_dataset(
     todo = [job for job in jobs if job.path not in rows]
     for row in run_jobs(folder, todo, workers):
         rows[row["current_file_path"]] = row
-        with open(journal_path(folder), "a", encoding="utf-8") as journal:
-            journal.write(json.dumps(row) + "\n")
+        append_line(journal_path(folder), json.dumps(row))
         if progress:
             progress(len(rows), len(jobs))
     _remove(folder, {path: row for path, row in old.items() if path not in rows})

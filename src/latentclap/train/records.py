@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from latentclap.errors import InputError
-from latentclap.files import atomic_path
+from latentclap.files import append_line, atomic_path
 from latentclap.train.config import _FREE, TrainConfig
 
 CHECKPOINT = "checkpoint.pt"
@@ -146,8 +146,7 @@ def pack(folder: Path, out: Path) -> int:
 def append_stats(folder: Path, line: dict[str, float]) -> None:
     """Add a line to stats.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / STATS, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+    append_line(folder / STATS, json.dumps(line))
 
 
 def read_stats(folder: Path, step: int) -> list[dict[str, float]]:
@@ -156,12 +155,13 @@ def read_stats(folder: Path, step: int) -> list[dict[str, float]]:
     lines: list[dict[str, float]] = []
     if not path.is_file():
         return lines
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # cut short by the kill
+            counts = line["step"] <= step
+        except (json.JSONDecodeError, KeyError, TypeError):  # cut short by the kill
             break
-        if line["step"] <= step:
+        if counts:
             lines.append(line)
     return lines
 
