@@ -23,7 +23,7 @@ from latentclap.cache.front import Front, decode_head, stream
 from latentclap.cache.listing import Item, caption_of
 from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part, rank_and_world
-from latentclap.cache.shards import write_manifest, write_shard
+from latentclap.cache.shards import entry_of, write_manifest, write_shard
 from latentclap.cache.tars import count_items, tar_groups
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip
@@ -643,3 +643,17 @@ def test_too_little_space_is_said_before_anything_is_made(tiny, tars, tmp_path, 
     told = said("cache_latents", tars, tmp_path / "out", "--system", tmp_path / "system", "--device", "cpu")
     assert "too little space for 122.9 kB, 1.0 kB are free" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shards", ["[{}]", "3", '[{"clips": 1, "name": "a"}]'])
+def test_a_manifest_of_another_form(tmp_path, shards):
+    (tmp_path / "manifest.json").write_text(f'{{"shards": {shards}, "tensors": {{}}, "digest": ""}}')
+    with pytest.raises(InputError, match=r"manifest\.json is not a cache's: delete it"):
+        ShardedCache(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [[], {"clips": 0}, {"clips": 1, "bytes": 1, "sha256": "x"}])
+def test_an_entry_of_another_form_is_none(tmp_path, entry):
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    (tmp_path / "a.entry.json").write_text(json.dumps(entry))
+    assert entry_of(tmp_path, "a") is None and write_manifest(tmp_path, ["a"]) is None

@@ -288,6 +288,9 @@ def test_overwrite_removes_nothing_outside(tmp_path, fake):
     (out / "generation.json").write_text(json.dumps({"clips": [{"file": "../other.wav"}]}))
     assert run("generate", "--classes", "rain", "-o", out, "--overwrite").exit_code == 0
     assert other.read_bytes() == b"precious"
+    for name in (3, "a\0b"):  # nor is a record of another form anything but that
+        (out / "generation.json").write_text(json.dumps({"clips": [{"file": name}]}))
+        assert run("generate", "--classes", "rain", "-o", out, "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3", "opus"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 from latentclap.classes import CLASSES
 from latentclap.embeddings import (
@@ -24,7 +25,7 @@ from latentclap.embeddings import (
 )
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
-from latentclap.files import file_sha256
+from latentclap.files import file_sha256, write_json
 
 
 def tone(hertz, seconds=4.0, sr=16_000, level=0.5):
@@ -287,3 +288,12 @@ def test_a_pickle_is_not_executed(tmp_path):
     for name in ("vggish_hostile", "vggish_text"):
         with pytest.raises(InputError, match="not a file of tensors"):
             VGGish(Shelf(tmp_path).get(name))
+
+
+@pytest.mark.parametrize("config", [[], {"dim": 3}, {"dim": "x", "classes": [], "width": 0}])
+def test_a_judge_whose_configuration_is_none(tmp_path, config):
+    write_json(tmp_path / "config.json", config)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"weights and config\.json do not fit each other") as stop:
+        JudgeEmbedding(tmp_path)
+    assert "\n" not in str(stop.value)

@@ -6,6 +6,7 @@ import pickle
 import struct
 import sys
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -441,3 +442,26 @@ def test_converter_bad_files(converter, rng, tmp_path):
 def test_words_are_no_gaussian():
     with pytest.raises(InputError, match="are no numbers"):
         frechet_distance(np.array(["a"]), np.eye(1), np.zeros(1), np.eye(1))
+
+
+@pytest.mark.parametrize(
+    "n", [np.arange(3), np.asarray("x"), np.asarray(np.nan), np.asarray(-4), np.asarray(2.5)]
+)
+def test_statistics_with_a_count_that_is_none(tmp_path, n):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3), n=n)
+    with pytest.raises(InputError, match=r"a\.npz: n is .*, no number of vectors or clips") as stop:
+        load_stats(tmp_path / "a.npz")
+    assert "\n" not in str(stop.value)
+
+
+def test_statistics_that_are_damaged_inside(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(50), sigma=np.eye(50), n=np.asarray(5))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    place = zipfile.ZipFile(tmp_path / "a.npz").getinfo("sigma.npy").header_offset + 60
+    data[place : place + 10] = b"\xff" * 10
+    (tmp_path / "a.npz").write_bytes(data)
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
+    for name in "ab":
+        with pytest.raises(InputError, match=rf"{name}\.npz: not a statistics npz"):
+            load_stats(tmp_path / f"{name}.npz")

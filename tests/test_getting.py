@@ -216,6 +216,15 @@ def test_a_part_of_another_file_is_not_used(web, tmp_path):
     assert web.gets("/f.bin") == [""]
 
 
+def test_a_part_of_another_s_making_is_not_gone_on_with(web, tmp_path):
+    web.put("/f.bin", BODY)
+    target = tmp_path / "f.bin"
+    part_of(target).write_bytes(b"x" * 1000)
+    (tmp_path / ".f.bin.part.json").write_text("[]")
+    assert fetch(remote(web), target, NET) == SHA
+    assert web.gets("/f.bin") == [""]
+
+
 @pytest.mark.parametrize("size", [len(BODY), None])
 def test_a_part_that_is_already_whole(web, tmp_path, size):
     """Killed between the last byte and the renaming."""

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -92,3 +94,10 @@ def test_compiled_in_bf16_its_gradient_is_finite():
 def test_eq_2_is_a_mean_square():
     a, b = torch.randn(2, 3, 512)
     torch.testing.assert_close(latent_clap_loss(a, b), (a - b).square().mean())
+
+
+@pytest.mark.parametrize("config", [[], {"blocks": "x"}, {"width": 0}, {"nothing": 1}])
+def test_a_configuration_that_gives_no_encoder(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"weights and config\.json do not fit each other"):
+        LatentCLAP.from_pretrained(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from latentclap import papers
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
-from latentclap.postfilter import PAPER, PRESETS, YUAN, PostFilter, clap_score, filter_generate
+from latentclap.postfilter import PAPER, PRESETS, YUAN, FilterResult, PostFilter, clap_score, filter_generate
 
 
 class Generator:
@@ -150,3 +150,11 @@ def test_clap_score_is_the_cosine():
 
     waves = np.array([[1.0, 0.0], [3.0, 4.0]])
     np.testing.assert_allclose(clap_score(Ears())(waves, "rain"), [1.0, 0.6])
+
+
+def test_a_damaged_result_is_said(tmp_path):
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:60])
+    for name in ("other", "cut"):
+        with pytest.raises(InputError, match=rf"{name}\.npz: damaged .*; delete it, and it is made again"):
+            FilterResult.load(tmp_path / f"{name}.npz")

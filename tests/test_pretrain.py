@@ -461,3 +461,19 @@ def test_a_start_s_narrower_vae_is_widened_and_its_decoder_goes_on(tiny_family, 
     run_stage("ldm", work, steps=1)
     with pytest.raises(InputError, match="'latent_clap' has left no weights"):
         export(work, tmp_path / "third")
+
+
+def test_authors_of_a_table_that_is_none(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "meta.csv").write_bytes(b"file,author\n\xff.wav,x\n")
+    assert corpora.authors(tmp_path / "set") == {}  # the folder above is not ours
+    with pytest.raises(InputError, match=r"meta\.csv: not a readable csv table"):
+        corpora.authors(tmp_path)
+
+
+def test_a_corpus_that_is_none(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"x")
+    save_file({"wave": torch.zeros(1, 3)}, tmp_path / "b.safetensors")
+    for name in "ab":
+        with pytest.raises(InputError, match=rf"{name}\.safetensors: damaged, or no corpus \(.*: remove it"):
+            corpora.load(tmp_path / f"{name}.safetensors")

@@ -81,3 +81,8 @@ def test_own_file(tmp_path):
 def test_unknown_profile():
     with pytest.raises(InputError, match="there are evening, mini, paper, quick"):
         load_profile("quik")
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfabout = 'x'\n")
+    assert load_profile(tmp_path / "mine.toml").about == "x"

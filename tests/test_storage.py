@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
-from latentclap import FoleySystem, storage
-from latentclap.checkpoints import Sampling, check_system, header, own_sampling, shipped
+from latentclap import FoleySystem, diffusion, storage
+from latentclap.checkpoints import SAMPLERS, Sampling, check_system, header, own_sampling, shipped
 from latentclap.describe import as_text, describe
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
@@ -216,11 +216,14 @@ def test_mini_is_sampled_as_its_card_says():
     assert own == random_system("mini").sampling
 
 
-@pytest.mark.parametrize("sampling", ["fast", [1], {"steps": 0}, {"steps": True}, {"guidance_scale": -1}])
+@pytest.mark.parametrize(
+    "sampling", ["fast", [1], {"steps": 0}, {"steps": True}, {"guidance_scale": -1}, {"sampler": "ddimm"}]
+)
 def test_sampling_that_is_none(tmp_path, sampling):
     write_json(tmp_path / "latentclap.json", {"sampling": sampling})
     with pytest.raises(InputError, match=r"latentclap\.json: sampling="):
         own_sampling(tmp_path)
+    assert set(SAMPLERS) == set(diffusion.SAMPLERS)
 
 
 def test_what_is_given_goes_before_the_systems_own():
@@ -346,3 +349,38 @@ def test_computed_tables_may_be_missing(tmp_path):
     assert len(kept) < len(tensors)
     save_file(kept, path, metadata={"format": "pt"})
     FoleySystem.from_pretrained(folder)
+
+
+def test_an_index_with_a_misspelt_setting(tmp_path):
+    """It was passed over, and AudioLDM's own value taken."""
+    folder = shutil.copytree(shipped("mini"), tmp_path / "other")
+    write_json(folder / "latentclap.json", {"frame": 416})
+    with pytest.raises(
+        InputError, match=r"latentclap\.json: 'frame' is no setting of a system; there are frames"
+    ):
+        check_system(folder)
+    write_json(folder / "latentclap.json", {"frames": 416, "tuning": True})
+    with pytest.raises(
+        InputError, match="other is to have a tuning layer, and tuning is missing; copy or download"
+    ):
+        check_system(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model_card.json", {"corpus": ["x"]}),
+        ("vocoder/config.json", {"upsample_rates": "ab"}),
+        ("vocoder/config.json", {"sampling_rate": 0}),
+        ("unet/config.json", {"architectures": 3}),
+        ("vae/config.json", {"block_out_channels": 3}),
+    ],
+)
+def test_a_description_of_what_has_another_form(tmp_path, file, content):
+    folder = shutil.copytree(shipped("mini"), tmp_path / "other")
+    write_json(folder / file, content)
+    with pytest.raises(
+        InputError, match=r"other: a configuration or the model card is of another form \("
+    ) as stop:
+        describe(folder)
+    assert "\n" not in str(stop.value)

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import json
 import random
 import shutil
 import stat
@@ -18,6 +19,8 @@ import pytest
 
 from latentclap.errors import InputError
 from latentclap.getting import splitzip
+from latentclap.getting.contents import Contents
+from latentclap.getting.manifest import Manifest
 from latentclap.getting.splitzip import open_zip, split_parts
 from latentclap.getting.unpack import Limits, unpack
 
@@ -419,3 +422,15 @@ def test_a_plain_zip_is_its_own_part(tmp_path):
     assert split_parts(path) == [path]
     with open_zip([path]) as archive:
         assert archive.namelist() == list(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("files", "before"), [([["a"]], {}), ({"a": 1}, {"../mine": 1}), ({"a": 1}, {"/etc/mine": 1})]
+)
+def test_a_list_that_was_edited_is_none(tmp_path, files, before):
+    (tmp_path / "mine").write_text("1")
+    told = {"archive": "d", "files": files, "before": before}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/.latentclap-get.x.json").write_text(json.dumps(told))
+    contents = Contents(Manifest(tmp_path / "set"), "x")
+    assert (contents.files, contents.before, contents.state) == ({}, {}, "")

@@ -15,6 +15,10 @@ from latentclap.files import read_json
 
 #: our own file in a system's folder: what diffusers' model_index.json has no place for
 INDEX = "latentclap.json"
+#: the samplers that there are, for whoever does not import torch to ask (``diffusion.SAMPLERS`` has them)
+SAMPLERS = ("ddim", "dpmsolver++", "unipc")
+#: what that says
+SETTINGS = frozenset({"frames", "tuning", "polish", "sampling"})
 #: the parts without which no sound can be generated
 SYSTEM_PARTS = ("unet", "vae", "vocoder", "scheduler", "tokenizer")
 WEIGHTED = ("unet", "vae", "vocoder")
@@ -117,11 +121,21 @@ def check_system(folder: Path) -> None:
     Only headers are read, so that a damaged checkpoint is known before torch is imported.
 
     Raises:
-        InputError: a part is missing, a file of it is damaged, or its scheduler is not AudioLDM's.
+        InputError: a part is missing, a file of it is damaged, its scheduler is not AudioLDM's, or its index says
+            what no index does.
     """
     missing = [part for part in SYSTEM_PARTS if not (folder / part).is_dir()]
     if missing:
         raise InputError(f"{folder} is no AudioLDM system: {', '.join(missing)} is missing")
+    told = json_or_nothing(folder / INDEX)
+    if unknown := sorted(set(told) - SETTINGS):  # a misspelt one would be AudioLDM's own value
+        raise InputError(
+            f"{folder / INDEX}: {unknown[0]!r} is no setting of a system; there are {', '.join(sorted(SETTINGS))}"
+        )
+    if told.get("tuning") and not (folder / "tuning").is_dir():
+        raise InputError(
+            f"{folder} is to have a tuning layer, and tuning is missing; copy or download it again"
+        )
     clip_frames(folder)
     polish_iterations(folder)
     own_sampling(folder)
@@ -289,6 +303,7 @@ def own_sampling(folder: Path) -> Sampling:
     kinds: dict[str, tuple[type, ...]] = {"sampler": (str,), "steps": (int,), "guidance_scale": (int, float)}
     try:
         wrong = [name for name in told if type(told[name]) not in kinds[name]]
+        wrong += [name for name in ("sampler",) if told.get(name, "ddim") not in SAMPLERS]
         if wrong or not (told.get("steps", 1) >= 1 and 0 <= told.get("guidance_scale", 0) < math.inf):
             raise ValueError
         return Sampling(**told)

@@ -49,6 +49,16 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         InputError: there is nothing of the kind, or a file of it is damaged.
     """
+    try:
+        return _described(path)
+    except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: a configuration or the model card is of another form ({reason}); copy or download it again"
+        ) from None
+
+
+def _described(path: Path) -> dict[str, Any]:
     if path.is_file():
         if path.suffix != ".safetensors":
             raise InputError(

@@ -143,11 +143,11 @@ def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collectio
         )
     try:
         record = read_json(out / RECORD)
-        listed = [clip["file"] for clip in record["clips"]]
+        names = [clip["file"] for clip in record["clips"]]
+        # a record may have been edited: nothing outside the folder is ever removed
+        return {name for name in names if (out / name).resolve().is_relative_to(out.resolve())}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    # a record may have been edited: nothing outside the folder is ever removed
-    return {name for name in listed if (out / name).resolve().is_relative_to(out.resolve())}
 
 
 def drop_stale(out: Path, stale: set[str]) -> None:

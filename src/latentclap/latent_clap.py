@@ -133,8 +133,10 @@ class LatentCLAP(nn.Module):
         try:
             model = cls(**config)
             model.load_state_dict(load_tensors(folder / "model.safetensors"))
-        except (TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except InputError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: weights and config.json do not fit each other ({reason})") from None
         return model.float().eval()
 

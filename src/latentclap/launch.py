@@ -83,7 +83,7 @@ class TrainFile:
         if not path.is_file():
             raise InputError(f"{path}: no such configuration; python -m latentclap.train --help shows one")
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+            tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not valid TOML: {error}") from None
         part = tree.get("part", "finetune")

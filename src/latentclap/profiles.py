@@ -187,7 +187,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
             f"no profile {text!r}; there are {', '.join(names())}, or give the path of a .toml file"
         )
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML (UTF-8 text): {error}") from None
     return _build({**tree, "name": path.stem}, str(path))

@@ -47,8 +47,14 @@ class ShardedCache:
         self.manifest: dict[str, Any] = read_json(path)
         if not (isinstance(self.manifest, dict) and {"shards", "tensors", "digest"} <= self.manifest.keys()):
             raise InputError(f"{path} is not a cache's: delete it and run cache_latents.py again")
-        self.shards = [s for s in self.manifest["shards"] if s["clips"]]
-        self.starts = [0, *itertools.accumulate(s["clips"] for s in self.shards)]
+        try:
+            self.shards = [s for s in self.manifest["shards"] if s["clips"]]
+            self.starts = [0, *itertools.accumulate(s["clips"] for s in self.shards)]
+            whole = all(s["bytes"] and s["name"] and s["sha256"] for s in self.shards)
+        except (KeyError, TypeError):
+            whole = False
+        if not whole or not isinstance(self.manifest["tensors"], dict):
+            raise InputError(f"{path} is not a cache's: delete it and run cache_latents.py again")
         self.names = tuple(names if names is not None else self.manifest["tensors"])
         missing = [n for n in self.names if n not in self.manifest["tensors"]]
         if missing:

@@ -182,6 +182,7 @@ def entry_of(
             (folder / f"{piece['name']}.safetensors").stat().st_size == piece["bytes"]
             for piece in pieces_of(name, entry)
         )
+        complete = complete and {"tensors", "source", "problems", "keys", "captions"} <= entry.keys()
         return entry if complete and (fits is None or fits(entry)) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

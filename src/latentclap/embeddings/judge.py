@@ -70,11 +70,14 @@ class JudgeNet(nn.Module):
             if not (folder / name).is_file():
                 raise InputError(f"{folder}: no {name}; not a judge (make one, or use mel-statistics)")
         config = read_json(folder / "config.json")
-        net = cls(**{key: config[key] for key in ("dim", "classes", "width")})
         try:
+            net = cls(**{key: config[key] for key in ("dim", "classes", "width")})
             net.load_state_dict(load_tensors(folder / "model.safetensors"))
-        except RuntimeError as error:
-            raise InputError(f"{folder}: weights do not fit ({str(error).splitlines()[0]})") from None
+        except InputError:
+            raise
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{folder}: weights and config.json do not fit each other ({reason})") from None
         return net
 
 

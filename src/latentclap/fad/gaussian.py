@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,11 @@ def load_stats(path: str | Path) -> dict[str, GaussianStats]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        *(ValueError, TypeError, OSError, EOFError, AttributeError),
+        *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    ) as error:  # numpy's, and zip's of a file that is damaged inside
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: not a statistics npz ({reason}); latentclap.fad.save_stats writes one"
         ) from None
@@ -113,15 +117,17 @@ def _from_arrays(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Gaussi
         raise InputError(f"{path}: {name or 'statistics'} lacks {' and '.join(missing)}")
     try:
         mu, sigma, _, _ = checked(arrays[prefix + "mu"], arrays[prefix + "sigma"], name or "stored")
+        n = _count(arrays[prefix + "n"], f"{prefix}n")
+        n_clips = _count(arrays.get(prefix + "n_clips", np.asarray(0)), f"{prefix}n_clips")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return GaussianStats(
-        mu,
-        sigma,
-        int(arrays[prefix + "n"]),
-        int(arrays.get(prefix + "n_clips", np.asarray(0))),
-        str(arrays.get(prefix + "embedding", np.asarray(""))),
-    )
+    return GaussianStats(mu, sigma, n, n_clips, str(arrays.get(prefix + "embedding", np.asarray(""))))
+
+
+def _count(value: np.ndarray, name: str) -> int:
+    if value.ndim or value.dtype.kind not in "iuf" or not (value >= 0 and value == np.floor(value) < np.inf):
+        raise InputError(f"{name} is {str(value)[:40]}, no number of vectors or clips")
+    return int(value)
 
 
 def same_embedding(a: str, b: str) -> None:

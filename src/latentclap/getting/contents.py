@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.getting.leftovers import sweep
 from latentclap.getting.manifest import Manifest
@@ -42,9 +41,12 @@ class Contents:
         self.list = self.folder / f".latentclap-get.{archive}.json"
         self.digest, self.files, self.before = "", {}, {}
         self._lost: dict[str, int] | None = None
-        with contextlib.suppress(OSError, InputError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             raw = read_json(self.list)
-            self.digest, self.files, self.before = raw["archive"], dict(raw["files"]), dict(raw["before"])
+            files, before = dict(raw["files"]), dict(raw["before"])
+            # a list may have been edited: nothing outside the folder is ever removed or replaced
+            if not any(place.startswith("/") or ".." in place.split("/") for place in (*files, *before)):
+                self.digest, self.files, self.before = raw["archive"], files, before
 
     @property
     def state(self) -> str:

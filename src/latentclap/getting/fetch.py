@@ -253,6 +253,15 @@ def _note_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part.json")
 
 
+def _noted(target: Path) -> dict[str, Any]:
+    """What is noted of a part; nothing where no note of ours is."""
+    try:
+        note = read_json(_note_of(target))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
 def _identity(remote: RemoteFile) -> dict[str, Any]:
     return {"url": remote.url, "size": remote.size, "checksum": remote.checksum}
 
@@ -263,10 +272,7 @@ def _same_file(remote: RemoteFile, target: Path) -> bool:
     if not part_of(target).is_file():
         note.unlink(missing_ok=True)
         return False
-    try:
-        kept = read_json(note)
-    except (OSError, ValueError):
-        kept = {}
+    kept = _noted(target)
     told = _identity(remote)
     # with a checksum the address does not matter: a part from one mirror is continued from another
     keys = ("checksum", "size") if remote.checksum else ("url", "size")
@@ -289,7 +295,7 @@ def _version(response: requests.Response) -> dict[str, str]:
 
 def _version_of(remote: RemoteFile, target: Path) -> dict[str, str]:
     """Of what version the part is, as this address has told; another one's words mean nothing to it."""
-    note = read_json(_note_of(target)) if _note_of(target).is_file() else {}
+    note = _noted(target)
     if note.get("url") != remote.url:
         return {}
     return {key: note[key] for key in ("etag", "modified") if note.get(key)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from latentclap.errors import InputError
 from latentclap.files import atomic_path
 
 
@@ -98,20 +100,28 @@ class FilterResult:
 
     @classmethod
     def load(cls, path: str | Path) -> FilterResult:
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            names = tuple(str(c) for c in data["classes"])
-            return cls(
-                waves=data["waves"],
-                scores=data["scores"],
-                accepted=data["accepted"],
-                classes=names,
-                preset=str(data["preset"]),
-                generated_count=dict(zip(names, data["generated_count"].tolist(), strict=True)),
-                exhausted=dict(zip(names, data["exhausted"].tolist(), strict=True)),
-                seconds=dict(zip(names, data["seconds"].tolist(), strict=True)),
-                tries=dict(zip(names, data["tries"], strict=True)),
-            )
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: it is damaged, or something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                names = tuple(str(c) for c in data["classes"])
+                return cls(
+                    waves=data["waves"],
+                    scores=data["scores"],
+                    accepted=data["accepted"],
+                    classes=names,
+                    preset=str(data["preset"]),
+                    generated_count=dict(zip(names, data["generated_count"].tolist(), strict=True)),
+                    exhausted=dict(zip(names, data["exhausted"].tolist(), strict=True)),
+                    seconds=dict(zip(names, data["seconds"].tolist(), strict=True)),
+                    tries=dict(zip(names, data["tries"], strict=True)),
+                )
+        except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{path}: damaged ({reason}); delete it, and it is made again") from None
 
     def by_class(self) -> dict[str, np.ndarray]:
         """{class: (n, samples)}."""

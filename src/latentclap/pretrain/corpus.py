@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -105,9 +105,15 @@ def authors(folder: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for base in (folder.resolve(), folder.resolve().parent):
         if (base / "meta.csv").is_file():
-            with open(base / "meta.csv", encoding="utf-8-sig", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    found.setdefault(base / (row.get("file") or ""), row.get("author") or "")
+            try:
+                with open(base / "meta.csv", encoding="utf-8-sig", newline="") as stream:
+                    rows = list(csv.DictReader(stream))
+            except (UnicodeDecodeError, csv.Error) as error:
+                if base == folder.resolve():
+                    raise InputError(f"{base / 'meta.csv'}: not a readable csv table ({error})") from None
+                continue  # what lies in the folder above may have nothing to do with us
+            for row in rows:
+                found.setdefault(base / (row.get("file") or ""), row.get("author") or "")
     return found
 
 
@@ -287,13 +293,19 @@ def load(path: str | Path) -> Corpus:
     Raises:
         InputError: it is no corpus, or its words are not those of its clips.
     """
-    with safe_open(path, "pt") as stream:
-        meta = stream.metadata() or {}
-        if "columns" in meta:
-            columns = json.loads(meta["columns"])
-        else:  # of an earlier version: a line each
-            columns = {name: meta.get(name, "").split("\n") for name in ("cls", "caption", "kind")}
-        wave = stream.get_tensor("wave") if "wave" in stream.keys() else torch.empty(0)  # noqa: SIM118 no mapping
+    try:
+        with safe_open(path, "pt") as stream:
+            meta = stream.metadata() or {}
+            if "columns" in meta:
+                columns = json.loads(meta["columns"])
+            else:  # of an earlier version: a line each
+                columns = {name: meta[name].split("\n") for name in ("cls", "caption", "kind")}
+            # no mapping
+            wave = stream.get_tensor("wave") if "wave" in stream.keys() else torch.empty(0)  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: damaged, or no corpus ({' '.join(str(error).split())}): remove it, and make it again"
+        ) from None
     corpus = Corpus(wave, columns["cls"], columns["caption"], columns["kind"])
     if {len(column) for column in columns.values()} != {len(wave)}:
         raise InputError(
