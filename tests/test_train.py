@@ -193,6 +193,14 @@ def test_a_packed_checkpoint_is_small_and_goes_on(data, tmp_path):
     assert not (tmp_path / "out.pt").exists()
 
 
+def test_lines_of_a_run_without_a_checkpoint_are_dropped(data, tmp_path):
+    """It was killed before its first one; its steps are logged again."""
+    (tmp_path / "stats.jsonl").write_text('{"step": 5, "loss": 9.0}\n{"step": 10, "loss": 9.0}\n{"st')
+    result = train(Regression(), data, config(), tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert lines == result.history and [line["step"] for line in lines] == [1, 5, 10, 15, 20, 25, 30]
+
+
 def test_lines_after_the_checkpoint_are_dropped(data, tmp_path):
     train(Regression(), data, config(steps=10), tmp_path, progress=False)
     with open(tmp_path / "stats.jsonl", "a") as stream:

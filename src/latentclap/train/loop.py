@@ -26,6 +26,7 @@ from latentclap.train.data import Batches, item_generators, sample_order, share
 from latentclap.train.ema import EMA
 from latentclap.train.records import (
     CHECKPOINT,
+    STATS,
     append_stats,
     clean,
     damaged,
@@ -440,7 +441,7 @@ class _Loop:
         self._check_same_start()
         if self.main:
             clean(self.folder)
-            if state is not None and self.history:
+            if (self.folder / STATS).is_file():  # lines after the checkpoint, or of a run that had none yet
                 rewrite_stats(self.folder, self.history)
 
     def _take(self, state: dict[str, Any]) -> None:
