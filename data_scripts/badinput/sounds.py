@@ -66,6 +66,14 @@ def no_classes(path: Path, _: Shelf) -> None:
 
 
 @material()
+def archives(path: Path, _: Shelf) -> None:
+    """Sounds that nobody has unpacked yet."""
+    path.mkdir()
+    for name in ("dev.zip", "eval.tar.gz"):
+        (path / name).write_bytes(b"packed")
+
+
+@material()
 def parent_folder(path: Path, _: Shelf) -> None:
     """The folder above the data set."""
     clips(path / "sounds")
