@@ -65,6 +65,14 @@ def test_posterior_at_step_zero_is_s_0(schedule):
     torch.testing.assert_close(schedule.posterior_mean(s_0, s_n, torch.tensor([0])), s_0)
 
 
+def test_a_jump_to_step_zero_keeps_that_step_s_noise(schedule):
+    """abar_0 is 0.9985, not 1: only a jump beyond it lands on the clean latent."""
+    s_0, eps = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), -1.0)
+    zero, before = schedule.ddim_step(s_0, eps, torch.tensor([0, -1])).flatten().tolist()
+    assert zero == pytest.approx(3 * 0.9985**0.5 - 0.0015**0.5, rel=1e-5)
+    assert before == 3
+
+
 def test_snr_is_one_near_254(schedule):
     assert schedule.snr(torch.tensor([253, 256])).sub(1).sign().tolist() == [1, -1]
 

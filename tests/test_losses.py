@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -268,6 +269,52 @@ def test_clamp_and_normalize(phi, batch):
     assert torch.equal(loss_of(LatentCLAPLoss(phi, clamp=1e9), batch), plain)
 
 
+class Seen(torch.nn.Module):
+    """An encoder that keeps what it is shown, and embeds its first numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, latent):
+        self.latent = latent.detach()
+        return self.scale * latent.flatten(1)[:, :512]
+
+
+def numpys_abar():
+    return np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
+
+
+def test_clamp_bounds_what_phi_is_shown_on_both_sides(batch):
+    phi, a = Seen(), numpys_abar()[batch["n"]].reshape(-1, 1, 1, 1)
+    loss_of(LatentCLAPLoss(phi, clamp=0.7), batch)
+    s_n, eps = batch["s_n"].numpy(), batch["eps_theta"].detach().numpy()
+    x0 = (s_n - np.sqrt(1 - a) * eps) / np.sqrt(a)
+    assert x0.min() < -1 and x0.max() > 1
+    np.testing.assert_allclose(phi.latent.numpy(), np.clip(x0, -0.7, 0.7), atol=1e-4)
+
+
+def test_normalized_embeddings_have_unit_length_in_float32(batch):
+    """Also of a φ in half precision, whose own arithmetic gives lengths off by half a percent."""
+    loss = LatentCLAPLoss(Seen().bfloat16(), normalize=True)
+    E = loss.embed(batch["s_n"].bfloat16())
+    assert E.dtype == torch.float32
+    np.testing.assert_allclose(np.linalg.norm(E.detach().numpy(), axis=1), 1, atol=1e-5)
+
+
+def test_fewer_inference_steps_are_longer_jumps(batch):
+    """Ten steps of a thousand: what φ is shown lies 100 steps earlier, and the clean estimate before step 100."""
+    phi, abar = Seen(), numpys_abar()
+    loss_of(LatentCLAPLoss(phi, reading="ddim", inference_steps=10), batch)
+    s_n, eps = batch["s_n"].numpy(), batch["eps_theta"].detach().numpy()
+    for i, n in enumerate((5, 40, 150, 600)):
+        x0 = (s_n[i] - np.sqrt(1 - abar[n]) * eps[i]) / np.sqrt(abar[n])
+        to = 1.0 if n < 100 else abar[n - 100]
+        np.testing.assert_allclose(
+            phi.latent[i].numpy(), np.sqrt(to) * x0 + np.sqrt(1 - to) * eps[i], atol=1e-4
+        )
+
+
 def test_eq_4_with_lambda_zero_is_eq_1(phi, batch):
     ddpm = ddpm_loss(batch["eps_theta"], batch["eps"])
     total = total_loss({"ddpm": ddpm, "lclap": torch.tensor(float("nan"))}, {"ddpm": 1.0, "lclap": 0.0})
@@ -290,6 +337,19 @@ def test_ddpm_loss_is_a_mean_per_element():
     a, b = torch.randn(2, 3, 8, 4, 4)
     torch.testing.assert_close(ddpm_loss(a, b), torch.nn.functional.mse_loss(a, b))
     assert ddpm_loss(a, b, reduction="none").shape == (3,)
+
+
+def test_ddpm_loss_of_half_precision_is_added_up_in_single():
+    """In float16 the difference of 2048 and 0.5 is 2048, and its square is infinite."""
+    a, b = torch.full((2, 1, 2, 2), 2048.0).half(), torch.full((2, 1, 2, 2), 0.5).half()
+    assert ddpm_loss(a, b).item() == 2047.5**2
+
+
+def test_mean_pull_weighs_by_its_own_schedule():
+    """Of equal betas abar_n = (1 - beta)^(n + 1), and with w = abar the pull is E[sqrt(abar - abar^2)]."""
+    abar = 0.99 ** np.arange(1, 1001)
+    same = NoiseSchedule(beta_start=0.01, beta_end=0.01)
+    assert mean_pull("snr", schedule=same) == pytest.approx(np.sqrt(abar - abar**2).mean(), rel=1e-4)
 
 
 def test_mean_pull_is_what_one_lambda_differs_in(schedule):
