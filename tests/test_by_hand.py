@@ -68,10 +68,20 @@ def test_eq_3_s_weight_is_of_the_loss_s_own_schedule():
     )
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3, 1.0])
-def test_a_step_of_fine_tuning(tiny_cache, drop):
-    """Eq. 4 on a batch whose draws are known: posterior sample, dropped conditions, each embedding in its place."""
+@pytest.mark.parametrize(("drop", "tuned"), [(0.0, False), (0.3, False), (0.3, True), (1.0, False)])
+def test_a_step_of_fine_tuning(tiny_cache, drop, tuned):
+    """Eq. 4 on a batch whose draws are known: posterior sample, dropped conditions, each embedding in its place.
+
+    The tuning layer is for dropped conditions too: generation guides away from "" as it comes out of the layer.
+    """
     system, phi = random_system("tiny", seed=5), LatentCLAP(width=4).eval()
+    W, b = (
+        0.05 * torch.randn(512, 512, generator=torch.Generator().manual_seed(8)),
+        torch.linspace(-1, 1, 512),
+    )
+    if tuned:
+        system.tuning = nn.Linear(512, 512)
+        system.tuning.load_state_dict({"weight": W, "bias": b})
     loss = LatentCLAPLoss(phi, schedule=system.schedule)
     task = FinetuneTask(system, loss, 7.0, drop=drop)
     rows = torch.arange(4)
@@ -81,7 +91,7 @@ def test_a_step_of_fine_tuning(tiny_cache, drop):
     )  # far from "" and from each other, so that a wrong one is seen
     batch["logvar"] = torch.full_like(batch["mean"], -0.5)
     z, eps = torch.randn(2, *batch["mean"].shape, generator=torch.Generator().manual_seed(2))
-    u, n = torch.tensor([0.1, 0.25, 0.35, 0.9]), torch.tensor([3, 80, 300, 700])
+    u, n = torch.tensor([0.0, 0.25, 0.35, 0.9]), torch.tensor([3, 80, 300, 700])
     with torch.no_grad():
         terms = task(batch | {"u": u, "n": n, "z": z, "eps": eps}, [])
         s_0 = batch["mean"] + torch.exp(batch["logvar"] / 2) * z
@@ -89,6 +99,7 @@ def test_a_step_of_fine_tuning(tiny_cache, drop):
         s_n = a.sqrt() * s_0 + (1 - a).sqrt() * eps
         empty = system.encode_text([""])
         E = torch.stack([empty[0] if x < drop else e for x, e in zip(u, batch["E_text"], strict=True)])
+        E = E @ W.T + b if tuned else E
         eps_theta = system.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
         x0 = (s_n - (1 - a).sqrt() * eps_theta) / a.sqrt()
         lclap = (10.0 ** (-n / 200) * (batch["E_audio"] - phi(x0)).square().mean(1)).mean()

@@ -1,10 +1,11 @@
 import warnings
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
-from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample, sampling_steps
+from latentclap.diffusion import SAMPLERS, NoiseSchedule, guide, randn_per_item, sample, sampling_steps
 
 SCHEDULER = dict(  # noqa: C408
     beta_start=0.0015,
@@ -104,6 +105,11 @@ def test_every_count_of_steps_spans_the_schedule(offset):
         assert 1000 - 2 * (1000 // steps) <= ladder[0] <= 999
 
 
+def test_counts_that_leave_a_whole_distance_are_spread():
+    """249 steps at a distance of 4 leave 4: they begin at 1 + 248 * 999 // 249 = 995, not at 1 + 248 * 4 = 993."""
+    assert sampling_steps(1000, 249)[[0, 1, -2, -1]].tolist() == [995, 991, 5, 1]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8, 12, 25, 50, 100, 200, 250, 500])
 def test_counts_that_nearly_divide_keep_diffusers_steps(steps):
     """Records of these counts stay what they are."""
@@ -161,6 +167,39 @@ def test_ddim_is_diffusers_ddim(schedule, steps):
     for n in scheduler.timesteps:
         s = scheduler.step(model(s, n.expand(2)), n, s).prev_sample
     torch.testing.assert_close(sample(model, noise, schedule, steps=steps), s, rtol=1e-4, atol=1e-5)
+
+
+def clip_of_twos(s, n):
+    """The exact noise of s_n where the clean latent is 2 everywhere."""
+    abar = NoiseSchedule().abar[n].view(-1, 1, 1, 1)
+    return (s - 2 * abar.sqrt()) / (1 - abar).sqrt()
+
+
+@pytest.mark.parametrize(("sampler", "left"), [("ddim", 0.0015), ("dpmsolver++", 0.0), ("unipc", 0.0)])
+def test_what_noise_is_left_at_the_end(schedule, sampler, left):
+    """DDIM ends at abar_0 as AudioLDM's does, the solvers at no noise at all, whatever diffusers' default is."""
+    noise = torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    out = sample(clip_of_twos, noise, schedule, steps=10, sampler=sampler, scheduler_config=SCHEDULER)
+    # the path of one clip is straight: its noise is the first estimate's, scaled
+    abar = np.prod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000)[:902] ** 2)
+    eps = (noise.double() - 2 * abar**0.5) / (1 - abar) ** 0.5
+    expected = 2 * (1 - left) ** 0.5 + left**0.5 * eps
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-3)
+
+
+def test_a_schedule_of_one_step_has_no_more_to_take():
+    one = NoiseSchedule(steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(lambda s, n: s, torch.zeros(1, 1, 2, 2), one, steps=1, scheduler_config={"steps_offset": 0})
+
+
+def test_both_solvers_are_of_second_order():
+    """As all records say; a third order gives other clips at the few steps that they are there for."""
+    assert {name: SAMPLERS[name][1]["solver_order"] for name in ("dpmsolver++", "unipc")} == {
+        "dpmsolver++": 2,
+        "unipc": 2,
+    }
 
 
 def test_ddim_eta_one_keeps_the_variance(schedule):

@@ -17,6 +17,28 @@ def test_parameters_at_full_width():
     assert [count(b) for b in phi.blocks] == [41_728, 221_696, 885_760, 3_540_992]
 
 
+def test_weights_begin_as_panns_do():
+    """Xavier's bound sqrt(6 / (fan in + fan out)), no biases; the last layer near the size of what it has to give."""
+    torch.manual_seed(0)
+    phi = LatentCLAP()
+    for weight, fans in ((phi.blocks[0].conv1.weight, 9 * (8 + 64)), (phi.fc1.weight, 512 + 512)):
+        assert weight.abs().max().item() == pytest.approx((6 / fans) ** 0.5, rel=0.01)
+    assert phi.out.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert not phi.fc1.bias.any() and not phi.out.bias.any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_where_panns_have_it(monkeypatch, training):
+    """Cnn10 of the public code: 0.2 after each block, 0.5 before and after the first linear layer."""
+    seen, phi = [], LatentCLAP().train(training)
+    monkeypatch.setattr(
+        torch.nn.functional, "dropout", lambda x, p, on: seen.append((tuple(x.shape), p, on)) or x
+    )
+    phi(torch.randn(2, 8, 32, 16))
+    blocks = [(2, 64, 16, 8), (2, 128, 8, 4), (2, 256, 4, 2), (2, 512, 2, 1)]
+    assert seen == [(s, 0.2, training) for s in blocks] + [((2, 512), 0.5, training)] * 2
+
+
 @pytest.mark.parametrize("frames", [256, 104, 16])
 def test_shapes(frames):
     assert LatentCLAP(width=4)(torch.randn(2, 8, frames, 16)).shape == (2, 512)
