@@ -22,7 +22,7 @@ from latentclap.evaluate import (
     prepare_clip,
     with_holm,
 )
-from latentclap.fad import save_stats
+from latentclap.fad import ClipEmbeddings, FadEstimate, fad_infinity, save_stats
 
 
 def sounds(n, colour, seed, seconds=2.0, sr=16_000):
@@ -261,6 +261,68 @@ def test_similarity_refuses(clips, options, says):
     with pytest.raises(InputError, match=says) as caught:
         clap_similarity(Ears(), clips, **options)
     assert "\n" not in str(caught.value)
+
+
+def estimate(fad, draws, method="centred", level=0.9):
+    draws = np.asarray(draws, dtype=float)
+    return FadEstimate(fad, 0.0, 0.0, 0.0, 5, 35, 8, 56, level, method, draws)
+
+
+def test_the_average_s_interval_is_of_averaged_draws():
+    """Percentiles of the classes' mean, draw by draw; moved down by the bias, and not below zero."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(6, 1, 200), rng.normal(9, 2, 200)
+    low, high = np.percentile((a + b) / 2, [5, 95])
+    plain = EvalResult("name", {c: estimate(4, d, "percentile") for c, d in (("rain", a), ("keyboard", b))})
+    assert plain.average_ci == pytest.approx((low, high))
+    bias = ((a + b) / 2).mean() - 4
+    centred = EvalResult("name", {c: estimate(4, d) for c, d in (("rain", a), ("keyboard", b))})
+    assert centred.average_ci == pytest.approx((low - bias, high - bias))
+    near = EvalResult("name", {"rain": estimate(0.1, a)})
+    assert near.average_ci == pytest.approx((0, np.percentile(a, 95) - a.mean() + 0.1))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """Two classes with the very same clips, as embeddings."""
+    values = np.random.default_rng(0).standard_normal((2, 40, 8, 40))
+    gen, ref = (ClipEmbeddings.from_clips(list(v), "mel-statistics") for v in values)
+    return {"rain": gen, "keyboard": gen}, {"rain": ref, "keyboard": ref}
+
+
+def test_classes_are_resampled_independently_and_references_too(embedded):
+    made = evaluate(*embedded, n_boot=9, with_infinity=False)
+    rain, keyboard = made.estimates["rain"].draws, made.estimates["keyboard"].draws
+    assert not np.isclose(rain, keyboard).any()
+    for both, resampled in ((True, True), (False, False)):
+        told = evaluate(*embedded, n_boot=9, with_infinity=False, resample_reference=both)
+        assert np.array_equal(told.estimates["rain"].draws, rain) == resampled
+
+
+def test_fad_infinity_is_of_the_seed(embedded):
+    gen, ref = (side["rain"] for side in embedded)
+    for seed in (0, 5):
+        made = evaluate({"rain": gen}, {"rain": ref}, n_boot=0, seed=seed).infinities["rain"]
+        assert made == fad_infinity(gen, ref.stats(), seed=seed)
+    assert made != fad_infinity(gen, ref.stats(), seed=0)
+
+
+def test_a_copy_is_a_fault_of_a_generator_alone(sides, tmp_path):
+    """It makes a set look less varied than it was drawn; of a reference it is left out."""
+    one, two, *_ = sides[0]["rain"]
+    write(tmp_path / "copied", {"rain": [one, two, one]})
+    write(tmp_path / "plain", {"rain": [one, two]})
+    with pytest.raises(InputError, match="duplicate"):
+        evaluate(tmp_path / "copied", tmp_path / "plain", n_boot=0)
+    assert evaluate(tmp_path / "plain", tmp_path / "copied", n_boot=0).average == pytest.approx(0, abs=1e-9)
+
+
+def test_p_of_a_hundred_draws_is_never_0_and_alpha_itself_no_finding():
+    draws = np.linspace(-1, 1, 99)
+    before, after = (EvalResult("name", {"rain": estimate(f, f + d)}) for f, d in ((4, draws), (9, -draws)))
+    assert compare_averages([before], [after]).p == 1 / 100
+    assert Change(1.0, 0.0, 2.0, 0.05).verdict == "no difference beyond the noise"
+    assert Change(-1.0, -2.0, 0.0, 0.0499).verdict == "a lower FAD"
 
 
 def test_two_averages_are_compared_draw_by_draw():

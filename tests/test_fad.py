@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from latentclap import fad
 from latentclap.errors import InputError
@@ -100,6 +101,17 @@ class TestDistance:
         with pytest.raises(InputError, match=says) as caught:
             frechet_distance(mu, sigma, np.zeros(2), np.eye(2))
         assert "\n" not in str(caught.value)
+
+
+def test_a_covariance_a_thousandth_off_is_refused_and_rounding_is_not():
+    """Of float32 files: an eigenvalue below zero by 1e-7 of the largest, and halves that differ as little."""
+    zero = np.zeros(2)
+    with pytest.raises(InputError, match="positive semi-definite"):
+        frechet_distance(zero, np.diag([1.0, -1e-3]), zero, np.eye(2))
+    assert frechet_distance(zero, np.diag([1.0, -1e-7]), zero, np.eye(2)) == pytest.approx(1, abs=1e-6)
+    off = np.array([[1.0, 0.5], [0.5 + 5e-6, 1.0]])
+    same, turned = (frechet_distance(zero, sigma, zero, np.diag([3.0, 1.0])) for sigma in (off, off.T))
+    assert same == pytest.approx(turned, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +278,51 @@ class TestInterval:
         assert few.bootstrap_bias > many.bootstrap_bias > 0
         assert few.ci_low <= few.fad <= few.ci_high
 
+    def test_the_interval_is_numpy_s_percentiles_moved_by_the_mean(self, rng):
+        gen, ref = clips(rng, 12, shift=0.7), clips(rng, 12)
+        for method in ("centred", "percentile"):
+            e = fad_with_ci(gen, ref, n_boot=99, level=0.8, method=method)
+            bias = e.draws.sum() / 99 - e.fad
+            low, high = np.percentile(e.draws, [10, 90]) - (bias if method == "centred" else 0)
+            assert (e.bootstrap_bias, e.ci_low, e.ci_high) == pytest.approx((bias, low, high), rel=1e-9)
+            assert abs(np.median(e.draws) - e.draws.mean()) > 1e-4
+
+    def test_no_interval_reaches_below_zero(self, rng):
+        """A set against itself: the distance is 0, and all draws lie above it."""
+        gen = clips(rng, 12)
+        e = fad_with_ci(gen, gen, n_boot=50)
+        assert e.fad == pytest.approx(0, abs=1e-9) and e.ci_low == 0 < e.ci_high
+        twos = [clips(np.random.default_rng(k), 2) for k in range(9)]  # each draw is the set itself
+        assert min(fad_with_ci(two, two, n_boot=3).draws.min() for two in twos) == 0
+
+    def test_statistics_without_a_name_go_with_any(self, rng):
+        gen = ClipEmbeddings.from_clips(list(rng.standard_normal((9, 4, 3))), "judge")
+        plain = GaussianStats(np.zeros(3), np.eye(3), 100)
+        expected = frechet_distance(gen.values.mean(0), np.cov(gen.values.T), np.zeros(3), np.eye(3))
+        assert fad_with_ci(gen, plain, n_boot=0).fad == pytest.approx(expected, rel=1e-9)
+        assert plain.distance(gen.stats()) == pytest.approx(expected, rel=1e-9)
+
+    def test_sizes_are_those_of_both_sides(self, rng):
+        e = fad_with_ci(clips(rng, 4, windows=3), clips(rng, 5, windows=2), n_boot=0)
+        assert (e.n_clips, e.n_windows, e.n_ref_clips, e.n_ref_windows) == (4, 12, 5, 10)
+
+    def test_no_resample_is_of_one_clip_alone(self):
+        """Half of all draws of two clips are one of them twice, which has no spread between clips."""
+        drawn = fad.uncertainty._multiplicities(np.random.default_rng(0), 50, 2)
+        assert (drawn == 1).all()
+
+    def test_draws_hear_the_quietest_dimension(self, rng):
+        """A spread of 1e-5 beside one of 1 still overlaps with the reference's: 2e-5 of the distance."""
+        gen = ClipEmbeddings.from_clips(list(rng.standard_normal((4, 1, 20)) * np.geomspace(1, 1e-5, 20)))
+        gen.values[:, 10:] *= np.array([[1], [-1], [3], [-3]])
+        ref = ClipEmbeddings.from_clips(list(rng.standard_normal((60, 1, 20))))
+        estimate = fad_with_ci(gen, ref, n_boot=3, seed=1)
+        weights = fad.uncertainty._multiplicities(np.random.default_rng(1), 3, 4).astype(int)
+        for drawn, weight in zip(estimate.draws, weights, strict=True):
+            x = np.repeat(gen.values, weight, axis=0)
+            expected = frechet_distance(x.mean(0), np.cov(x.T), ref.values.mean(0), np.cov(ref.values.T))
+            assert drawn == pytest.approx(expected, rel=1e-9)
+
     def test_without_bootstrap_and_bad_options(self, rng):
         gen = clips(rng, 5)
         stats = gen.stats()
@@ -301,6 +358,23 @@ class TestInfinity:
         assert fad_infinity(clips(rng, 39), ref) is None
         wide = ClipEmbeddings.from_clips([rng.standard_normal((1, 60)) for _ in range(60)])
         assert fad_infinity(wide, GaussianStats(np.zeros(60), np.eye(60), 1000)) is None
+
+    def test_a_line_by_least_squares_over_sizes_even_in_1_over_n(self, rng):
+        """1/20 ... 1/80 in eight steps of 3/560, rounded."""
+        result = fad_infinity(clips(rng, 80, shift=0.2), GaussianStats(np.zeros(5), np.eye(5), 1000))
+        assert result.sizes == (20, 22, 25, 29, 35, 43, 56, 80)
+        line = scipy.stats.linregress(1 / np.array(result.sizes), result.fads)
+        told = (result.value, result.slope, result.r2)
+        assert told == pytest.approx((line.intercept, line.slope, line.rvalue**2), rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("clips", "dimensions", "enough"), [(40, 10, False), (40, 9, True), (39, 2, False)]
+    )
+    def test_the_smallest_subset_has_more_windows_than_dimensions(self, rng, clips, dimensions, enough):
+        """A quarter of 40 clips of one window are ten."""
+        side = ClipEmbeddings.from_clips(list(rng.standard_normal((clips, 1, dimensions))))
+        ref = GaussianStats(np.zeros(dimensions), np.eye(dimensions), 1000)
+        assert (fad_infinity(side, ref) is not None) == enough
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from latentclap.finetune import FinetuneConfig, finetune, load_weights, train_la
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import embedded, gradient_ratios, heldout_losses, noise_curve, summarise
 from latentclap.profiles import load_profile
-from latentclap.train import loop
+from latentclap.train import TrainResult, loop
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,66 @@ def test_bad_configurations_of_phi(tiny_cache, tmp_path, bad):
     with pytest.raises(InputError, match=f"latent_clap.{next(iter(bad))}="):
         train_latent_clap(tiny_cache, tmp_path / "phi", progress=False, **bad)
     assert not (tmp_path / "phi").exists()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Calls of the loop: (task, settings), without a step being done."""
+    calls = []
+
+    def train(task, data, settings, folder, **_):
+        calls.append((task, settings))
+        task.train()
+        return TrainResult(settings.steps, True, 0.0, [], folder)
+
+    monkeypatch.setattr(finetuning, "train", train)
+    return calls
+
+
+def test_every_setting_reaches_eq_3_and_the_loop(tiny, phi, tiny_cache, tmp_path, asked):
+    """12 clips, 5 times, in steps of 5 x 2: 6 whole steps."""
+    of_loss = {
+        "reading": "posterior",
+        "weighting": "constant",
+        "reduction": "sum",
+        "normalize": True,
+        "clamp": 2.5,
+    }
+    of_loop = {
+        "batch_size": 5, "grad_accum": 2, "lr": 3e-4, "grad_clip": 0.3, "ema_decay": 0.9, "seed": 11,
+        "checkpoint_seconds": 5.0,
+    }  # fmt: skip
+    tuned, _ = run(tiny, phi, tiny_cache, tmp_path, lam=7.0, drop=0.25, epochs=5, **of_loss, **of_loop)
+    ((task, settings),) = asked
+    loss = task.constants[0]
+    assert {name: getattr(loss, name) for name in of_loss} == of_loss
+    assert loss.phi is phi and loss.schedule is tiny.schedule
+    assert (task.lam, task.drop, settings.steps) == (7.0, 0.25, 6)
+    assert {name: getattr(settings, name) for name in of_loop} == of_loop
+    assert (settings.schedule, settings.warmup_steps, settings.weight_decay) == ("constant", 0, 0.0)
+    assert not any(part.training for part in tuned.parts.values())
+
+
+def test_fine_tuning_s_own_settings_are_those_told(tiny, tiny_cache, tmp_path, asked):
+    finetune(tiny, None, tiny_cache, FinetuneConfig(), tmp_path, progress=False)
+    ((task, settings),) = asked
+    assert (task.lam, task.drop, settings.steps) == (0.0, 0.1, 500 * 12 // 8)
+    told = (settings.lr, settings.grad_clip, settings.ema_decay, settings.grad_accum, settings.seed)
+    assert told == (3e-6, 1.0, 0.0, 1, 0)
+    assert torch.equal(task.constants[2], tiny.encode_text([""])[0])
+
+
+def test_phi_is_trained_with_a_warm_up_and_a_cosine(tiny_cache, tmp_path, asked):
+    """12 clips, 50 times, in steps of 5: 120 whole steps, 12 of them to warm up."""
+    options = {"width": 4, "epochs": 50, "batch_size": 5, "progress": False}
+    (one, _), (same, _), (other, _) = (
+        train_latent_clap(tiny_cache, tmp_path, seed=seed, **options) for seed in (3, 3, 4)
+    )
+    settings = asked[0][1]
+    assert (settings.steps, settings.warmup_steps, settings.schedule) == (120, 12, "cosine")
+    assert (settings.lr, settings.seed, settings.batch_size) == (1e-3, 3, 5)
+    assert torch.equal(one.out.weight, same.out.weight) and not torch.equal(one.out.weight, other.out.weight)
+    assert not one.training and not any(p.requires_grad for p in one.parameters())
 
 
 def test_accumulation_is_a_larger_batch(tiny, phi, tiny_cache, tmp_path):
