@@ -50,6 +50,14 @@ def result(sides):
     return evaluate(*sides, sr=16_000, n_boot=100)
 
 
+@pytest.fixture(scope="module")
+def embedded():
+    """Two classes with the very same clips, as embeddings."""
+    values = np.random.default_rng(0).standard_normal((2, 40, 8, 40))
+    gen, ref = (ClipEmbeddings.from_clips(list(v), "mel-statistics") for v in values)
+    return {"rain": gen, "keyboard": gen}, {"rain": ref, "keyboard": ref}
+
+
 def test_table(result):
     table = result.table()
     assert list(table.columns) == ["class", "fad", "ci_low", "ci_high", "fad_inf", "n_clips", "n_ref"]
@@ -212,6 +220,58 @@ class TestPrepare:
         assert "clips of an embedding not stated, " in unnamed.text()
         assert unnamed.settings["reference_embedding"] == "not stated"
 
+    def test_of_a_class_whose_statistics_have_no_name_too(self, embedded):
+        gen, ref = embedded
+        stats = {"rain": ref["rain"].stats(), "keyboard": replace(ref["keyboard"].stats(), embedding="")}
+        made = evaluate(gen, stats, n_boot=0, with_infinity=False)
+        assert made.settings["reference_embedding"] == "not stated"
+
+    def test_the_first_four_seconds_count(self, sides):
+        """Table I's: what comes after them in a clip of ten is not heard."""
+        long = [
+            np.concatenate([a, a, 0.9 * b])
+            for a, b in zip(sides[0]["rain"], sides[0]["DogBark"], strict=True)
+        ]
+        whole, cut = (evaluate({"rain": x}, sides[1], n_boot=0) for x in (long, [w[:64_000] for w in long]))
+        assert whole.average == cut.average and whole.settings["seconds"] == 4
+        more = evaluate({"rain": long}, sides[1], n_boot=0, seconds=6)
+        assert more.average != whole.average
+
+    def test_samples_of_16_bits_are_rounded_and_do_not_wrap(self):
+        """+1 is 32768 / 32768, which 16 bits do not hold: as an integer it would be the lowest sample."""
+        embedding = VGGish.__new__(VGGish)
+        embedding.mode = "dcase"
+        told = np.resize([0.6, -0.6, 0.4, 100.5001, -100.6, 32767.9, 32768, -32768], 88_200) / 32768
+        wave, _ = prepare_clip(told, embedding, 22_050)
+        assert wave[:8].tolist() == [1, -1, 0, 101, -101, 32767, 32767, -32768]
+
+    def test_a_file_s_first_channel_is_heard(self, tmp_path):
+        both = np.stack([np.full(500, 0.25), np.full(500, -0.5)], axis=1)
+        soundfile.write(tmp_path / "two.wav", both, 16_000)
+        wave, _ = prepare_clip(tmp_path / "two.wav", get_embedding("mel-statistics"), 0)
+        assert (wave == 0.25).all()
+
+
+class Scores:
+    """A stand-in for a system: a wave's similarity is its first sample."""
+
+    def similarity(self, waves, texts):
+        return np.asarray(waves)[:, 0]
+
+
+def test_similarity_s_intervals_are_those_of_means():
+    """Standard errors: of a class sd / sqrt(n); of the average of two independent ones, half the root of the sum."""
+    few, many = np.append(np.zeros(19), 1.0), np.linspace(0, 0.4, 90)
+    waves = {"rain": few[:, None], "keyboard": many[:, None]}
+    got = clap_similarity(Scores(), waves, n_boot=4000, level=0.9)
+    errors = {"rain": few.std() / 20**0.5, "keyboard": many.std() / 90**0.5}
+    errors["all"] = np.hypot(errors["rain"], errors["keyboard"]) / 2
+    for name, error in errors.items():
+        low, high = got.intervals[name]
+        # of 20 clips one of which is heard, means are whole twentieths
+        assert high - low == pytest.approx(2 * 1.645 * error, rel=0.25 if name == "rain" else 0.07), name
+    assert got.average == pytest.approx((0.05 + 0.2) / 2)  # each class counts alike
+
 
 class Ears:
     """A stand-in for a system: a wave is near "rain" by its mean and near anything else by its deviation."""
@@ -280,14 +340,6 @@ def test_the_average_s_interval_is_of_averaged_draws():
     assert centred.average_ci == pytest.approx((low - bias, high - bias))
     near = EvalResult("name", {"rain": estimate(0.1, a)})
     assert near.average_ci == pytest.approx((0, np.percentile(a, 95) - a.mean() + 0.1))
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    """Two classes with the very same clips, as embeddings."""
-    values = np.random.default_rng(0).standard_normal((2, 40, 8, 40))
-    gen, ref = (ClipEmbeddings.from_clips(list(v), "mel-statistics") for v in values)
-    return {"rain": gen, "keyboard": gen}, {"rain": ref, "keyboard": ref}
 
 
 def test_classes_are_resampled_independently_and_references_too(embedded):

@@ -121,6 +121,37 @@ class TestAnova:
         got = stats.mixed_anova(two, "y").set_index("source")
         assert got.loc["model", "p"] == got.loc["model", "p_gg"]
 
+    def test_models_keep_their_order_of_appearance(self, balanced):
+        assert list(stats.cell_means(balanced[::-1], "y").columns) == ["C", "B", "A"]
+
+    def test_over_clips_it_is_a_regression_s_two_way_anova(self):
+        """Sums of squares as what least squares leaves without an effect; 4 clips of 3 models in 2 classes."""
+        rng = np.random.default_rng(4)
+        g, m, i = (k.ravel() for k in np.indices((2, 3, 4)))
+        y = 0.3 * g + 0.5 * m + 0.4 * g * (m == 1) + rng.standard_normal(24)
+        table = pd.DataFrame({"class": g, "model": m, "item": i, "y": y})
+        twice = pd.concat([table.assign(y=y + 0.5), table.assign(y=y - 0.5)])  # two raters of every clip
+        rows, columns = np.eye(2)[g], np.eye(3)[m]
+        both = np.eye(6)[3 * g + m]
+
+        def rest(*design):
+            X = np.column_stack([np.ones(24), *design])
+            return ((y - X @ np.linalg.lstsq(X, y, rcond=None)[0]) ** 2).sum()
+
+        error, df = rest(both), 24 - 6
+        effects = {
+            "class": (rest(columns) - rest(rows, columns), 1),
+            "model": (rest(rows) - rest(rows, columns), 2),
+            "Interaction": (rest(rows, columns) - error, 2),
+        }
+        got = stats.by_items(twice, "y").set_index("source")
+        for name, (ss, df1) in effects.items():
+            F = ss / df1 / (error / df)
+            row = got.loc[name]
+            assert (row.df1, row.df2) == (df1, df)
+            expected = [ss, F, scipy.stats.f.sf(F, df1, df), ss / (ss + error)]
+            np.testing.assert_allclose([row.SS, row.F, row.p, row.eta_p2], expected, rtol=1e-9)
+
     def test_repeated_ratings_are_averaged_first(self, balanced):
         twice = pd.concat([balanced.assign(y=balanced.y - 1), balanced.assign(y=balanced.y + 1)])
         pd.testing.assert_frame_equal(stats.mixed_anova(twice, "y"), stats.mixed_anova(balanced, "y"))
@@ -298,6 +329,32 @@ class TestPublished:
         assert got.loc["sneeze_cough", "ci_low"] < -0.23 < got.loc["sneeze_cough", "ci_high"]
 
 
+@pytest.mark.parametrize(
+    ("F", "printed", "agrees"), [(57.1, 0.3, True), (57.1, 0.4, True), (70.0, 0.3, False)]
+)
+def test_a_printed_eta_may_be_rounded_or_cut(F, printed, agrees):
+    """F = 57.1 of 1 and 100: 57.1 / 157.1 = 0.363 is 0.4 rounded and 0.3 cut; 70 / 170 = 0.412 is no 0.3."""
+    assert stats.check_eta_p2(F, 1.0, 100.0, printed, 1, 6).agrees == agrees
+
+
+@pytest.mark.parametrize(
+    ("value", "how"),
+    [
+        (1.9951, "rounded"),
+        (1.99492, "rounded"),
+        (1.9945, "differs"),
+        (2.0049, "rounded"),
+        (2.009, "truncated"),
+    ],
+)
+def test_a_printed_average_of_rounded_parts(value, how):
+    """2.00: within half of the last digit, and a fiftieth more since the parts are rounded too, or cut."""
+    made = stats.check_average([value - 1, value + 1], 2.0)
+    assert how in made.derived and made.agrees == (how != "differs")
+    below = stats.check_average([1.985], 2.0)  # a figure is never cut upwards
+    assert "differs" in below.derived
+
+
 class TestSimulation:
     @pytest.fixture(scope="class")
     def simulated(self):
@@ -414,9 +471,17 @@ def test_course_permutes_within_seeds():
     assert (shifted.p_rank, shifted.rank) == (three.p_rank, three.rank)
 
 
-def test_course_counts_every_permutation():
-    """Against a plain enumeration of all orders of both seeds."""
-    data = np.array([[3.0, 1.0, 2.0], [2.5, 2.0, 0.5]])
+@pytest.mark.parametrize(
+    ("data", "lowest", "told"),
+    [
+        ([[3.0, 1.0, 2.0], [2.5, 2.0, 0.5]], 2, (2.75, 1.5, 1.25)),
+        ([[1.0, 2.0, 3.0], [0.5, 3.5, 2.0]], 2, (0.75, 2.75, 2.5)),
+    ],
+    ids=["falling", "rising"],
+)
+def test_course_counts_every_permutation(data, lowest, told):
+    """Against a plain enumeration of all orders of both seeds; the lowest level is looked for above the first."""
+    data = np.array(data)
     found = stats.course(sweep(*data))
     means = [
         (np.array(a) + np.array(b)) / 2
@@ -427,7 +492,18 @@ def test_course_counts_every_permutation():
     loss = data.mean(0)[-1] - data.mean(0).min()
     assert found.p_fall == pytest.approx(np.mean([m[1:].min() - m[0] <= gain + 1e-12 for m in means]))
     assert found.p_rise == pytest.approx(np.mean([m[-1] - m.min() >= loss - 1e-12 for m in means]))
-    assert found.lowest == 2 and found.means == pytest.approx((2.75, 1.5, 1.25))
+    assert found.lowest == lowest and found.means == pytest.approx(told)
+
+
+def test_course_takes_levels_in_any_order():
+    data = sweep([3.0, 1.0, 2.0, 4.0], [2.5, 2.0, 0.5, 5.0])
+    assert stats.course(data[[4, 0, 2, 1]]) == stats.course(data)
+
+
+@pytest.mark.parametrize(("p", "word"), [(0.026, "no trend"), (0.024, "falls")])
+def test_two_tests_share_the_level_of_one(p, word):
+    """0.05 for both together: each has to be below 0.025."""
+    assert stats.Course((0, 1), (2, 1), -1, 0.5, 1, p, 0.9, 0.001).word == word
 
 
 def test_course_sees_fig_3_s_shape():
