@@ -369,6 +369,26 @@ def test_a_copy_is_a_fault_of_a_generator_alone(sides, tmp_path):
     assert evaluate(tmp_path / "plain", tmp_path / "copied", n_boot=0).average == pytest.approx(0, abs=1e-9)
 
 
+def test_two_clips_have_no_interval(embedded):
+    """One of no width was printed, as if the FAD of two clips were certain; and of one clip's similarity."""
+    rng = np.random.default_rng(0)
+    gen, ref = embedded
+    two = ClipEmbeddings.from_clips(list(rng.standard_normal((2, 8, 40))), "mel-statistics")
+    few, many = (evaluate({**gen, "rain": g}, ref, n_boot=9, with_infinity=False) for g in (two, gen["rain"]))
+    rain = few.estimates["rain"]
+    assert np.isnan([rain.ci_low, rain.ci_high, rain.bootstrap_bias, *few.average_ci]).all()
+    assert few.estimates["keyboard"].ci_low < few.estimates["keyboard"].ci_high
+    assert few.to_dict()["classes"]["rain"]["ci"] == [None, None] and rain.fad > 0
+    assert compare_averages([few], [many]).verdict == "no test possible"
+    by_two = evaluate(gen, {**ref, "rain": two}, n_boot=9, with_infinity=False).estimates["rain"]
+    assert np.isnan(by_two.ci_low)
+    heard = clap_similarity(
+        Scores(), {"rain": np.ones((1, 9)), "keyboard": rng.uniform(size=(9, 2))}, n_boot=9
+    )
+    assert np.isnan([*heard.intervals["rain"], *heard.intervals["all"]]).all()
+    assert np.isfinite(heard.intervals["keyboard"]).all() and heard.scores["rain"] == 1
+
+
 def test_p_of_a_hundred_draws_is_never_0_and_alpha_itself_no_finding():
     draws = np.linspace(-1, 1, 99)
     before, after = (EvalResult("name", {"rain": estimate(f, f + d)}) for f, d in ((4, draws), (9, -draws)))

@@ -21,7 +21,7 @@ class SimilarityResult:
 
     Attributes:
         scores: {class: (n,)}.
-        intervals: {class or "all": (low, high)} of the mean, bootstrap over clips; NaN without draws.
+        intervals: {class or "all": (low, high)} of the mean, bootstrap over clips; NaN without draws or of one clip.
         texts: {class: the text it was compared with}.
     """
 
@@ -108,7 +108,8 @@ def clap_similarity(
             ]
         )
         picks = rng.integers(0, len(waves), (n_boot, len(waves)))
-        draws.append(scores[name][picks].mean(1))
+        # a clip by itself cannot be resampled: no interval, rather than one of no width
+        draws.append(scores[name][picks].mean(1) if len(waves) > 1 else np.full(n_boot, math.nan))
         intervals[name] = _interval(draws[-1], level)
     intervals["all"] = _interval(np.mean(draws, axis=0), level)
     return SimilarityResult(scores, intervals, used)

@@ -206,9 +206,10 @@ def compare_averages(
         half = float(sps.t.ppf((1 + level) / 2, n - 1)) * error
         p = 2 * float(sps.t.sf(abs(value) / error, n - 1))
         return Change(value, value - half, value + half, p, n, 1 - level)
-    before, after = (np.mean([e.draws for e in side[0].estimates.values()], axis=0) for side in (a, b))
-    if not np.size(before):
+    draws = [[e.draws for e in side[0].estimates.values()] for side in (a, b)]
+    if any(np.size(d) == 0 for side in draws for d in side):
         return Change(value, math.nan, math.nan, math.nan, 1, 1 - level)
+    before, after = (np.mean(side, axis=0) for side in draws)
     noise = (after - before) - (after - before).mean()
     low, high = np.quantile(noise, [(1 - level) / 2, (1 + level) / 2]) + value
     # no p of so many draws is 0
