@@ -97,6 +97,47 @@ def test_a_score_in_range_is_preferred_to_one_above():
     assert got.scores.tolist() == [0.1] and not got.accepted[0]
 
 
+def told(*scores):
+    """A score for each call, in order."""
+    given = iter(scores)
+    return lambda waves, cls: np.full(len(waves), next(given))
+
+
+@pytest.mark.parametrize(("score", "passes"), [(0.2, True), (0.99, True), (0.1999, False), (0.9901, False)])
+def test_both_limits_pass(score, passes):
+    got = filter_generate(Generator(), told(score), ["rain"], 1, one(0.2, candidates=1, max_tries=1))
+    assert got.accepted.tolist() == [passes]
+
+
+def test_a_clip_that_passes_at_its_last_try_is_not_exhausted():
+    got = filter_generate(Generator(), told(0.1, 0.5), ["rain"], 1, one(0.2, candidates=1, max_tries=2))
+    assert got.accepted[0] and got.tries["rain"][0] == 2 and got.exhausted["rain"] == 0
+
+
+def test_of_equal_scores_the_first_clip_is_kept():
+    generator = Generator()
+    got = filter_generate(generator, told(0.1, 0.1), ["rain"], 1, one(0.2, candidates=1, max_tries=2))
+    np.testing.assert_array_equal(got.waves, Generator()(["rain"], 1, 0, 0))
+
+
+def test_the_cost_is_counted_for_every_clip_given_back():
+    """Two clips, one of which never passes: 1 + 3 generated for 2, and the mean of both similarities."""
+
+    def score(waves, cls):
+        return np.where(np.arange(len(waves)) == 0, 0.1, 0.5) if len(waves) == 2 else np.full(1, 0.1)
+
+    got = filter_generate(Generator(), score, ["rain"], 2, one(0.2, candidates=1, max_tries=3))
+    assert got.accepted.tolist() == [False, True] and got.per_clip == 4 / 2
+    (row,) = got.table().to_dict("records")
+    assert (row["per_clip"], row["tries"], row["exhausted"]) == (2, 4, 1)
+    assert (row["accepted_per_try"], row["similarity"]) == pytest.approx((1 / 4, 0.3))
+
+
+def test_a_filter_ends_after_ten_tries():
+    """The public code's never does where nothing passes."""
+    assert PAPER.max_tries == YUAN.max_tries == 10
+
+
 def test_candidates_are_the_items_in_their_order():
     generator = Generator()
     got = filter_generate(generator, value, CLASSES, 4, one(0.999, upper=1.0, max_tries=3), batch=3, seed=5)

@@ -329,6 +329,57 @@ class TestPublished:
         assert got.loc["sneeze_cough", "ci_low"] < -0.23 < got.loc["sneeze_cough", "ci_high"]
 
 
+def test_grim_s_two_bounds():
+    """Of 70 ratings 3.471 and 3.486 are next to 3.48, neither prints so; of 100 every two decimals can be."""
+    assert not stats.grim(3.48, 70).consistent and stats.grim(3.47, 70).consistent
+    assert stats.grim(3.48, 99).decisive and not stats.grim(3.48, 100).decisive
+
+
+def test_p_at_the_printed_bound_is_not_below_it():
+    p = float(scipy.stats.f.sf(3.0, 2, 40))
+    assert not stats.check_p(3.0, 2, 40, p).agrees and stats.check_p(3.0, 2, 40, p * 1.001).agrees
+
+
+def test_implied_raters_by_hand():
+    """N - 7 = df2 / df1, each anywhere that it prints from; epsilon is at most 1, and so df1 at most 2."""
+    rounded, cut = (stats.implied_raters(1.9, 509.6, 3, 7, truncated=t) for t in (False, True))
+    assert (rounded[0], rounded[-1]) == (7 + 262, 7 + 275)  # 509.55 / 1.95 = 261.3, 509.65 / 1.85 = 275.5
+    assert (cut[0], cut[-1]) == (7 + 255, 7 + 268)  # 509.6 / 2.0 = 254.8, 509.7 / 1.9 = 268.3
+    assert stats.implied_raters(2.0, 100.0, 3, 1) == [51, 52]  # 99.95 / 2 = 49.98, 100.05 / 1.95 = 51.3
+    assert stats.implied_epsilon(509.6, 3, 7, 280) == pytest.approx(509.6 / (2 * 273))
+
+
+def test_critical_item_sd_by_its_f_test():
+    """Clips with that SD around three means in every cell: F over clips just reaches its level."""
+    means = np.array([6.0, 6.5, 7.1])
+    sd = stats.critical_item_sd(means, 15, 7)
+    between = 15 * 7 * means.var(ddof=1)
+    assert scipy.stats.f.sf(between / sd**2, 2, 7 * 3 * 14) == pytest.approx(0.05)
+
+
+def test_implied_contrasts_by_hand():
+    """Ten raters in each of two classes, three models, error 0.5: a standard error of root 0.1, 2 x 9 x 2 df."""
+    means = pd.DataFrame({"A": [5.0, 6.0], "B": [5.2, 6.1], "C": [6.0, 6.2]}, index=["rain", "keyboard"])
+    got = stats.implied_contrasts(means, "A", "C", 0.5, 10)
+    half = scipy.stats.t.ppf(0.975, 36) * 0.1**0.5
+    np.testing.assert_allclose(got["diff"], [1.0, 0.2])
+    np.testing.assert_allclose(got["ci_low"], [1.0 - half, 0.2 - half])
+    np.testing.assert_allclose(got["ci_high"], [1.0 + half, 0.2 + half])
+    np.testing.assert_allclose(got["p"], 2 * scipy.stats.t.sf(np.array([1.0, 0.2]) / 0.1**0.5, 36))
+    np.testing.assert_allclose(got["p_holm"], got["p"] * [2, 1])
+
+
+def test_clips_of_a_simulation_keep_the_published_means():
+    """Published means are of those very clips: their own differences cancel within a cell."""
+    noise = stats.RatingNoise(rater=0.0, rater_model=0.0, item=30.0, residual=0.0)
+    means = pd.DataFrame({"A": [500.0, 400.0], "B": [450.0, 600.0]}, index=["rain", "keyboard"])
+    table = stats.simulate_ratings({"q": means}, {"q": noise}, raters=2, items=5, scale=(0, 1000))
+    assert table.groupby(["class", "model", "item"])["q"].mean().std() > 20
+    made = table.groupby(["class", "model"])["q"].mean().unstack()
+    np.testing.assert_allclose(made.loc[means.index, means.columns], means, atol=0.5)
+    assert stats.RatingNoise(1.0, 2.0, 2.0, 4.0).total == 5
+
+
 @pytest.mark.parametrize(
     ("F", "printed", "agrees"), [(57.1, 0.3, True), (57.1, 0.4, True), (70.0, 0.3, False)]
 )
