@@ -22,7 +22,7 @@ from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
-from latentclap.generation import within_full_scale
+from latentclap.generation import _batches, within_full_scale
 
 RATE = 16_000
 
@@ -581,6 +581,20 @@ def test_clips_can_be_finished_for_a_mix(fake, tmp_path):
 def test_a_finish_that_no_clip_can_have_is_refused(fake, tmp_path, options, message):
     assert message in refused("generate", "--classes", "rain", "-o", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_peak_below_zero_is_a_peak():
+    np.testing.assert_allclose(within_full_scale(np.array([0.5, -2.0])), [0.5 * 0.495, -0.99])
+
+
+def test_clips_between_those_that_are_there_are_made_alone():
+    """Clips 2 and 5 of eight are kept: no batch goes across them, and none has more than three."""
+    files = [Path(f"{i}.wav") for i in range(8)]
+    batches = [
+        (first, [int(p.stem) for p in paths]) for first, paths in _batches(files, {files[2], files[5]}, 3)
+    ]
+    assert batches == [(0, [0, 1]), (3, [3, 4]), (6, [6, 7])]
+    assert [len(paths) for _, paths in _batches(files, set(), 3)] == [3, 3, 2]
 
 
 def test_generate_with_mini(tmp_path):
