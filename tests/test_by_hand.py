@@ -114,10 +114,13 @@ def test_a_step_of_pretraining_phi():
     mean, E_audio = torch.randn(3, 8, 16, 16), unit(3, 512, seed=3)
     batch = {"mean": mean, "logvar": torch.full_like(mean, 1.0), "E_audio": E_audio}
     with torch.no_grad():
-        loss = LatentCLAPTask(phi)(batch, item_generators(0, 0, 3))["loss"]
+        terms = LatentCLAPTask(phi)(batch, item_generators(0, 0, 3))
         z = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in item_generators(0, 0, 3)])
-        square = (E_audio - phi(mean + np.exp(0.5) * z)).square()
-    assert loss.item() == pytest.approx(square.sum(1).mean().item(), rel=1e-5)
+        E_latent = phi(mean + np.exp(0.5) * z)
+    square = (E_audio - E_latent).square()
+    assert terms["loss"].item() == pytest.approx(square.sum(1).mean().item(), rel=1e-5)
+    cosine = (E_audio * E_latent).sum(1) / E_latent.norm(dim=1)
+    assert terms["cosine"].item() == pytest.approx(cosine.mean().item(), rel=1e-4)
 
 
 def test_phi_s_layers():

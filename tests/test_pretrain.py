@@ -4,6 +4,7 @@ import math
 import shutil
 from types import SimpleNamespace as Namespace
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -93,6 +94,140 @@ def test_stft_loss_is_zero_for_itself_and_grows():
     losses = [tasks.stft_loss(x + a * torch.randn_like(x), x).item() for a in (0, 0.1, 1)]
     assert losses[0] == pytest.approx(0, abs=1e-5)
     assert losses == sorted(losses)
+
+
+def test_stft_loss_is_librosa_s():
+    """Spectral convergence relative to the target, and the distance of log magnitudes above 1e-5."""
+    rng = np.random.default_rng(0)
+    wave, target = rng.standard_normal((2, 2, 2000)) * np.array([1.0, 0.2])[:, None]
+    expected = 0.0
+    for n_fft, hop in ((512, 128), (256, 64)):
+        a, b = (
+            np.abs(librosa.stft(x, n_fft=n_fft, hop_length=hop, pad_mode="reflect")).clip(1e-5)
+            for x in (wave, target)
+        )
+        norms = [np.linalg.norm(bi - ai) / np.linalg.norm(bi) for ai, bi in zip(a, b, strict=True)]
+        expected += (np.mean(norms) + np.abs(np.log(a / b)).mean()) / 2
+    found = tasks.stft_loss(*(torch.from_numpy(x).float() for x in (wave, target)), ((512, 128), (256, 64)))
+    assert found.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_answers_beyond_the_batch_are_not_asked_for_audio():
+    """Of nothing known: a choice among four texts, and among three clips, one of which has its text twice."""
+    loss, _ = tasks.contrastive(torch.zeros(3, 4), torch.tensor([0, 1, 2, 0]))
+    assert loss.item() == pytest.approx((math.log(4) + math.log(3)) / 2)
+    # each clip is sure of the first text, and each text of no clip
+    logits = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
+    expected = ((math.log1p(math.exp(-9)) + math.log1p(math.exp(9))) / 2 + math.log(2)) / 2
+    assert tasks.contrastive(logits, torch.arange(2))[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+class Given(torch.nn.Module):
+    """A VAE that gives a posterior and a log-mel handed in."""
+
+    def __init__(self, mel):
+        super().__init__()
+        self.mel = mel
+
+    def encode(self, mel):
+        kl = torch.tensor([3.0, 5.0])
+        mean = torch.zeros(2, 4, 2, 2)
+        return Namespace(latent_dist=Namespace(mean=mean, std=mean + 1, kl=lambda: kl))
+
+    def decode(self, z):
+        return Namespace(sample=self.mel)
+
+
+def test_the_vae_s_loss_by_hand():
+    """A ramp of 2 a frame and 3 a bin against silence, and 4 nats over the 16 numbers of a latent."""
+    ramp = 2 * torch.arange(6.0)[:, None] + 3 * torch.arange(4.0)
+    task = tasks.VAETask(Given(ramp.expand(2, 1, 6, 4)), crop_frames=6, kl_weight=0.5)
+    terms = task({"mel": torch.zeros(2, 6, 4)}, rngs(2))
+    assert (terms["l1"].item(), terms["kl"].item()) == (5 + 4.5, 4 / 16)
+    assert terms["loss"].item() == pytest.approx(9.5 + 0.25 * (2 + 3) + 0.5 * 0.25)
+
+
+def test_the_vocoder_s_target_is_the_corpus_s_wave():
+    """Full scale is 32767: a vocoder that gives the wave back has nothing left to learn; and its terms add up."""
+    ints = torch.randint(-32767, 32768, (2, 64 * 160), generator=torch.Generator().manual_seed(0)).short()
+    batch = {"mel": torch.zeros(2, 64, 64), "wave": ints}
+    task = tasks.VocoderTask(lambda mel: ints.float() / 32767, crop_frames=64)
+    terms = task(batch, rngs(2))
+    assert terms["stft"].item() == pytest.approx(0, abs=1e-6) and terms["mel_l1"].item() < 1e-6
+    options = {"mel_weight": 3.0, "critic_weight": 0.5, "feature_weight": 2.0}
+    task = tasks.VocoderTask(lambda mel: ints.flip(1).float() / 32767, crop_frames=64, **options)
+    t = {name: value.item() for name, value in task(batch, rngs(2)).items()}
+    expected = t["stft"] + 3 * t["mel_l1"] + t["critic"] + 0.5 * t["deceive"] + 2 * t["features"]
+    assert t["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Seen(torch.nn.Module):
+    """A UNet that keeps what it is shown, and gives it back times k."""
+
+    def __init__(self, k=0.3):
+        super().__init__()
+        self.k = k
+
+    def forward(self, s, n, *, encoder_hidden_states, class_labels):
+        self.s, self.n, self.E = s, n, class_labels
+        return Namespace(sample=self.k * s)
+
+
+def test_latents_are_rolled_in_time_and_either_embedding_is_shown(tiny):
+    unet, many = Seen(), 200
+    mean = torch.zeros(many, 1, 8, 4)
+    mean[:, :, 0] = 1e6  # the noise is nothing beside
+    batch = {
+        "mean": mean,
+        "logvar": torch.zeros_like(mean),
+        "E": torch.arange(2.0)[:, None].expand(many, 2, 512),
+    }
+    tasks.LDMTask(unet, torch.zeros(512), tiny.schedule, drop=0.0)(batch, rngs(many))
+    places = unet.s.abs().amax(3)[:, 0].argmax(1)
+    assert places.bincount().tolist() == pytest.approx([many / 8] * 8, abs=20)
+    assert (unet.s.abs() > 1e3).sum((1, 2, 3)).tolist() == [4] * many
+    assert unet.E[:, 0].mean().item() == pytest.approx(0.5, abs=0.15)
+
+
+def test_eq_1_is_weighted_item_by_item(tiny):
+    """A level's error counts by min(SNR + 1, 5) / SNR, at most 200."""
+    unet, zero = Seen(), torch.zeros(50, 2, 8, 4)
+    batch = {"mean": zero, "logvar": zero - 90, "E": torch.zeros(50, 1, 512)}
+    terms = tasks.LDMTask(unet, torch.zeros(512), tiny.schedule)(batch, rngs(50))
+    abar = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)[unet.n]
+    snr, s = abar / (1 - abar), unet.s.numpy()
+    errors = ((0.3 * s - s / np.sqrt(1 - abar)[:, None, None, None]) ** 2).mean((1, 2, 3))
+    assert terms["ddpm"].item() == pytest.approx(errors.mean(), rel=1e-4)
+    weights = np.minimum(np.minimum(snr + 1, 5) / snr, 200)
+    assert terms["loss"].item() == pytest.approx((weights * errors).mean(), rel=1e-4)
+
+
+def test_a_clip_is_judged_by_the_mean_of_its_windows_probabilities():
+    """Two clips of two windows, of which one is sure and the other says nothing; clips weigh as they are told."""
+    logits = torch.zeros(4, 7)
+    logits[0, 3] = logits[2, 5] = 30.0
+    task = tasks.JudgeTask(lambda patches: (None, logits), windows=2)
+    batch = {
+        "patches": torch.zeros(2, 2, 96, 64),
+        "label": torch.tensor([3, 1]),
+        "weight": torch.tensor([1.0, 3.0]),
+    }
+    terms = task(batch, rngs(2))
+    right, wrong = -math.log((1 + 1 / 7) / 2), -math.log(1 / 14)
+    assert terms["loss"].item() == pytest.approx((right + 3 * wrong) / 4, rel=1e-5)
+    assert terms["accuracy"] == 0.5
+
+
+def test_clap_hears_another_time_and_level_but_the_same_spectrum():
+    task = tasks.ClapTask(torch.nn.Identity(), mask_time=0.0, mask_mel=0.0)
+    spectrum = torch.arange(5.0).expand(3, 1, 40, 5).clone()
+    spectrum[:, :, 0] -= 50
+    out = task.augment(spectrum.clone(), rngs(3))
+    for x in out[:, 0]:
+        level = x[:, 0].max()
+        quiet = x[:, 0].argmin().item()
+        assert -6 <= level <= 6 and quiet != 0
+        torch.testing.assert_close(x.roll(-quiet, 0) - level, spectrum[0, 0])
 
 
 def rngs(count):
