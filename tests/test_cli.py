@@ -16,13 +16,13 @@ import torch
 from typer.testing import CliRunner
 
 from latentclap import checkpoints, cli
-from latentclap.audio import loudness, read_wave
+from latentclap.audio import loudness, read_wave, write_wave
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
-from latentclap.generation import _batches, within_full_scale
+from latentclap.generation import _batches, _clips_in, within_full_scale
 
 RATE = 16_000
 
@@ -585,6 +585,15 @@ def test_a_finish_that_no_clip_can_have_is_refused(fake, tmp_path, options, mess
 
 def test_a_peak_below_zero_is_a_peak():
     np.testing.assert_allclose(within_full_scale(np.array([0.5, -2.0])), [0.5 * 0.495, -0.99])
+
+
+def test_only_a_clip_s_own_spelling_is_a_clip(tmp_path):
+    """Others' files are neither kept nor counted: rain_7 and rain_0007 are not rain_007."""
+    names = ("rain_007", "rain_7", "rain_0007", "rain_1000", "rain_x", "rain_+07")
+    for name in names:
+        write_wave(tmp_path / "rain" / f"{name}.wav", np.zeros(8), RATE)
+    found = _clips_in(tmp_path, {"prompts": {"rain": "This is a sound of rain."}, "format": "wav"})
+    assert sorted(path.stem for path in found) == ["rain_007", "rain_1000"]
 
 
 def test_clips_between_those_that_are_there_are_made_alone():
