@@ -107,6 +107,17 @@ def test_group_norm_by_the_book():
     assert_close(geglu(torch.cat([value, gate], -3).movedim(1, -1)), (value * F.gelu(gate)).movedim(1, -1))
 
 
+def test_group_norm_of_half_precision_rounds_once():
+    """Arithmetic within is float32: the result is the exact one's nearest number in bf16, or next to it rarely."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 8, 16, 16).bfloat16(), torch.randn(8), torch.randn(8)
+    z = x.double().view(2, 4, -1)
+    z = (z - z.mean(2, keepdim=True)) / (z.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    z = z.view(2, 8, 16, 16) * weight.double().view(8, 1, 1) + bias.double().view(8, 1, 1)
+    exact = (z / (1 + (-z).exp())).bfloat16()
+    assert (group_norm(x, weight, bias, 4, 1e-5, silu=True) != exact).float().mean() < 0.005
+
+
 KERNELS = """
     import torch, torch.nn.functional as F
     from latentclap.fast import ops
