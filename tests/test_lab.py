@@ -1,4 +1,6 @@
+import dataclasses
 import shutil
+from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.finetune import finetune
-from latentclap.lab import SYSTEMS, Lab
+from latentclap.finetune import FinetuneConfig, finetune
+from latentclap.lab import SYSTEMS, Lab, _relevant
 from latentclap.limits import check_profile
 from latentclap.profiles import load_profile
 from latentclap.system import FoleySystem
@@ -22,6 +24,115 @@ def lab(tiny_profile, tmp_path_factory):
     patch.setenv("LATENTCLAP_RUNS", str(tmp_path_factory.mktemp("runs")))
     yield Lab(load_profile(tiny_profile), progress=False, device="cpu")
     patch.undo()
+
+
+class Told:
+    """A system whose clips tell what they were asked for: class and seed and number of the first, added up."""
+
+    sampling_rate = 16_000
+
+    def generate(self, classes, n, *, seed, first, **options):
+        starts = [1000 * CLASSES.index(c) + 100 * seed + first for c in classes]
+        return np.array([[s + i] * 4 for s in starts for i in range(n)], dtype=np.float32)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """A lab without weights or clips: what its folders depend on, and who is asked for what."""
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path))
+    made = Lab(load_profile("quick"), progress=False, device="cpu")
+    made.__dict__ |= {"system": Told(), "data_id": "data", "checkpoint_id": "weights", "phi": "phi"}
+    monkeypatch.setattr(Lab, "waves", lambda self, split, n=None: (split, n))
+    return made
+
+
+def test_clips_are_those_asked_for(bench):
+    """Each class its own, and no others' under another seed, first number, count or order."""
+    plain = bench.generate(None, 2)
+    assert {c: w[:, 0].tolist() for c, w in plain.items()} == {
+        c: [1000.0 * i, 1000.0 * i + 1] for i, c in enumerate(CLASSES)
+    }
+    rain = CLASSES.index("rain")
+    for options, value in (({"seed": 3}, 300), ({"first": 7}, 7), ({"classes": ("rain", "keyboard")}, 0)):
+        assert bench.generate(None, 2, **options)["rain"][0, 0] == 1000 * rain + value
+    assert bench.generate(None, 3)["rain"].shape == (3, 4)
+    bench.__dict__["system"] = None  # all of these are there now
+    assert bench.generate(None, 2, first=7)["rain"][0, 0] == 1000 * rain + 7
+    bench.__dict__["checkpoint_id"] = "other weights"
+    with pytest.raises(AttributeError):
+        bench.generate(None, 2, first=7)
+
+
+def test_filtered_clips_are_those_of_the_filter_and_the_seed(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
+    real = lab_module.filter_generate
+    monkeypatch.setattr(
+        lab_module, "filter_generate", lambda *a, **k: asked.append(k["seed"]) or real(*a, **k)
+    )
+    bench.filtered(None, 1)
+    bench.filtered(None, 1, seed=2)
+    assert bench.filtered(None, 1, seed=2).waves[0, 0] == 200 and asked == [0, 2]
+    for change in ({"evaluate__candidates": 2}, {"evaluate__max_tries": 1}, {"evaluate__postfilter": "yuan"}):
+        bench.profile = load_profile("quick").override(**change)
+        bench.filtered(None, 1)
+    assert asked == [0, 2, 0, 0, 0]
+
+
+def test_points_and_caches_are_of_their_data_and_weights(bench, monkeypatch):
+    trained, encoded = [], []
+    monkeypatch.setattr(Lab, "_train", lambda self, config, folder, tensorboard: trained.append(folder) or
+                        write_json(folder / "summary.json", {"seconds": 1.0, "step": 1}))  # fmt: skip
+    monkeypatch.setattr(
+        lab_module, "build_cache", lambda system, clips, folder, **k: encoded.append((clips, folder))
+    )
+    bench.__dict__["dataset"] = Namespace(split=lambda split: split)
+    for name in (None, "data_id", "checkpoint_id"):
+        bench.__dict__ |= {name: "another"} if name else {}
+        bench.point(bench.config("LDM"))
+        bench.cache("dev")
+    bench.cache("eval")
+    assert len(set(trained)) == 3 and len({folder for _, folder in encoded}) == 4
+    assert [clips for clips, _ in encoded] == ["dev", "dev", "dev", "eval"]
+
+
+@pytest.mark.parametrize("lam", [0.0, 5.0])
+def test_whatever_changes_training_makes_another_point(lam):
+    """λ = 0 leaves eq. 3's options without effect; how often is saved never has any."""
+    plain = FinetuneConfig(lam=lam)
+    changes = {
+        "tuning": True, "epochs": 7, "batch_size": 3, "lr": 1e-4, "grad_clip": 0.5, "ema_decay": 0.9, "drop": 0.2,
+        "seed": 4, "grad_accum": 2, "lam": 6.0,
+    }  # fmt: skip
+    of_eq_3 = {"weighting": "snr", "reading": "ddim", "reduction": "sum", "normalize": True, "clamp": 2.0}
+    for name, value in changes.items():
+        assert _relevant(dataclasses.replace(plain, **{name: value})) != _relevant(plain), name
+    for name, value in of_eq_3.items():
+        assert (_relevant(dataclasses.replace(plain, **{name: value})) != _relevant(plain)) == (lam > 0), name
+    assert _relevant(dataclasses.replace(plain, checkpoint_seconds=9.0)) == _relevant(plain)
+    fields = {f.name for f in dataclasses.fields(FinetuneConfig)}
+    assert fields == {*changes, *of_eq_3, "checkpoint_seconds"}
+
+
+def test_a_point_is_scored_on_held_out_clips_with_its_own_weights(bench, monkeypatch):
+    point, seen = Namespace(folder=bench.root / "point"), {}
+    monkeypatch.setattr(Lab, "point", lambda self, config, force=False: point)
+    monkeypatch.setattr(Lab, "load", lambda self, p: ("system of", p))
+    monkeypatch.setattr(Lab, "cache", lambda self, split: split)
+    monkeypatch.setattr(Lab, "generate", lambda self, p, n, seed: (p, n, seed))
+    monkeypatch.setattr(Lab, "fad", lambda self, clips, seed: seen.update(clips=clips, seed=seed) or
+                        Namespace(average=3.0, name="FAD"))  # fmt: skip
+    monkeypatch.setattr(lab_module, "heldout_losses", lambda *a, **k: seen.update(losses=a) or "losses")
+    monkeypatch.setattr(lab_module, "summarise", lambda losses: {"ddpm": losses})
+    scores = bench.score_point(FinetuneConfig(seed=5), clips_per_class=9)
+    assert seen["losses"] == (("system of", point), "phi", "eval")
+    assert (seen["clips"], seen["seed"]) == ((point, 9, 5), 5)
+    assert scores == {"ddpm": "losses", "fad": 3.0, "fad_name": "FAD"}
+
+
+def test_fad_s_reference_is_the_evaluation_side(bench, monkeypatch):
+    monkeypatch.setattr(Lab, "_evaluate", lambda self, clips, seed: (clips, self.reference))
+    assert bench.fad_real(3) == (("dev", 3), ("eval", None))
 
 
 def test_data_and_cache(lab):
