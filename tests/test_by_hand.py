@@ -20,7 +20,7 @@ from latentclap.fad import ClipEmbeddings, fad_with_ci
 from latentclap.finetune import FinetuneTask
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss, step_weight
-from latentclap.measure import retrieval
+from latentclap.measure import _rows, gradient_ratios, heldout_losses, noise_curve, retrieval, summarise
 from latentclap.models import random_system
 from latentclap.pretrain.tasks import LatentCLAPTask
 from latentclap.stats import min_f_prime
@@ -243,6 +243,110 @@ def test_min_f_prime():
     value, error, _ = min_f_prime(8.0, 40, 4.0, 20, 2)
     assert value == pytest.approx(32 / 12)
     assert error == pytest.approx(144 / (64 / 20 + 16 / 40))
+
+
+class Linear(nn.Module):
+    """An encoder whose embedding is a latent's first numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, latent):
+        return self.scale * latent.flatten(1)[:, :512]
+
+
+class Measured:
+    """A system that notes what its UNet is shown, predicts 0.2 s_n, and whose tuning layer doubles."""
+
+    device, schedule = torch.device("cpu"), NoiseSchedule()
+
+    def __init__(self):
+        self.seen = []
+
+    def condition(self, E):
+        return 2 * E
+
+    def eps_theta(self, s_n, n, E):
+        self.seen.append((s_n.numpy(), n.tolist(), E))
+        return 0.2 * s_n
+
+
+ABAR = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
+
+
+@pytest.fixture
+def held_out():
+    g = torch.Generator().manual_seed(3)
+    mean = torch.randn(3, 8, 16, 16, generator=g) * torch.tensor([1.0, 3.0, 9.0]).view(3, 1, 1, 1)
+    return {"mean": mean, "E_audio": unit(3, 512, seed=1), "E_text": unit(3, 512, seed=2)}
+
+
+def test_held_out_losses_of_each_level(held_out):
+    """Another noise at each level, the same in every call; the condition as it comes out of the tuning layer."""
+    system, again = Measured(), Measured()
+    made = heldout_losses(system, Linear(), held_out, levels=4)
+    assert heldout_losses(again, Linear(), held_out, levels=4) == made
+    mean, E_audio = held_out["mean"].numpy(), held_out["E_audio"].numpy()
+    noises = []
+    for k, (s_n, n, E) in enumerate(system.seen):
+        assert n == [125 + 250 * k] * 3 and torch.equal(E, 2 * held_out["E_text"])
+        a = ABAR[n[0]]
+        noises.append((s_n - np.sqrt(a) * mean) / np.sqrt(1 - a))
+        assert made["ddpm"][k] == pytest.approx(((0.2 * s_n - noises[k]) ** 2).mean(), rel=1e-3)
+        E_latent = ((s_n - np.sqrt(1 - a) * 0.2 * s_n) / np.sqrt(a)).reshape(3, -1)[:, :512]
+        assert made["clap"][k] == pytest.approx(((E_audio - E_latent) ** 2).mean(), rel=1e-3)
+    assert np.abs(np.corrcoef(np.stack(noises).reshape(4, -1)) - np.eye(4)).max() < 0.1
+
+
+def test_the_noise_curve_s_condition_and_constant(held_out):
+    system = Measured()
+    made = noise_curve(Linear(), system, held_out, [0, 300])
+    assert torch.equal(system.seen[0][2], 2 * held_out["E_text"])
+    E = held_out["E_audio"].numpy()
+    middle = E.mean(0) / np.linalg.norm(E.mean(0))
+    assert made["mean_vector"] == pytest.approx([(E @ middle).mean()] * 2, rel=1e-5)
+    assert made["noisy"][0] == made["x0"][0]
+
+
+@pytest.mark.parametrize("weighting", ["paper", "constant"])
+def test_who_steers_at_a_step(held_out, weighting):
+    """The mean over clips of λ w |d eq. 3| / |d eq. 1|, each from its formula."""
+    system = Measured()
+    made = gradient_ratios(system, Linear(), held_out, ["x0"], [100], lam=50.0, weighting=weighting, clips=3)
+    ((s_n, _, E),) = system.seen
+    assert torch.equal(E, 2 * held_out["E_text"])
+    a, mean = ABAR[100], held_out["mean"].numpy()
+    eps = (s_n - np.sqrt(a) * mean) / np.sqrt(1 - a)
+    first = 2 * (0.2 * s_n - eps).reshape(3, -1) / s_n.size
+    x0 = (s_n - np.sqrt(1 - a) * 0.2 * s_n) / np.sqrt(a)
+    distance = x0.reshape(3, -1)[:, :512] - held_out["E_audio"].numpy()
+    w = 10 ** (-100 / 200) if weighting == "paper" else 1
+    third = 50 * w * 2 * distance / distance.size * np.sqrt((1 - a) / a)
+    expected = (np.linalg.norm(third, axis=1) / np.linalg.norm(first, axis=1)).mean()
+    assert made["x0"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_clips_are_spread_over_a_cache():
+    """0, 2.75, 5.5, 8.25 and 11, rounded."""
+    assert _rows({"mean": torch.zeros(12)}, 5).tolist() == [0, 3, 6, 8, 11]
+    assert _rows({"mean": torch.zeros(12)}, 0).tolist() == list(range(12))
+
+
+def test_step_200_counts_as_low():
+    told = summarise({"n": [200, 201], "ddpm": [1.0, 2.0], "clap": [0.0, 0.0], "cosine": [0.5, 0.1]})
+    assert told["cosine_200"] == 0.5 and told["ddpm"] == 1.5
+
+
+def test_retrieval_s_bounds():
+    """Of seven clips one has five others nearer than itself: it is not among the first five. Length says nothing."""
+    E_latent = 3 * torch.eye(7)
+    E_latent[0] = torch.tensor([1.0, 2, 2, 2, 2, 2, 0])
+    made = retrieval(E_latent, torch.eye(7), torch.arange(7))
+    assert (made["R@1"], made["R@5"], made["same_class"]) == pytest.approx((6 / 7, 6 / 7, 6 / 7))
+    assert made["cosine"] == pytest.approx((6 + 1 / 21**0.5) / 7)
+    E_latent[0, 5] = 0.5
+    assert retrieval(E_latent, torch.eye(7), torch.arange(7))["R@5"] == 1
 
 
 def test_retrieval_counts_who_is_nearer():

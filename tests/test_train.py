@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import resource
 import signal
@@ -123,6 +124,36 @@ def test_groups_that_do_not_fit_are_refused(data, groups, run):
 def test_generators_follow_the_position():
     a, b = (item_generators(0, p, 3) for p in (0, 1))
     assert torch.equal(torch.rand(2, generator=a[1]), torch.rand(2, generator=b[0]))
+
+
+def test_every_draw_is_of_the_seed(data):
+    one, other = (torch.rand(3, generator=item_generators(seed, 5, 1)[0]) for seed in (0, 1))
+    assert not torch.equal(one, other)
+    grouped = GroupedBatches({"x": torch.arange(40)}, [k % 2 for k in range(40)], 4)
+    assert grouped.order(0, 3).tolist() != grouped.order(1, 3).tolist()
+    assert sample_order(0, 23, 23, seed=0) != sample_order(0, 23, 23, seed=1)
+    # and the runs of a group do not come one after the other
+    places = [k for k, item in enumerate(grouped.order(0, 0)) if item % 2]
+    assert 10 < sum(places) / 20 < 30 and max(places) - min(places) > 25
+
+
+def test_dropout_is_of_the_seed_and_the_place_in_the_stream(data, tmp_path):
+    """What a network draws by itself is another in each pass, and the same however passes make steps."""
+
+    def drawn(name, **changes):
+        seen = []
+
+        class Drops(Regression):
+            def forward(self, batch, rngs):
+                seen.append(torch.rand(()).item())
+                return super().forward(batch, rngs)
+
+        train(Drops(), data, config(**changes), tmp_path / name, progress=False)
+        return seen
+
+    one = drawn("one", steps=4)
+    assert len(set(one)) == 4 and drawn("two", steps=2, grad_accum=2) == one
+    assert not set(drawn("seed", steps=4, seed=9)) & set(one)
 
 
 def test_it_learns_and_logs(data, tmp_path):
@@ -730,6 +761,15 @@ def test_learning_rate():
     assert learning_rate(c, 50) == pytest.approx(0.5)
     assert learning_rate(c, 99) < 0.001
     assert learning_rate(TrainConfig(steps=100, lr=2.0), 99) == 2.0
+    # both at once, and warmed up again where the moments began anew
+    assert learning_rate(c, 5) == pytest.approx(0.6 * (1 + math.cos(0.05 * math.pi)) / 2)
+    assert learning_rate(c, 52, begun=50) == pytest.approx(0.3 * (1 + math.cos(0.52 * math.pi)) / 2)
+
+
+def test_adam_s_own_settings_are_the_paper_s_and_torch_s():
+    c = TrainConfig(steps=1)
+    assert (c.lr, c.beta1, c.beta2, c.weight_decay, c.grad_clip) == (3e-6, 0.9, 0.999, 0.0, 1.0)
+    assert (c.grad_accum, c.ema_decay, c.warmup_steps, c.schedule) == (1, 0.0, 0, "constant")
 
 
 @pytest.mark.parametrize(
