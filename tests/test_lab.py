@@ -79,6 +79,13 @@ def test_filtered_clips_are_those_of_the_filter_and_the_seed(bench, monkeypatch)
     assert asked == [0, 2, 0, 0, 0]
 
 
+def test_a_filter_that_passes_all_gives_the_plain_clips(bench, monkeypatch):
+    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
+    bench.profile = load_profile("quick").override(evaluate__candidates=1, evaluate__max_tries=1)
+    passed, plain = bench.filtered(None, 2, seed=3).by_class(), bench.generate(None, 2, seed=3)
+    assert all(np.array_equal(passed[cls], plain[cls]) for cls in CLASSES)
+
+
 def test_points_and_caches_are_of_their_data_and_weights(bench, monkeypatch):
     trained, encoded = [], []
     monkeypatch.setattr(Lab, "_train", lambda self, config, folder, tensorboard: trained.append(folder) or

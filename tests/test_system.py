@@ -1,5 +1,6 @@
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,13 +52,33 @@ def test_an_item_does_not_depend_on_its_company(tiny):
 def test_first_goes_on_where_a_call_ended(tiny):
     three = tiny.generate(["rain"], 3, steps=2, seed=1)
     rest = tiny.generate(["rain"], 2, steps=2, seed=1, first=1)
-    np.testing.assert_allclose(three[1:], rest, atol=1e-9)
+    # an untrained vocoder is very quiet: what is alike is told by how far the clips lie apart
+    apart = np.abs(three[0] - three[1]).max()
+    assert apart > 0 and np.abs(three[1:] - rest).max() < 0.01 * apart
 
 
 def test_seeds_and_prompts_matter(tiny):
     a = latents(tiny)
     assert not torch.allclose(a, latents(tiny, seeds=(4,)))
     assert not torch.allclose(a, tiny.generate_latents(["a gun shot"], [3], steps=6, guidance_scale=5.0))
+
+
+def test_eta_adds_noise_of_the_item_s_own(tiny):
+    """Another clip than without, and the same one whatever is generated beside it."""
+    plain, noisy = (tiny.generate_latents(["rain"], [3], steps=4, eta=eta) for eta in (0.0, 1.0))
+    assert (plain - noisy).abs().max() > 0.1
+    beside = tiny.generate_latents(["a dog", "rain"], [8, 3], steps=4, eta=1.0)
+    torch.testing.assert_close(beside[1:], noisy, rtol=1e-4, atol=1e-4)
+
+
+def test_latents_are_as_much_smaller_as_the_vae_says():
+    """AudioLDM's has three levels and halves twice; each more halves again."""
+    for levels, shape in ((3, (8, 256, 16)), (4, (8, 128, 8))):
+        config = SimpleNamespace(block_out_channels=[8] * levels, latent_channels=8)
+        told = SimpleNamespace(
+            vae=SimpleNamespace(config=config), frames=1024, mel=SimpleNamespace(n_mels=64)
+        )
+        assert FoleySystem.latent_shape.fget(told) == shape
 
 
 def test_guidance_one_is_the_conditional_model(tiny):
@@ -231,3 +252,9 @@ def test_model_index(saved):
 def test_item_seeds_differ():
     seeds = {item_seed(s, t, i) for s in range(3) for t in ("a", "b") for i in range(5)}
     assert len(seeds) == 30
+
+
+def test_a_seed_s_clips_stay_what_they_are():
+    """Numbers of an earlier version, on which the clips of every record rest; beyond 32 bits, so rarely alike."""
+    assert item_seed(0, "This is a sound of rain.", 0) == 4688663811513164772
+    assert item_seed(7, "This is a sound of a dog bark.", 3) == 1213364720080523619
