@@ -1,5 +1,6 @@
 """The front end against independent references, files, and bad input."""
 
+import inspect
 import math
 from itertools import pairwise
 
@@ -26,7 +27,7 @@ from latentclap.audio import (
     write_wave,
 )
 from latentclap.audio.files import LOSSY
-from latentclap.audio.polish import no_louder
+from latentclap.audio.polish import MOMENTUM, no_louder
 from latentclap.errors import InputError
 
 
@@ -458,3 +459,101 @@ def test_a_full_disk_is_guessed(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is the disk full"):
         write_wave(tmp_path / "new/a.wav", noise(8000), 16_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_records_rest_on():
+    """Iterations, trust, headroom: with others, Griffin-Lim's figures and polished clips would be others."""
+
+    def defaults(function, *names):
+        told = inspect.signature(function).parameters
+        return [told[name].default for name in names]
+
+    assert defaults(mel_to_magnitude, "n_iter", "trust") == [100, 0.3]
+    assert defaults(griffin_lim, "n_iter", "seed") == [32, 0]
+    assert defaults(polish, "n_iter", "headroom") == [10, 12.0]
+    assert defaults(normalise_loudness, "lufs", "peak", "max_gain_db") == [-23.0, 0.9, 40.0]
+    assert inspect.signature(librosa.griffinlim).parameters["momentum"].default == MOMENTUM
+
+
+def test_the_inverse_begins_at_the_pseudo_inverse():
+    mel = torch.randn(1, 5, 64, generator=torch.Generator().manual_seed(0))
+    filters = librosa.filters.mel(sr=16_000, n_fft=1024, n_mels=64, fmin=0, fmax=8000)
+    expected = np.clip(np.linalg.pinv(filters) @ np.exp(mel[0].T.numpy()), 1e-6, None)
+    np.testing.assert_allclose(mel_to_magnitude(mel, n_iter=0)[0].numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_griffin_lim_s_phases_are_of_the_seed():
+    mel = torch.randn(1, 1, 12, 64, generator=torch.Generator().manual_seed(0)) - 4
+    one, same, other = (griffin_lim(mel, 1, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, same) and np.abs(one - other).max() > 0.1 * np.abs(one).max()
+
+
+def test_polish_is_fast_griffin_lim_from_the_vocoder_s_phases():
+    """Perraudin's t = c + 0.99 (c - c before), written out with numpy's transforms."""
+    rng, window = np.random.default_rng(0), np.hanning(1025)[:-1]
+    wave = 0.1 * rng.standard_normal(20 * 160)
+    mel = log_mel(torch.from_numpy(wave[None]).float()) + 0.5
+
+    def spectra(x):
+        return np.fft.rfft(np.lib.stride_tricks.sliding_window_view(x, 1024)[::160] * window).T
+
+    def waves(S):
+        out, weight = np.zeros((2, 20 * 160 + 864))
+        for k, frame in enumerate(np.fft.irfft(S.T) * window):
+            out[160 * k : 160 * k + 1024] += frame
+            weight[160 * k : 160 * k + 1024] += window**2
+        return out / np.maximum(weight, 1e-3)
+
+    c = spectra(np.pad(wave, 432, mode="reflect"))
+    guess = torch.from_numpy(np.abs(c)[None]).float()
+    magnitude = mel_to_magnitude(mel[:, 0], n_iter=20, guess=guess)[0].double().numpy()
+    t, before = c, 0
+    for _ in range(3):
+        c = spectra(waves(magnitude * np.exp(1j * np.angle(t))))
+        t, before = c + 0.99 * (c - before), c
+    expected = waves(magnitude * np.exp(1j * np.angle(t)))[432:-432]
+    found = polish(torch.from_numpy(wave[None]).float(), mel, 3, headroom=float("inf"))[0].numpy()
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
+def test_no_louder_at_the_edges_too():
+    """Energies are means over 17 bins and 3 windows, at the edges over those that there are."""
+    rng = np.random.default_rng(0)
+    wave, than = rng.standard_normal((2, 1024)) * np.array([[1.0], [0.1]])
+    than *= np.linspace(0.1, 3, 1024)
+
+    def spectra(x):
+        return librosa.stft(x, n_fft=256, hop_length=64, pad_mode="reflect")
+
+    def energy(S):
+        padded = np.pad(np.abs(S) ** 2, ((8, 8), (1, 1)), constant_values=np.nan)
+        return np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, (17, 3)), axis=(2, 3))
+
+    gain = np.minimum(1, np.sqrt(10**0.6 * energy(spectra(than)) / energy(spectra(wave))))
+    expected = librosa.istft(spectra(wave) * gain, hop_length=64, length=1024)
+    found = no_louder(*(torch.from_numpy(x[None]).float() for x in (wave, than)), 6.0)[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_what_is_kept_has_no_offset():
+    """The mean is of the second that is kept, not of the three that there were."""
+    wave = np.concatenate([0.3 + 0.1 * np.sin(np.arange(16_000)), np.full(32_000, -0.5)])
+    kept = to_model_rate(wave, 16_000, 1.0)
+    assert abs(kept.mean()) < 1e-6 and np.abs(kept).max() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_loudness_of_a_sine_and_its_bounds():
+    """BS.1770: a full-scale sine at 997 Hz is -3.01 LUFS. At most 40 dB are added, and no peak passes 0.9."""
+    sine = np.sin(2 * np.pi * 997 * np.arange(48_000) / 48_000)
+    assert np.abs(normalise_loudness(0.5 * sine, 48_000)).max() == pytest.approx(
+        10 ** (-19.99 / 20), rel=0.01
+    )
+    np.testing.assert_allclose(normalise_loudness(6e-4 * sine, 48_000), 0.06 * sine, rtol=1e-5, atol=1e-7)
+    clicks = np.full(48_000, 1e-3)
+    clicks[::4800] = -0.5
+    assert np.abs(normalise_loudness(clicks, 48_000, lufs=-5.0)).max() == pytest.approx(0.9)
+
+
+def test_full_scale_is_written_as_such(tmp_path):
+    write_wave(tmp_path / "a.wav", np.array([1.0, -1.0, 0.5]), 16_000)
+    assert (read_wave(tmp_path / "a.wav")[0][0] * 32768).tolist() == [32767, -32768, 16384]
