@@ -23,6 +23,7 @@ from latentclap.embeddings import (
     log_mel_patches,
     vggish_mel_matrix,
 )
+from latentclap.embeddings.front_end import at_16k
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
 from latentclap.files import file_sha256, write_json
@@ -122,6 +123,58 @@ class TestMelStatistics:
         table = np.array([[halves[a][0].distance(halves[b][1]) for b in CLASSES] for a in CLASSES])
         assert (table.argmin(1) == np.arange(7)).sum() >= 6
         assert np.diag(table).mean() < table[~np.eye(7, dtype=bool)].mean() / 8
+
+    def test_every_number_by_its_description(self):
+        """Cosine sums over mel of mean and deviation, and log amplitudes of four bands at four rates."""
+        wave = np.random.default_rng(0).standard_normal(16_000) * (1 + np.sin(np.arange(16_000) / 900))
+        (patch,) = log_mel_patches(at_16k(wave, 16_000))  # (96, 64)
+        k = np.arange(64)
+        basis = np.cos(np.pi * np.outer(k, 2 * k + 1) / 128) * np.where(k, 2**0.5, 1)[:, None] / 8
+        mean, spread = (basis @ x / 8 for x in (patch.mean(0), patch.std(0)))
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(96) / 95)
+        modulation = []
+        for low, high in ((1, 3), (3, 7), (7, 16), (16, 49)):
+            for band in range(4):
+                x = patch[:, 16 * band : 16 * band + 16].mean(1)
+                x = (x - x.mean()) * hann
+                waves = np.exp(-2j * np.pi * np.outer(np.arange(low, high), np.arange(96)) / 96)
+                modulation.append(np.log(np.linalg.norm(waves @ x) / 96 + 0.01))
+        expected = [*mean[:16], *(spread[:8] / 0.5), *(np.array(modulation) / 2.4)]
+        np.testing.assert_allclose(MelStatistics()(wave, 16_000)[0], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_largest_sample_may_be_below_zero():
+    assert at_16k(np.array([0.1, -0.4, 0.2]), 16_000).tolist() == pytest.approx([0.25, -1.0, 0.5])
+    assert at_16k(np.zeros(4), 16_000).tolist() == [0.0] * 4
+
+
+def test_the_judge_s_head_by_hand():
+    """Time is pooled by mean and maximum; classes see the embedding's positive part."""
+    torch.manual_seed(0)
+    net, seen = JudgeNet().eval(), []
+    net.features.register_forward_hook(lambda m, args, out: seen.append(out))
+    with torch.no_grad():
+        e, logits = net(torch.randn(2, 1, 96, 64))
+    x = seen[0].numpy()
+    x = (x.mean(2) + x.max(2)).reshape(2, -1)
+    expected = x @ net.embedding.weight.detach().numpy().T + net.embedding.bias.detach().numpy()
+    np.testing.assert_allclose(e.numpy(), expected, rtol=1e-3, atol=1e-5)
+    assert (expected < 0).any()
+    heard = np.maximum(expected, 0) @ net.head.weight.detach().numpy().T + net.head.bias.detach().numpy()
+    np.testing.assert_allclose(logits.numpy(), heard, rtol=1e-3, atol=1e-5)
+
+
+def test_a_clip_s_class_is_the_mean_of_its_windows_probabilities():
+    """Of logits the mean would be: the one sure window of three outvotes two that say nothing much."""
+    judge = JudgeEmbedding.__new__(JudgeEmbedding)
+    judge.device = torch.device("cpu")
+    logits = torch.zeros(3, 7)
+    logits[0, 2], logits[1:, 5] = 90.0, 2.0
+    judge.net = lambda patches: (None, logits[: len(patches)])
+    (told,) = judge.classify([np.ones(32_000)])
+    share = np.exp(2) / (np.exp(2) + 6)
+    assert told[2] == pytest.approx((1 + 2 * (1 - share) / 6) / 3)
+    assert told[5] == pytest.approx(2 * share / 3)
 
 
 class TestVGGish:

@@ -1,3 +1,4 @@
+import copy
 import json
 import warnings
 from types import SimpleNamespace
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from latentclap import FoleySystem
+from latentclap import system as system_module
+from latentclap.audio import clap_features
 from latentclap.errors import InputError
 from latentclap.models import random_system
 from latentclap.system import item_seed, tuning_layer
@@ -79,6 +82,40 @@ def test_latents_are_as_much_smaller_as_the_vae_says():
             vae=SimpleNamespace(config=config), frames=1024, mel=SimpleNamespace(n_mels=64)
         )
         assert FoleySystem.latent_shape.fget(told) == shape
+
+
+def test_guidance_below_one_is_guidance_too(tiny):
+    """Zero asks for nothing of the text, a half for half of what it changes."""
+    texts = [tiny.generate_latents([text], [3], steps=3, guidance_scale=0.0) for text in ("a dog", "rain")]
+    assert torch.equal(*texts)
+    half, one = (tiny.generate_latents(["rain"], [3], steps=3, guidance_scale=g) for g in (0.5, 1.0))
+    assert not torch.allclose(half, one, rtol=1e-4, atol=1e-5) and not torch.allclose(half, texts[1])
+
+
+def test_clap_hears_the_first_seconds_and_repeats_a_short_clip(tiny):
+    """Its extractor would crop a long clip at random, and fill a short one with silence."""
+    extractor, wave = tiny.feature_extractor, np.random.default_rng(0).standard_normal((1, 96_000))
+    wave = wave.astype(np.float32)
+    first = clap_features(extractor, wave[:, :64_000], 16_000)
+    assert torch.equal(clap_features(extractor, wave, 16_000), first)
+    twice = clap_features(extractor, np.tile(wave[:, :32_000], 2), 16_000)
+    assert torch.equal(clap_features(extractor, wave[:, :32_000], 16_000), twice)
+
+
+def test_a_tuning_layer_stays_free_to_train(tuned):
+    own = copy.copy(tuned)
+    own.tuning, own.unet = tuning_layer(512), copy.deepcopy(tuned.unet).requires_grad_(True)
+    own.eval()
+    assert all(p.requires_grad for part in (own.tuning, own.unet) for p in part.parameters())
+    assert not any(p.requires_grad for p in own.vae.parameters())
+
+
+def test_a_wave_is_polished_as_often_as_the_system_says(tiny, monkeypatch):
+    asked, own = [], copy.copy(tiny)
+    own.polish = 3
+    monkeypatch.setattr(system_module, "polish", lambda wave, mel, n, config: asked.append(n) or wave)
+    own.vocode(torch.randn(1, 1, 64, 64))
+    assert asked == [3]
 
 
 def test_guidance_one_is_the_conditional_model(tiny):
