@@ -555,9 +555,24 @@ def test_accumulation_is_one_large_batch(data, tmp_path):
             nn.init.ones_(self.net.weight)
 
     a, b = Plain(), Plain()
-    train(a, data, config(batch_size=8, ema_decay=0.0), tmp_path / "a", progress=False)
-    train(b, data, config(batch_size=4, grad_accum=2, ema_decay=0.0), tmp_path / "b", progress=False)
+    one = train(a, data, config(batch_size=8, ema_decay=0.0), tmp_path / "a", progress=False)
+    two = train(b, data, config(batch_size=4, grad_accum=2, ema_decay=0.0), tmp_path / "b", progress=False)
     torch.testing.assert_close(a.net.weight, b.net.weight)
+    for x, y in zip(
+        one.history, two.history, strict=True
+    ):  # what is reported is of all passes, not of the last
+        assert (y["loss"], y["grad_norm"]) == pytest.approx((x["loss"], x["grad_norm"]), rel=1e-4)
+
+
+def test_a_clip_of_zero_is_none(data, tmp_path):
+    """As one that no gradient reaches, and unlike one of 1, which ours of several tens do."""
+    large, out = TensorBatches({"x": data.tensors["x"], "y": 100 * data.tensors["y"]}), {}
+    for clip in (0.0, 1e9, 1.0):
+        task = Regression()
+        made = train(task, large, config(steps=4, grad_clip=clip), tmp_path / str(clip), progress=False)
+        out[clip] = weights(task)
+    assert made.history[0]["grad_norm"] > 10
+    assert torch.equal(out[0.0], out[1e9]) and not torch.allclose(out[0.0], out[1.0], rtol=1e-3)
 
 
 def test_other_settings_are_refused(data, tmp_path):
