@@ -232,6 +232,21 @@ def test_lines_of_a_run_without_a_checkpoint_are_dropped(data, tmp_path):
     assert lines == result.history and [line["step"] for line in lines] == [1, 5, 10, 15, 20, 25, 30]
 
 
+def test_a_packed_run_that_is_stopped_again_remembers_both_beginnings(data, tmp_path):
+    """The average has its age from before it was packed, and the rate is warmed up from there, not from step 0."""
+    settings = config(steps=200, warmup_steps=20, minutes=1e-9, log_every=1)  # a step a call
+    train(Regression(), data, settings, tmp_path / "here", progress=False)
+    (tmp_path / "there").mkdir()
+    pack(tmp_path / "here", tmp_path / "there" / CHECKPOINT)
+    for _ in range(3):
+        task = Regression()
+        result = train(task, data, settings, tmp_path / "there", progress=False)
+        assert not task.training  # what is left is for use
+    assert [line["lr"] for line in result.history] == pytest.approx([0.02 * k / 20 for k in (1, 2, 3)])
+    state = torch.load(tmp_path / "there" / CHECKPOINT, weights_only=True)
+    assert (state["step"], state["begun"], state["ema"]["count"]) == (4, 1, 4)
+
+
 def test_lines_after_the_checkpoint_are_dropped(data, tmp_path):
     train(Regression(), data, config(steps=10), tmp_path, progress=False)
     with open(tmp_path / "stats.jsonl", "a") as stream:
