@@ -687,6 +687,20 @@ def test_time_budget_leaves_a_checkpoint(data, tmp_path):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == result.step
 
 
+def test_a_minute_has_sixty_seconds(data, tmp_path, monkeypatch):
+    """Of steps of ten seconds the seventh is the first to end beyond a minute."""
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Slow(Regression):
+        def forward(self, batch, rngs):
+            clock[0] += 10
+            return super().forward(batch, rngs)
+
+    result = train(Slow(), data, config(minutes=1.0), tmp_path, progress=False)
+    assert (result.step, result.finished, result.seconds) == (7, False, 70)
+
+
 def test_precision_may_change_in_one_process(data, tmp_path):
     """accelerate keeps one precision for a process; a notebook trains in several."""
     losses = {}
