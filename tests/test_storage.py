@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -384,3 +385,10 @@ def test_a_description_of_what_has_another_form(tmp_path, file, content):
     ) as stop:
         describe(folder)
     assert "\n" not in str(stop.value)
+
+
+@pytest.mark.parametrize(("own", "longest"), [(10**30, 512), (512, 512), (77, 77)])
+def test_texts_are_no_longer_than_roberta_s_positions(own, longest):
+    """514 of them, of which the first two are not for words."""
+    clap = SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=514)))
+    assert storage._shortened(SimpleNamespace(model_max_length=own), clap).model_max_length == longest
