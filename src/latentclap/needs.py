@@ -1,13 +1,19 @@
-"""What a profile needs: what of it is not there, with the command that brings it, and whether it changed."""
+"""What a run needs: files that a profile names and clips of every class; what is not there, and what changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentclap import storage
+from latentclap.classes import CLASSES
+from latentclap.errors import InputError
 from latentclap.files import below
 from latentclap.profiles import Profile
+
+if TYPE_CHECKING:
+    from latentclap.data import FoleyDataset
 
 _GET = "python data_scripts/get.py"
 #: what of a profile is a file or folder -> the command that brings it
@@ -19,6 +25,31 @@ COMMANDS = {
     "evaluate.reference": f"{_GET} stats",
     "evaluate.vggish": f"{_GET} vggish",
 }
+
+
+def every_class(dataset: FoleyDataset, name: str, *, dev: int = 2, eval_: int = 2) -> None:
+    """Refuse a data set that lacks clips of a class, before anything is trained on it.
+
+    Args:
+        dataset: the clips.
+        name: what the message calls them: their folder.
+        dev, eval_: how many clips of each class have to be on that side; one has no interval over clips.
+
+    Raises:
+        InputError: a class with fewer.
+    """
+    few = [
+        f"{cls} has {count} {side} clip{'s' * (count != 1)}"
+        for cls in CLASSES
+        for side, wanted in (("dev", dev), ("eval", eval_))
+        if (count := sum(clip.cls == cls for clip in dataset.split(side))) < wanted
+    ]
+    if few:
+        raise InputError(
+            f"{name}: {few[0]}"
+            + f" (and {len(few) - 1} more)" * (len(few) > 1)
+            + f"; the notebooks need all seven classes, with {dev} development and {eval_} evaluation clips at least"
+        )
 
 
 def missing(profile: Profile, data_dir: str = "") -> list[str]:

@@ -12,11 +12,10 @@ from typing import Annotated
 
 import typer
 
-from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_text
 from latentclap.limits import check_profile
-from latentclap.needs import missing
+from latentclap.needs import every_class, missing
 from latentclap.profiles import load_profile
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -68,20 +67,7 @@ def check(
             f"{folder}: {len(dataset)} clips of {len({c.recording for c in dataset.clips})} recordings leave the"
             f" {empty[0]} side empty; a class needs clips of at least two recordings"
         )
-    least = {"dev": 2, "eval": 2}  # one clip has no interval over clips
-    few = [
-        f"{cls} has {count} {side} clip{'s' * (count != 1)}"
-        for cls in CLASSES
-        for side, wanted in least.items()
-        if (count := sum(clip.cls == cls for clip in dataset.split(side))) < wanted
-    ]
-    if few:
-        raise InputError(
-            f"{folder}: {few[0]}"
-            + f" (and {len(few) - 1} more)" * (len(few) > 1)
-            + "; the notebooks need all seven"
-            f" classes, with {least['dev']} development and {least['eval']} evaluation clips at least"
-        )
+    every_class(dataset, folder)
     typer.echo(f"{folder}: {len(dataset.split('dev'))} dev and {len(dataset.split('eval'))} eval clips")
 
 
