@@ -38,6 +38,11 @@ def test_wrong_types(bad):
         start("03_finetune", namespace(**bad))
 
 
+def test_a_list_that_papermill_passed_as_a_text_is_told_how_to_be_given():
+    with pytest.raises(InputError, match=r"parameter seeds='\[0,1\]': must be a list; .* -y 'seeds: \["):
+        start("06_fig3", namespace(seeds="[0,1]"))
+
+
 def test_start_opens_a_folder_named_by_the_configuration(tmp_path, capsys):
     a, b = start("x", namespace()), start("x", namespace(lam=1.0))
     assert a.folder != b.folder

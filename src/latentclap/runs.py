@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 from latentclap.errors import InputError
 from latentclap.files import finite, read_json, write_json
@@ -290,7 +290,13 @@ def check_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
 def _parameter(name: str, value: Any, hint: Any) -> Any:
     kinds = {"str": str, "int": int, "float": float, "bool": bool, "list[float]": list[float]}
     kinds |= {"list[int]": list[int], "list[str]": list[str]}
-    return convert(value, kinds.get(hint, hint) if isinstance(hint, str) else hint, f"parameter {name}")
+    kind = kinds.get(hint, hint) if isinstance(hint, str) else hint
+    if get_origin(kind) is list and not isinstance(value, list | tuple):
+        # papermill's -p knows no lists: -p lams [0,500] arrives as a text
+        raise InputError(
+            f"parameter {name}={value!r}: must be a list; papermill takes one as -y '{name}: [..., ...]'"
+        )
+    return convert(value, kind, f"parameter {name}")
 
 
 def start(notebook: str, namespace: dict[str, Any]) -> Run:
