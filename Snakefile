@@ -28,6 +28,8 @@ unknown = sorted(set(config) - {"profile", "data", "runs", "root"})
 if unknown:
     raise WorkflowError(f"--config {', '.join(unknown)}: unknown; there are profile, data, runs and root")
 
+# Snakemake reads what --config is given as YAML: a folder named 2023 arrives as a number, nothing at all as None
+config.update({name: "" if value is None else str(value) for name, value in config.items()})
 ROOT = os.path.abspath(config["root"]) if config.get("root") else ""
 if ROOT:  # profiles name these folders from the working folder on
     if not os.path.isdir(ROOT):
@@ -43,7 +45,7 @@ if ROOT:  # profiles name these folders from the working folder on
                 f" move it to {there}"
             )
 
-PROFILE = config.get("profile", "quick")
+PROFILE = config.get("profile") or "quick"
 if PROFILE.endswith(".toml"):  # a profile of one's own
     PROFILE = os.path.abspath(PROFILE)
 NAME = Path(PROFILE).stem

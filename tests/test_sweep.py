@@ -114,6 +114,7 @@ def wait_for(what, process, seconds=600):
     [
         (("profil=paper",), "--config profil: unknown; there are profile, data, runs and root"),
         (("profile=papr",), "no profile 'papr'; there are evening, mini, paper, quick"),
+        (("profile=2023",), "no profile '2023'; there are evening, mini, paper, quick"),
         (
             ("profile=paper",),
             "profile paper names what is not there: model.system: checkpoints/audioldm-m-full",
