@@ -381,6 +381,8 @@ def test_the_provenance_line_names_the_run():
         " · 2026-11-23 · torch 2.14.1 · 1.5 min"
     )
     assert "<script" not in provenance_line({"profile": "<script>"})._repr_html_()
+    one = str(provenance_line({"profile": "quick", "clips": 1}, clips_per_class=1))
+    assert one == "This run: profile quick · 1 clip · 1 clip a class"
     with pytest.raises(InputError, match="no profile"):
         provenance_line({"seed": 0})
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from latentclap import lab as lab_module
+from latentclap.book.settings import settings_beside
 from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
@@ -149,6 +150,18 @@ def test_data_and_cache(lab):
     assert torch.bincount(cache["label"]).tolist() == [4] * 7
     again = lab.cache("dev")
     assert all(torch.equal(again[k], cache[k]) for k in cache)
+
+
+def test_a_page_with_settings_of_its_own_shows_those(lab):
+    plain = settings_beside(lab)
+    own = settings_beside(lab, {"epochs": 7, "λ without tuning layer": 10.0})
+    assert own.iloc[:, 1]["epochs"] == "7" and own.iloc[:, 1]["λ without tuning layer"] == "10"
+    assert own.iloc[:, [0, 2]].equals(plain.iloc[:, [0, 2]]) and len(own) == len(plain)
+    assert own.drop(["epochs", "λ without tuning layer"]).equals(
+        plain.drop(["epochs", "λ without tuning layer"])
+    )
+    with pytest.raises(KeyError):
+        settings_beside(lab, {"epoch": 7})
 
 
 def test_a_damaged_cache_is_refused(lab, tmp_path):

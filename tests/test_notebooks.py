@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
+import soundfile
 from safetensors.numpy import load_file
 
 from latentclap.files import read_json
@@ -82,6 +84,28 @@ def test_a_wrong_type_fails_clearly(runs, tmp_path):
     )
     assert done.returncode != 0
     assert "parameter lam='many': must be of type float" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["03_finetune", "04_table1", "06_fig3"])
+def test_a_folder_without_every_class_ends_before_anything_is_trained(name, tiny_profile, tmp_path):
+    folder = tmp_path / "own" / "rain"
+    folder.mkdir(parents=True)
+    for i in range(10):
+        noise = 0.1 * np.random.default_rng(i).standard_normal(32_000)
+        soundfile.write(folder / f"{i}.wav", noise, 16_000)
+    own = ("-p", "profile", tiny_profile, "-p", "data_dir", folder.parent)
+    done = papermill(
+        ROOT / f"notebooks/{name}.ipynb", "out.ipynb", *own, runs=tmp_path / "runs", cwd=tmp_path
+    )
+    assert done.returncode != 0
+    assert "dog_bark has 0 dev clips" in done.stderr and "the notebooks need all seven classes" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_lambda_0_alone_is_no_sweep(tiny_profile, runs, tmp_path):
+    lams = ("-p", "profile", tiny_profile, "-y", "lams: [0]")
+    done = papermill(ROOT / "notebooks/06_fig3.ipynb", "out.ipynb", *lams, runs=runs, cwd=tmp_path)
+    assert done.returncode != 0 and "lams: 0 alone is no sweep; give a λ above 0" in done.stderr
 
 
 @pytest.mark.skipif(

@@ -13,6 +13,7 @@ from latentclap.book.figures import (
     provenance_line,
 )
 from latentclap.book.grid import Listening, listening_grid, player_row, select_examples
+from latentclap.book.markdown import counted
 from latentclap.book.pages import listening_item, write_listening_items
 from latentclap.book.players import AudioFile, save_player, spectrogram_png
 
@@ -22,6 +23,7 @@ __all__ = [
     "SYSTEM_COLOURS",
     "AudioFile",
     "Listening",
+    "counted",
     "figure_style",
     "listening_grid",
     "listening_item",

@@ -255,7 +255,7 @@ def provenance_line(provenance: Mapping[str, Any], **more: Any) -> ProvenanceLin
     if not facts.get("profile"):
         raise InputError(f"provenance line: no profile among {sorted(facts)}; pass a run's provenance.json")
     parts = [
-        form.format(_plain(key, facts[key]))
+        re.sub(r"^1 clips\b", "1 clip", form.format(_plain(key, facts[key])))
         for key, form in _PROVENANCE.items()
         if facts.get(key) not in (None, "")
     ]

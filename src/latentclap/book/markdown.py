@@ -24,6 +24,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: int | 
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def counted(n: int, noun: str) -> str:
+    """ "one seed", "3 seeds": a count that prose can take as it is."""
+    return f"one {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _numeric(cells: list[str]) -> bool:
     """Whether all are numbers, some of them possibly left out."""
     plain = [c.replace(",", "").replace("%", "").strip() for c in cells]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +15,17 @@ from latentclap.profiles import load_profile
 NOT_GIVEN = "not given"
 
 
-def settings_beside(lab: Lab) -> pd.DataFrame:
+def settings_beside(lab: Lab, own: Mapping[str, object] | None = None) -> pd.DataFrame:
     """What the paper says about fine-tuning, generation and evaluation, with its section, beside what a run does.
 
     The paper's values are those of the profile ``paper``; what the paper leaves open is "not given".
+
+    Args:
+        lab: its profile and data are the run's.
+        own: what the page's own parameters put in the place of the profile's values, by the name of the row.
+
+    Raises:
+        KeyError: a row that the table has not.
     """
     profile, paper = lab.profile, load_profile("paper")
 
@@ -56,7 +63,10 @@ def settings_beside(lab: Lab) -> pd.DataFrame:
         ("post-filter: tries per clip", NOT_GIVEN, f"at most {mine.max_tries}", ""),
     ]
     columns = ["what", "paper", f"this run, {profile.name}", "section"]
-    return pd.DataFrame(rows, columns=columns).set_index("what").rename_axis(None)
+    table = pd.DataFrame(rows, columns=columns).set_index("what").rename_axis(None)
+    for what, value in (own or {}).items():
+        table.loc[[what], columns[2]] = f"{value:g}" if isinstance(value, float) else str(value)  # no new row
+    return table
 
 
 def _range(values: Iterable[int]) -> str:
