@@ -256,6 +256,19 @@ class TestInterval:
         np.testing.assert_array_equal(a.draws, b.draws)
         assert not np.array_equal(a.draws, fad_with_ci(gen, ref, n_boot=50, seed=2).draws)
 
+    def test_an_interval_over_two_clips_has_a_width_and_covers(self):
+        """Without draws of one clip twice, all draws were the same, and the interval the estimate itself."""
+        rng = np.random.default_rng(3)
+        expected = np.mean(
+            [clips(rng, 2, shift=1).stats().distance(clips(rng, 2).stats()) for _ in range(200)]
+        )
+        found = [
+            fad_with_ci(clips(rng, 2, shift=1), clips(rng, 2), n_boot=100, resample_reference=True, seed=i)
+            for i in range(40)
+        ]
+        assert all(e.ci_low < e.fad < e.ci_high for e in found)
+        assert sum(e.ci_low <= expected <= e.ci_high for e in found) >= 22  # of 40; it was 0
+
     def test_centred_interval_covers_the_expected_fad_and_percentile_does_not(self):
         rng = np.random.default_rng(5)
         ref = GaussianStats(np.zeros(8), np.eye(8), 1000)

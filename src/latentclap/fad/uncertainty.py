@@ -169,11 +169,15 @@ def _span(x: np.ndarray) -> np.ndarray:
 
 
 def _multiplicities(rng: np.random.Generator, draws: int, clips: int) -> np.ndarray:
-    """Bootstrap multiplicities (draws, clips), each row summing to ``clips``; one clip alone is redrawn."""
+    """Bootstrap multiplicities (draws, clips), each row summing to ``clips``.
+
+    One clip alone is redrawn; but of two clips it is half of all draws, without which every draw would be the same
+    and the interval of no width.
+    """
     if clips < 2:
         raise InputError(f"{clips} clip cannot be resampled; at least 2 are needed")
     weights = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
-    while (lone := weights.max(1) == clips).any():
+    while clips > 2 and (lone := weights.max(1) == clips).any():
         # n copies of one clip have no covariance between clips; rare (n^(1-n)) and meaningless
         weights[lone] = rng.multinomial(clips, np.full(clips, 1 / clips), size=int(lone.sum()))
     return weights.astype(np.float64)
