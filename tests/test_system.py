@@ -36,6 +36,13 @@ def latents(system, seeds=(3,), **options):
     return system.generate_latents(["rain"] * len(seeds), list(seeds), **{"steps": 6, **options})
 
 
+def test_waves_of_several_lengths_are_refused_in_words(tiny):
+    waves = [np.zeros(8000, np.float32), np.zeros(16000, np.float32)]
+    for encode in (tiny.encode_audio, tiny.log_mel):
+        with pytest.raises(InputError, match="waves of several lengths make no array"):
+            encode(waves)
+
+
 def test_generate_shape_rate_and_seed(tiny):
     waves = tiny.generate(classes=["rain", "DogBark"], n=2, steps=3, seed=5)
     assert waves.shape == (4, tiny.frames * 160)

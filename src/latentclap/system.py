@@ -215,8 +215,8 @@ class FoleySystem:
     def encode_audio(self, waves: np.ndarray, *, batch_size: int = 16, progress: bool = False) -> Tensor:
         """E_audio of the judging CLAP, unit length, of waves (n, samples) at 16 kHz: (n, 512).
 
-        Deterministic: CLAP's feature extractor crops long clips at random; here the first seconds are taken
-        (facts 0.4), and short clips are repeated by the extractor.
+        Deterministic: CLAP's feature extractor crops long clips at random; here the first seconds are taken,
+        and short clips are repeated by the extractor.
 
         Raises:
             InputError: the system has no CLAP with an audio branch, or the waves are not (n, samples).
@@ -244,7 +244,7 @@ class FoleySystem:
     def similarity(self, waves: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """Cosine similarity of each wave with its text by the judging CLAP, in [-1, 1]: (n,).
 
-        No embedding is replaced at random, as the original wrapper does at inference too (facts 0.3).
+        No embedding is replaced at random, as the original wrapper does at inference too.
         """
         self._need_clap("similarity scores")
         E_audio = self.encode_audio(waves)
@@ -560,6 +560,8 @@ def _need_whole(name: str, value: Any, least: int) -> None:
 
 def _waves(waves: np.ndarray) -> np.ndarray:
     """Check and return waves (n, samples), float32."""
+    if isinstance(waves, list | tuple) and len({len(np.atleast_1d(w)) for w in waves}) > 1:
+        raise InputError("waves of several lengths make no array; give those of one length at a time")
     waves = np.asarray(waves)
     if waves.dtype.kind not in "f":
         raise InputError(

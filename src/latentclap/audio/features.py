@@ -13,7 +13,7 @@ from latentclap.audio.waves import resample
 def clap_features(extractor: Any, waves: np.ndarray, sr: int) -> torch.Tensor:
     """Features of waves by CLAP's own extractor, the same on every call.
 
-    The extractor crops long clips at random; here it is given the first seconds only (facts 0.4), so that nothing
+    The extractor crops long clips at random; here it is given the first seconds only, so that nothing
     is left to crop. Short clips are repeated by it.
 
     Args:
