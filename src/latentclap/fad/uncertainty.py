@@ -60,7 +60,7 @@ def fad_with_ci(
     Args:
         generated: embeddings of the generated clips.
         reference: reference statistics, or embeddings of the reference clips.
-        n_boot: number of resamples; 0 gives no interval (NaN), nor do two clips, which have but one resample.
+        n_boot: number of resamples; 0 gives no interval (NaN).
         level: coverage aimed at.
         method: see above.
         resample_reference: also resample the reference's clips (it must be `ClipEmbeddings`).
@@ -83,8 +83,7 @@ def fad_with_ci(
     point = generated.stats().distance(stats)
     draws = np.zeros(0)
     low = high = bias = float("nan")
-    # of two clips every resample is the two themselves (`_multiplicities`): no interval, rather than one of no width
-    if n_boot and min(len(generated), len(reference) if resample_reference else 3) > 2:
+    if n_boot:
         draws = _bootstrap(generated, reference if resample_reference else stats, n_boot, seed)
         bias = float(draws.mean() - point)
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
