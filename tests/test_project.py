@@ -110,3 +110,18 @@ def test_rooms_do_not_import_what_lies_above_them():
         found = set(re.findall(r"^\s*(?:from|import) latentclap\.(\w+)", path.read_text(), re.M))
         if path.stem not in ("cli", "describe", "__main__", "workflow") and "book" not in path.parts:
             assert not found & {"cli", "book"}, path
+
+
+def test_facts_that_comments_name_have_their_section(repo_root):
+    """A comment's "facts A4" is a heading, or an entry, of the page on sources."""
+    page = (repo_root / "book/sources.md").read_text(encoding="utf-8")
+    there = set(re.findall(r"^#{2,3} ([A-H]\d?)\b", page, re.M)) | set(re.findall(r"^- (G\d):", page, re.M))
+    named = {
+        label
+        for folder in ("src", "tests", "data_scripts", "notebooks")
+        for path in sorted((repo_root / folder).rglob("*"))
+        if path.suffix in (".py", ".toml", ".ipynb")
+        for told in re.findall(r"\b[Ff]acts ([A-H]\d?(?:, [A-H]\d?)*)\b", path.read_text(encoding="utf-8"))
+        for label in told.split(", ")
+    }
+    assert len(named) > 10 and named <= there
