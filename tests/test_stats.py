@@ -349,14 +349,6 @@ def test_implied_raters_by_hand():
     assert stats.implied_epsilon(509.6, 3, 7, 280) == pytest.approx(509.6 / (2 * 273))
 
 
-def test_critical_item_sd_by_its_f_test():
-    """Clips with that SD around three means in every cell: F over clips just reaches its level."""
-    means = np.array([6.0, 6.5, 7.1])
-    sd = stats.critical_item_sd(means, 15, 7)
-    between = 15 * 7 * means.var(ddof=1)
-    assert scipy.stats.f.sf(between / sd**2, 2, 7 * 3 * 14) == pytest.approx(0.05)
-
-
 def test_implied_contrasts_by_hand():
     """Ten raters in each of two classes, three models, error 0.5: a standard error of root 0.1, 2 x 9 x 2 df."""
     means = pd.DataFrame({"A": [5.0, 6.0], "B": [5.2, 6.1], "C": [6.0, 6.2]}, index=["rain", "keyboard"])
