@@ -104,7 +104,8 @@ def summary(
     index = html / "index.html"
     if not index.is_file():
         raise InputError(f"{index} is missing: the book was not built")
-    pages = sorted(html.glob("**/*.html"))
+    # sources that the reference links to are no pages
+    pages = sorted(p for p in html.glob("**/*.html") if "_modules" not in p.relative_to(html).parts)
     players = sum(page.read_text(encoding="utf-8").count("<audio ") for page in pages)
     typer.echo(
         f"{'this call':<20}{seconds:>9.0f}   stages of earlier calls are listed with the time they took then"
