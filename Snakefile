@@ -65,7 +65,7 @@ SOURCE = sorted(
 PROSE = sorted(
     str(p)
     for p in Path("book").rglob("*")
-    if p.suffix in (".md", ".yml", ".bib", ".css", ".js", ".svg", ".html")
+    if p.suffix in (".md", ".yml", ".bib", ".css", ".js", ".svg", ".html", ".py")
     and not {"_build", "generated", "notebooks", "audio"} & set(p.parts)
 )
 # whose --help the book has

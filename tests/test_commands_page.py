@@ -61,6 +61,7 @@ def test_help_becomes_readable_markdown(tmp_path):
 
 def test_code_keeps_its_angle_brackets():
     assert fenced("a <b> `<c>`\n\n```console\n$ <d>\n```") == "a &lt;b> `<c>`\n\n```console\n$ <d>\n```"
+    assert fenced("with --seconds, a -- b, `--no`") == "with `--seconds`, a -- b, `--no`"
 
 
 def test_what_does_not_start_is_one_line(tmp_path):

@@ -77,6 +77,11 @@ def _help(name: str, source: str) -> str:
     return fenced(ran.stdout.strip())
 
 
+def _prose(text: str) -> str:
+    """Words outside of code: ``<`` begins no tag, and two hyphens are no dash."""
+    return re.sub(r"(?<![\w`-])--[a-z][\w-]*", r"`\g<0>`", text.replace("<", "&lt;"))
+
+
 def fenced(text: str) -> str:
     """Mend what typer's writer leaves: kept lines become blocks, ``<name>`` is no HTML, and a list of subcommands has
     their first sentences whole.
@@ -91,7 +96,7 @@ def fenced(text: str) -> str:
 
     text = _KEPT.sub(block, text)
     parts = re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.S)
-    text = "".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+    text = "".join(part if i % 2 else _prose(part) for i, part in enumerate(parts))
     sentences = {
         name: " ".join(first.split())
         for name, first in re.findall(r"^## `[^`\n]* ([\w-]+)`\n\n(.+?\.)(?=\s+[A-Z]|\n)", text, re.M | re.S)
