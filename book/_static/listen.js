@@ -15,6 +15,7 @@
 
   const playFrom = (player, position) => {
     wanted.set(player, position);
+    current = player;
     player.currentTime = position;
     player.play().catch(() => {}); // broken off by the next one
   };
@@ -28,7 +29,7 @@
   };
 
   document.addEventListener("play", (event) => {
-    if (!isOurs(event.target)) return;
+    if (!isOurs(event.target) || event.target.paused) return; // it was stopped before its event came
     document.querySelectorAll("audio").forEach((other) => {
       if (other === event.target) return;
       other.pause();
@@ -37,6 +38,11 @@
     current = event.target;
     if (current.closest("td")) current.closest("td").classList.add("lc-playing");
     draw();
+  }, true);
+
+  // Whoever was started last is heard: one that took its copy meanwhile does not come in again.
+  document.addEventListener("playing", (event) => {
+    if (isOurs(event.target) && current && event.target !== current) event.target.pause();
   }, true);
 
   ["pause", "ended"].forEach((name) => document.addEventListener(name, (event) => {
@@ -66,7 +72,8 @@
     const answer = await fetch(player.currentSrc).catch(() => null);
     if (!answer || !answer.ok) return;
     const copy = URL.createObjectURL(await answer.blob());
-    const position = Math.max(player.currentTime, wanted.get(player) || 0), paused = player.paused;
+    const position = Math.max(player.currentTime, wanted.get(player) || 0);
+    const paused = player.paused || player !== current;
     player.src = copy;
     player.currentTime = position;
     if (!paused) player.play().catch(() => {});
