@@ -92,7 +92,8 @@ def visit(page, path: Path) -> None:
 
 
 def play(page, index: int) -> None:
-    page.evaluate("i => document.querySelectorAll('.lc-grid audio')[i].play()", index)
+    # a player that takes its copy breaks its first start off, and starts again by itself
+    page.evaluate("i => { document.querySelectorAll('.lc-grid audio')[i].play().catch(() => {}) }", index)
     page.wait_for_function("i => document.querySelectorAll('.lc-grid audio')[i].currentTime > 0.1", arg=index)
 
 

@@ -2,7 +2,8 @@
 // show what moment is heard. Without this script the players still play; nothing else depends on it.
 (function () {
   "use strict";
-  let current = null;
+  let current = null; // what keys and pictures speak of: started, or focused
+  let started = null;
   const wanted = new WeakMap(); // where a player is to begin that cannot go there yet
 
   const rowOf = (player) => player && player.closest(".lc-row");
@@ -13,9 +14,18 @@
 
   document.documentElement.classList.add("lc-script"); // pictures can be clicked on
 
+  const takeOver = (player) => {
+    document.querySelectorAll("audio").forEach((other) => {
+      if (other === player) return;
+      other.pause();
+      if (pictureOf(other)) pictureOf(other).style.removeProperty("--lc-at");
+    });
+    current = started = player;
+  };
+
   const playFrom = (player, position) => {
     wanted.set(player, position);
-    current = player;
+    takeOver(player);
     player.currentTime = position;
     player.play().catch(() => {}); // broken off by the next one
   };
@@ -30,19 +40,14 @@
 
   document.addEventListener("play", (event) => {
     if (!isOurs(event.target) || event.target.paused) return; // it was stopped before its event came
-    document.querySelectorAll("audio").forEach((other) => {
-      if (other === event.target) return;
-      other.pause();
-      if (pictureOf(other)) pictureOf(other).style.removeProperty("--lc-at");
-    });
-    current = event.target;
+    takeOver(event.target);
     if (current.closest("td")) current.closest("td").classList.add("lc-playing");
     draw();
   }, true);
 
   // Whoever was started last is heard: one that took its copy meanwhile does not come in again.
   document.addEventListener("playing", (event) => {
-    if (isOurs(event.target) && current && event.target !== current) event.target.pause();
+    if (isOurs(event.target) && started && event.target !== started) event.target.pause();
   }, true);
 
   ["pause", "ended"].forEach((name) => document.addEventListener(name, (event) => {
@@ -73,7 +78,7 @@
     if (!answer || !answer.ok) return;
     const copy = URL.createObjectURL(await answer.blob());
     const position = Math.max(player.currentTime, wanted.get(player) || 0);
-    const paused = player.paused || player !== current;
+    const paused = player.paused || player !== started;
     player.src = copy;
     player.currentTime = position;
     if (!paused) player.play().catch(() => {});
