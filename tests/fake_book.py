@@ -34,6 +34,7 @@ from latentclap.book.collect import collect_notebook
 from latentclap.book.commands import commands_page
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.pages import listening_page, model_card
+from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
 from latentclap.book.speed import speed_page
 from latentclap.classes import CLASSES
@@ -169,11 +170,9 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     for name in (page.split("/")[1] for page in pages if page.startswith("notebooks/")):
         executed = executed_notebook(scratch / f"{name}.ipynb", clips, keys.get(name, {}))
         collect_notebook(executed, book / "notebooks", book / "_static", base=scratch)
-    listening_page(
-        [listening_items(scratch / "listening.json", clips)],
-        book / "generated/listening.md",
-        book / "_static",
-    )
+    items = [listening_items(scratch / "listening.json", clips)]
+    listening_page(items, book / "generated/listening.md", book / "_static")
+    rating_page(items, book / "generated/rate.md", book / "_static")
     card = {
         "name": "mini",
         "parameters": 12345,

@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | evaluate | info | convert``.
+"""The command line: ``latentclap generate | evaluate | survey | info | convert``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -288,6 +288,100 @@ def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: b
         side.items(), unit="class", desc=f"embedding ({embedding.name})", disable=True if quiet else None
     )
     return {cls: embed_clips(clips, embedding, 16_000, seconds) for cls, clips in bar}
+
+
+# --- survey -------------------------------------------------------------------------------------------------
+
+
+@app.command(short_help="Make a blind listening test of folders of clips.")
+def survey(
+    models: Annotated[
+        list[str], typer.Argument(metavar="NAME=FOLDER...", help="Systems, and their clips, <class>/*.wav.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pages/, key.csv and survey.json.")],
+    items: Annotated[int, typer.Option(help="Clips of each system and class; the paper: 15 (V-C).")] = 15,
+    classes: Annotated[
+        str, typer.Option(help="Class names with commas between them; default: those in every folder.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(help="Of the draw among a folder's clips, and of their new names.")
+    ] = 0,
+    seconds: Annotated[float, typer.Option(help="Kept from the start of each clip.")] = 4.0,
+    sampling_rate: Annotated[
+        int, typer.Option(help="Bring all clips to this rate in Hz; default: as they are.")
+    ] = 0,
+    intro: Annotated[
+        Path | None,
+        typer.Option(help="Text that raters read first: who asks, and what becomes of the answers."),
+    ] = None,
+    send_to: Annotated[
+        str,
+        typer.Option(help="Address that takes complete ratings (POST, csv); default: raters save a file."),
+    ] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier survey there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Make blind listening tests as the paper's, a page for each class, from folders of clips of several systems.
+
+    Put pages/ on a web server, or open it from a disk, and keep key.csv, which says whose clip is whose. What raters
+    save goes into one folder, which notebook 05 analyses with that key.
+    """
+    folders = _folders(models)
+    _at_least(("--items", items, 1), ("--seed", seed, 0), ("--sampling-rate", sampling_rate, 0))
+    if not SHORTEST <= seconds < math.inf:
+        raise InputError(f"--seconds {seconds:g}: give a time of at least {SHORTEST:g} s")
+    if send_to and not re.match(r"https?://[^/]", send_to):
+        raise InputError(f"--send-to {send_to}: give an address that begins with https:// or http://")
+    from latentclap.survey import make_survey  # needs torch
+
+    made = make_survey(
+        folders,
+        out,
+        items=items,
+        classes=list(_names(classes, [])) if classes else (),
+        seed=seed,
+        seconds=seconds,
+        sampling_rate=sampling_rate,
+        intro=_paragraphs(intro),
+        send_to=send_to,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    typer.echo(f"{made.clips} clips, {len(made.pages)} classes: {made.folder / 'pages' / 'index.html'}")
+    typer.echo(
+        f"with the raters' files in {made.folder / 'answers'}: papermill notebooks/05_table2.ipynb out.ipynb"
+        f" -p ratings_csv {made.folder / 'answers'} -p ratings_key {made.folder / 'key.csv'}"
+    )
+    if len({rate for rates in made.rates.values() for rate in rates}) > 1:
+        told = "; ".join(f"{name} {', '.join(map(str, rates))}" for name, rates in made.rates.items())
+        typer.echo(
+            f"warning: sampling rates in Hz differ ({told}): raters hear that; --sampling-rate brings all to one",
+            err=True,
+        )
+
+
+def _folders(models: list[str]) -> dict[str, Path]:
+    """NAME=FOLDER arguments as a mapping; a folder may have an equals sign in it, a name may not."""
+    folders: dict[str, Path] = {}
+    for text in models:
+        name, found, folder = text.partition("=")
+        if not (found and name.strip() and folder):
+            raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
+        if name.strip() in folders:
+            raise InputError(f"{name.strip()!r} is there twice: each system has a name of its own")
+        folders[name.strip()] = Path(folder)
+    return folders
+
+
+def _paragraphs(path: Path | None) -> list[str]:
+    """A text's paragraphs, each as one line."""
+    if path is None:
+        return []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text in UTF-8") from None
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 # --- info ---------------------------------------------------------------------------------------------------

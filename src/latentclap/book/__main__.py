@@ -100,6 +100,18 @@ def fidelity(
 
 
 @app.command()
+def rate(
+    sources: Annotated[list[Path], typer.Argument(help="listening.json of notebook 04.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/rate.md"),
+    static: Annotated[Path, typer.Option(help="The book's _static.")] = Path("book/_static"),
+) -> None:
+    """Write the page on which a reader rates the book's clips blind."""
+    from latentclap.book.rating import rating_page
+
+    typer.echo(f"{out}: {rating_page(sources, out, static)} clips")
+
+
+@app.command()
 def badinput(
     record: Annotated[Path, typer.Argument(help="JSON that data_scripts/bad_input.py wrote.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/bad_input.md"),

@@ -121,7 +121,7 @@ def listening_page(
     Raises:
         InputError: a source is missing or malformed, a cell is there twice, or one is missing.
     """
-    cells, rules = _read_items(sources)
+    cells, rules = read_items(sources)
     wanted = [canonical_system(system) for system in systems]
     _check_complete(cells, wanted, classes, sources)
     from docutils.nodes import make_id  # part of the extra [book], as Sphinx names the sections
@@ -144,7 +144,7 @@ def listening_page(
     return shelf.players
 
 
-def _read_items(sources: Sequence[str | Path]) -> tuple[dict[tuple[str, str, int], Item], list[str]]:
+def read_items(sources: Sequence[str | Path]) -> tuple[dict[tuple[str, str, int], Item], list[str]]:
     """Read listening.json files: (class, system, index) -> item, and the selection rules they state."""
     cells: dict[tuple[str, str, int], Item] = {}
     rules: list[str] = []
@@ -343,7 +343,7 @@ def _stages_once(
 
 def _card_grid(source: str | Path, static: str | Path) -> list[str]:
     """One clip per class: real, reconstructed, generated, with the line that says how they were chosen."""
-    cells, rules = _read_items([source])
+    cells, rules = read_items([source])
     shelf = Shelf(static, "model_card")
     clips = {(LABELS[c], s): item.audio for (c, s, _), item in cells.items() if s in CARD_SYSTEMS}
     rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]

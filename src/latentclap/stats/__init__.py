@@ -7,7 +7,15 @@ freedom with a number of listeners, averages with their parts, means with their 
 
 from __future__ import annotations
 
-from latentclap.stats.anova import Sphericity, by_items, cell_means, min_f_prime, mixed_anova, sphericity
+from latentclap.stats.anova import (
+    Sphericity,
+    by_items,
+    cell_means,
+    classes_between,
+    min_f_prime,
+    mixed_anova,
+    sphericity,
+)
 from latentclap.stats.checks import (
     Check,
     Grim,
@@ -42,6 +50,7 @@ __all__ = [
     "check_average",
     "check_eta_p2",
     "check_p",
+    "classes_between",
     "course",
     "critical_item_sd_of_pair",
     "eta_p2_from_f",

@@ -11,9 +11,43 @@ from scipy import stats as sps
 
 from latentclap.errors import InputError
 
+#: What stands for the factor between raters where all of them rated all of its levels.
+ALL = "all"
+
+
+def classes_between(table: pd.DataFrame, *, subject: str = "rater", between: str = "class") -> str | None:
+    """How raters and classes go together: the ``between`` that the analyses of this module take.
+
+    Returns:
+        ``between`` where each rater rated one of several classes, as in the paper's seven surveys; None where
+        every rater rated every class that there is, be it one or seven.
+
+    Raises:
+        InputError: a column is missing, or some raters rated some classes: neither analysis fits.
+    """
+    _complete(table, None, [subject, between])
+    heard = table.groupby(subject, observed=True)[between].nunique()
+    groups = table[between].nunique()
+    if (heard == groups).all():
+        return None
+    if (heard == 1).all():
+        return between
+    odd = heard[(heard > 1) & (heard < groups)]
+    odd = odd if len(odd) else heard
+    raise InputError(
+        f"ratings: rater {odd.index[0]!r} rated {odd.iloc[0]} of {groups} {between} levels; every rater must have"
+        f" rated one of them, or every rater all of them: leave out raters or levels of {between}"
+    )
+
 
 def cell_means(
-    table: pd.DataFrame, dv: str, *, subject: str = "rater", within: str = "model", between: str = "class"
+    table: pd.DataFrame,
+    dv: str,
+    *,
+    subject: str = "rater",
+    within: str = "model",
+    between: str | None = "class",
+    crossed: str = "class",
 ) -> pd.DataFrame:
     """Average a long table over repeated ratings: one row a subject, one column a level of ``within``.
 
@@ -22,7 +56,9 @@ def cell_means(
         dv: column of the rating.
         subject: column that names the rater; the same name in two classes is an error.
         within: column of the repeated factor.
-        between: column of the factor between raters.
+        between: column of the factor between raters. None: every rater rated every level of ``crossed``, over
+            which a rater's means are averaged (see `classes_between`).
+        crossed: that column.
 
     Returns:
         Index (between, subject), columns the levels of ``within`` in order of appearance.
@@ -31,7 +67,9 @@ def cell_means(
         InputError: a column is missing or not numeric, ratings are missing, a rater lacks a level or belongs
             to two classes.
     """
-    _complete(table, dv, [subject, within, between])
+    _complete(table, dv, [subject, within, between or crossed])
+    if between is None:
+        return _crossed_means(table, dv, subject, within, crossed)
     classes = table.groupby(subject, observed=True)[between].nunique()
     if (classes > 1).any():
         raise InputError(
@@ -50,16 +88,36 @@ def cell_means(
     return wide
 
 
-def _complete(table: pd.DataFrame, dv: str, names: list[str], mend: str = "leave out the rater") -> None:
-    """Refuse a long table that lacks a column or a value, or whose ratings are no numbers."""
-    missing = [c for c in (dv, *names) if c not in table.columns]
+def _crossed_means(table: pd.DataFrame, dv: str, subject: str, within: str, crossed: str) -> pd.DataFrame:
+    """`cell_means` where every rater rated every level of ``crossed``: each of them weighs the same."""
+    cells = table.groupby([subject, crossed, within], observed=True, sort=True)[dv].mean()
+    wide = cells.unstack([crossed, within])
+    if wide.isna().any(axis=None) or wide.shape[1] < table[crossed].nunique() * table[within].nunique():
+        short = wide.isna().any(axis=1)
+        who = f"rater {wide.index[short.to_numpy().argmax()]!r} has" if short.any() else "there is"
+        raise InputError(
+            f"ratings: {who} no rating for every {within} of every {crossed}; leave out what is incomplete"
+        )
+    means = wide.T.groupby(level=within, sort=False).mean().T[list(pd.unique(table[within]))]
+    means.index = pd.MultiIndex.from_product([[ALL], means.index], names=[crossed, subject])
+    return means
+
+
+def _complete(
+    table: pd.DataFrame, dv: str | None, names: list[str], mend: str = "leave out the rater"
+) -> None:
+    """Refuse a long table that lacks a column or a value, or whose ratings (if any are asked for) are no numbers."""
+    wanted = names if dv is None else [dv, *names]
+    missing = [c for c in wanted if c not in table.columns]
     if missing:
         raise InputError(f"ratings: no column {', '.join(missing)}; there are {', '.join(map(str, table))}")
     if len(table) == 0:
         raise InputError("ratings: the table is empty")
-    if not pd.api.types.is_numeric_dtype(table[dv]):
+    if dv is not None and not pd.api.types.is_numeric_dtype(table[dv]):
         raise InputError(f"ratings: column {dv} is not numeric")
-    bad = table[[dv, *names]].isna().any(axis=1) | ~np.isfinite(table[dv])
+    bad = table[wanted].isna().any(axis=1)
+    if dv is not None:
+        bad |= ~np.isfinite(table[dv])
     if bad.any():
         raise InputError(
             f"ratings: {bad.sum()} row{'s' * (bad.sum() != 1)} with a missing value, "
@@ -101,7 +159,9 @@ def _groups(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, int]:
         raise InputError(f"one level of {wide.columns.name or 'the within factor'}: nothing to compare")
     small = np.flatnonzero(np.bincount(codes) < 2)
     if small.size:
-        raise InputError(f"class {str(names[small[0]])!r} has one rater; every class needs at least two")
+        one = "one rater" if len(names) == 1 else f"class {str(names[small[0]])!r} has one rater"
+        needs = "an analysis" if len(names) == 1 else "every class"
+        raise InputError(f"ratings: {one}; {needs} needs at least two")
     return values, codes, len(names)
 
 
@@ -122,7 +182,8 @@ def sphericity(wide: pd.DataFrame) -> Sphericity:
     n, k = values.shape
     p, dof = k - 1, n - groups
     if dof <= p:
-        raise InputError(f"{n} raters in {groups} classes: too few to estimate sphericity of {k} levels")
+        where = f" in {groups} classes" if groups > 1 else ""
+        raise InputError(f"{n} raters{where}: too few to estimate sphericity of {k} levels")
     s = _error_matrix(values @ _contrasts(k), codes) / dof
     trace = float(np.trace(s))
     if trace <= 0:
@@ -143,7 +204,13 @@ def sphericity(wide: pd.DataFrame) -> Sphericity:
 
 
 def mixed_anova(
-    table: pd.DataFrame, dv: str, *, subject: str = "rater", within: str = "model", between: str = "class"
+    table: pd.DataFrame,
+    dv: str,
+    *,
+    subject: str = "rater",
+    within: str = "model",
+    between: str | None = "class",
+    crossed: str = "class",
 ) -> pd.DataFrame:
     """Mixed-design ANOVA with Greenhouse-Geisser correction (section V-C).
 
@@ -152,20 +219,26 @@ def mixed_anova(
     covariance pooled within classes, as SPSS and R's afex compute it; ignoring the classes would mix their
     differences in.
 
+    With ``between=None`` every rater rated every class (`classes_between`): a repeated-measures ANOVA over
+    raters' means, whose F is that of the main effect in the design with classes within raters as well.
+
     Returns:
         One row each for ``between``, ``within`` and Interaction: SS, df1, df2 (uncorrected), MS, F, p, eps,
-        df1_gg, df2_gg, p_gg, eta_p2 (partial eta squared). The between row has no correction.
+        df1_gg, df2_gg, p_gg, eta_p2 (partial eta squared). The between row has no correction. With
+        ``between=None`` or a single class: the ``within`` row.
 
     Raises:
         InputError: see `cell_means`; a class with one rater.
     """
-    wide = cell_means(table, dv, subject=subject, within=within, between=between)
+    wide = cell_means(table, dv, subject=subject, within=within, between=between, crossed=crossed)
     values, codes, groups = _groups(wide)
-    if groups < 2:
-        raise InputError(f"one {between} only: a mixed ANOVA needs two; use post_hoc")
     n, k = values.shape
     p, counts = k - 1, np.bincount(codes)
     eps = sphericity(wide).eps_gg
+    if groups < 2:
+        effects = values.mean(0) - values.mean()
+        error = float(np.trace(_error_matrix(values @ _contrasts(k), codes)))
+        return pd.DataFrame([_anova_row(within, n * float(effects @ effects), p, error, (n - 1) * p, eps)])
 
     level = values.sum(1) / math.sqrt(k)  # unit-norm average: sums of squares in rating units
     means = np.array([level[codes == g].mean() for g in range(groups)])
@@ -221,7 +294,8 @@ def by_items(
     in class and model; all cells need the same number of clips.
 
     Returns:
-        One row each for ``between``, ``within``, Interaction: SS, df1, df2, MS, F, p, eta_p2.
+        One row each for ``between``, ``within``, Interaction: SS, df1, df2, MS, F, p, eta_p2; of a single
+        class the ``within`` row.
 
     Raises:
         InputError: a column is missing or not numeric, ratings are missing, cells of different size, or fewer than
@@ -246,6 +320,8 @@ def by_items(
         (within, n * g * float(((columns - grand) ** 2).sum()), k - 1),
         ("Interaction", n * float(((cells - rows - columns + grand) ** 2).sum()), (g - 1) * (k - 1)),
     ]
+    if g < 2:
+        parts = parts[1:2]
     keep = ["source", "SS", "df1", "df2", "MS", "F", "p", "eta_p2"]
     return pd.DataFrame([_anova_row(name, ss, df1, error, df, 1.0) for name, ss, df1 in parts])[keep]
 

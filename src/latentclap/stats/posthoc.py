@@ -93,7 +93,7 @@ def post_hoc(
     *,
     subject: str = "rater",
     within: str = "model",
-    between: str = "class",
+    between: str | None = "class",
     adjust: str = "bonferroni",
     level: float = 0.95,
 ) -> pd.DataFrame:

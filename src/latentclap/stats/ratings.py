@@ -13,35 +13,95 @@ from scipy import stats as sps
 
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
+from latentclap.files import listed
 
 RATING_COLUMNS = ("rater", "class", "model", "item")
+#: What a survey's page (`latentclap.survey`) writes in the place of class, model and item, and when it was rated.
+CLIP, WHEN = "clip", "when"
 
 
-def read_ratings(path: str | Path, questions: Sequence[str] = ("quality", "relevance")) -> pd.DataFrame:
+def read_ratings(
+    path: str | Path, questions: Sequence[str] = ("quality", "relevance"), *, key: str | Path = ""
+) -> pd.DataFrame:
     """Read a long table of ratings (csv): rater, class, model, item, and one column a question.
 
+    Where a clip was rated several times at times that are known (``when``: a survey's page was gone through twice,
+    or its file was saved half-way and again), the last rating counts.
+
+    Args:
+        path: the file, or a folder of such files, one from each rater.
+        questions: columns of ratings.
+        key: of a blind survey, whose files name clips by ``clip`` alone: the key.csv that `latentclap survey` wrote.
+
     Raises:
-        InputError: no such file, not a table, columns missing, an unknown class, or ratings that are not
-        numbers.
+        InputError: no such file, not a table, columns missing, an unknown class, a clip that the key does not
+        have, or ratings that are not numbers.
     """
     wanted = f"ratings are a csv file with columns {', '.join((*RATING_COLUMNS, *questions))}"
-    try:
-        table = pd.read_csv(path, dtype={"rater": str, "item": str, "model": str})
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]}); {wanted}") from None
+    path = Path(path)
+    files = [f for f in listed(path) if f.suffix.lower() == ".csv"] if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: no .csv in this folder; {wanted}")
+    names = _read(Path(key), "the key of a survey is key.csv beside its pages", KEY_COLUMNS) if key else None
+    read = [_one_file(file, wanted, questions, names, key) for file in files]
+    return _last(pd.concat(read, ignore_index=True))
+
+
+#: Columns of a survey's key.
+KEY_COLUMNS = (CLIP, *RATING_COLUMNS[1:])
+
+
+def _one_file(
+    path: Path, wanted: str, questions: Sequence[str], names: pd.DataFrame | None, key: str | Path
+) -> pd.DataFrame:
+    table = _read(path, wanted)
+    if names is not None and CLIP in table:
+        unknown = sorted(set(table[CLIP]) - set(names[CLIP]))
+        if unknown:
+            raise InputError(
+                f"{path}: clip {unknown[0]!r} is not in {key}; these are answers to another survey, or its key"
+            )
+        table = table.drop(columns=[c for c in KEY_COLUMNS[1:] if c in table]).merge(names[list(KEY_COLUMNS)])
     missing = [c for c in (*RATING_COLUMNS, *questions) if c not in table]
     if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table))}")
+        hint = "; give the survey's key.csv, too" if CLIP in table and names is None else ""
+        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, table))}{hint}")
     for question in questions:
-        if not pd.api.types.is_numeric_dtype(table[question]):
+        if len(table) and not pd.api.types.is_numeric_dtype(table[question]):
             raise InputError(f"{path}: column {question} is not numeric")
     try:
         table["class"] = [canonical_class(str(c)) for c in table["class"]]
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     return table
+
+
+def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A csv file whose names are texts, even where they look like numbers."""
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(("rater", "item", "model", CLIP), str))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]}); {wanted}") from None
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; {wanted}")
+    return table
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    """Of ratings of one clip by one rater whose times are known, the last."""
+    if WHEN not in table:
+        return table
+    timed = table[WHEN].notna()
+    order = (
+        pd.to_datetime(table[WHEN], errors="coerce", utc=True, format="ISO8601")
+        .sort_values(kind="stable")
+        .index
+    )
+    later = table.loc[order].duplicated(list(RATING_COLUMNS), keep="last")
+    return table[~(later.reindex(table.index) & timed)].reset_index(drop=True)
 
 
 @dataclass(frozen=True)

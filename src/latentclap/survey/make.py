@@ -1,0 +1,257 @@
+"""Surveys from folders of clips: a page per class, sound files with names that tell nothing, and the key."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from latentclap import papers
+from latentclap.classes import CLASSES, LABELS
+from latentclap.errors import InputError
+from latentclap.files import check_place, replaceable, write_json, write_text
+from latentclap.survey.form import RatedClip, page, survey_form
+
+#: What is in the folder of a survey: what is published, what is not, and how it was made.
+PAGES, KEY, RECORD = "pages", "key.csv", "survey.json"
+#: Where pages are until all of them are there.
+PART = ".pages"
+#: Loudness that all clips of a survey share, in LUFS, as far as the peak of each allows.
+LUFS, PEAK = -23.0, 0.9
+#: A clip that cannot come within so many LU of it is nearly silent: the others do not follow it down.
+FOLLOWED = 20.0
+FADE = 10.0  # milliseconds: a clip that is cut in the middle of a sound clicks
+
+INTRO = (
+    "You will hear {n} short sounds, one after the other, and rate each for its audio quality and for how well it"
+    " fits “{label}”, from {low} to {high}. Use headphones, and set your volume with the first clips: all have one"
+    " loudness.",
+    "You may hear a clip as often as you like. Answers are kept in this browser: you may stop, and go on later.",
+)
+THANKS = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What :func:`make_survey` made.
+
+    Attributes:
+        folder: where.
+        pages: a page for each class.
+        clips: number of sound files.
+        levels: LUFS of each class.
+        rates: {model: sampling rates of its files, in Hz}.
+    """
+
+    folder: Path
+    pages: dict[str, Path]
+    clips: int
+    levels: dict[str, float]
+    rates: dict[str, list[int]]
+
+
+def make_survey(
+    models: Mapping[str, str | Path],
+    out: str | Path,
+    *,
+    items: int = papers.LISTENING_DESIGN["items_per_model"],
+    classes: Sequence[str] = (),
+    seed: int = 0,
+    seconds: float = 4.0,
+    sampling_rate: int = 0,
+    intro: Sequence[str] = (),
+    send_to: str = "",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Survey:
+    """Make blind surveys, one for each class, from folders of clips (``<class>/*.wav``) of several systems.
+
+    ``out/pages`` is what is published, on any web server or from a disk. ``out/key.csv`` says which system made
+    which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds`` and
+    written as 16-bit WAV.
+
+    Args:
+        models: {name: folder}, two or more; the paper's are `latentclap.papers.MODELS`.
+        out: a new folder, or one that holds a survey.
+        items: clips of each system and class, drawn at random where there are more.
+        classes: those asked for; empty: those that every folder has.
+        seed: of the draw and of the names.
+        seconds: kept from the start of a clip.
+        sampling_rate: in Hz, that all clips are brought to; 0: they stay as they are.
+        intro: paragraphs before the page's own: who asks, and what becomes of the answers.
+        send_to: address for complete ratings, see `survey_form`.
+        overwrite: replace a survey that is there; answers to it then have no key any more.
+        progress: show a bar.
+
+    Raises:
+        InputError: one system only, a class or clips that are missing, a clip that cannot be read, or a folder with
+            other things in it.
+    """
+    _check(models, items, seconds, sampling_rate)
+    out = _place(Path(out), overwrite)
+    part = out / PART  # pages that are not all there are nobody's to publish
+    chosen = _choose(models, items, classes, seed)
+    total = sum(len(files) for by in chosen.values() for files in by.values())
+    names = iter(_names(total, np.random.default_rng([seed, 1])))
+    rows: list[tuple[str, str, str, str, str]] = []
+    pages, levels = {}, {}
+    rates: dict[str, set[int]] = {model: set() for model in models}
+    with tqdm(total=total, desc="clips", unit="clip", disable=None if progress else True) as bar:
+        for cls, by_model in chosen.items():
+            entries = [
+                (next(names), model, str(item), path)
+                for model, paths in by_model.items()
+                for item, path in enumerate(paths)
+            ]
+            waves = {}
+            for name, model, _, path in entries:
+                waves[name] = _read(path, seconds, sampling_rate)
+                rates[model].add(waves[name][1])
+                bar.update()
+            levels[cls] = _write(waves, part / "clips")
+            rows += [(name, cls, model, item, str(path)) for name, model, item, path in entries]
+            pages[cls] = _write_page(part, cls, sorted(name for name, *_ in entries), seed, intro, send_to)
+    _write_index(part, pages)
+    shutil.rmtree(out / PAGES, ignore_errors=True)
+    part.rename(out / PAGES)
+    write_text(out / KEY, _table([("clip", "class", "model", "item", "file"), *rows]))
+    found = {model: sorted(values) for model, values in rates.items()}
+    write_json(
+        out / RECORD,
+        {
+            "models": {name: str(folder) for name, folder in models.items()},
+            "items": items,
+            "seed": seed,
+            "seconds": seconds,
+            "sampling_rates": found,
+            "lufs": levels,
+        },
+    )
+    pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
+    return Survey(out, pages, len(rows), levels, found)
+
+
+def _check(models: Mapping[str, str | Path], items: int, seconds: float, sampling_rate: int) -> None:
+    if len(models) < 2:
+        raise InputError("a survey compares systems: name two or more folders, --model NAME=FOLDER for each")
+    if items < 1 or not 0 < seconds < float("inf") or sampling_rate < 0:
+        raise InputError(
+            f"items={items}, seconds={seconds:g}, sampling_rate={sampling_rate}: must be above 0"
+            " (sampling_rate 0: as the files are)"
+        )
+
+
+def _place(out: Path, overwrite: bool) -> Path:
+    """The folder, looked at before any work."""
+    shutil.rmtree(out / PART, ignore_errors=True)  # of a run that was killed
+    out = replaceable(out, RECORD, "a survey")
+    check_place(out / RECORD)
+    if (out / RECORD).is_file() and not overwrite:
+        raise InputError(
+            f"{out} holds a survey: choose another folder, or say --overwrite; answers to the old one then have no"
+            " key any more"
+        )
+    return out
+
+
+def _choose(
+    models: Mapping[str, str | Path], items: int, classes: Sequence[str], seed: int
+) -> dict[str, dict[str, list[Path]]]:
+    """{class: {model: files}}: ``items`` of each, drawn where there are more."""
+    from latentclap.evaluate import clips_in_folder
+
+    for name, folder in models.items():
+        if not Path(folder).is_dir():
+            raise InputError(f"{name}: {folder}: no such folder of clips, <class>/*.wav")
+    found = {name: clips_in_folder(Path(folder)) for name, folder in models.items()}
+    wanted = list(classes) or [c for c in CLASSES if all(c in by for by in found.values())]
+    if not wanted:
+        raise InputError(f"no class has clips in every folder: {', '.join(map(str, models.values()))}")
+    draw = np.random.default_rng([seed, 0])
+    chosen: dict[str, dict[str, list[Path]]] = {}
+    for cls in wanted:
+        for name, by in found.items():
+            paths = sorted(by.get(cls, []))
+            if len(paths) < items:
+                raise InputError(
+                    f"{name}: {models[name]} has {len(paths)} clips of {cls}, and {items} are asked for; generate"
+                    f" more, or ask for fewer (--items {max(1, len(paths))})"
+                )
+            kept = sorted(draw.choice(len(paths), items, replace=False))
+            chosen.setdefault(cls, {})[name] = [paths[i] for i in kept]
+    return chosen
+
+
+def _names(n: int, draw: np.random.Generator) -> list[str]:
+    """n different names of eight hexadecimal digits."""
+    names: dict[str, None] = {}
+    while len(names) < n:
+        names[f"{draw.integers(2**32):08x}"] = None
+    return list(names)
+
+
+def _read(path: Path, seconds: float, sampling_rate: int) -> tuple[np.ndarray, int]:
+    from latentclap.audio import read_wave, resample
+    from latentclap.finish import faded
+
+    wave, sr = read_wave(path)
+    mono = wave[0][: round(seconds * sr)].astype(np.float32)
+    if sampling_rate and sr != sampling_rate:
+        mono, sr = resample(mono, sr, sampling_rate), sampling_rate
+    return faded(mono, sr, end=FADE), sr
+
+
+def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
+    """Write the clips of a class at one loudness, which is returned: the loudest, up to -23 LUFS, that all reach."""
+    from latentclap.audio import loudness, write_wave
+
+    heard = {name: loudness(wave, sr) for name, (wave, sr) in waves.items()}
+    reached = {
+        name: min(LUFS, heard[name] + 20 * np.log10(PEAK / max(float(np.abs(wave).max()), 1e-9)))
+        for name, (wave, _) in waves.items()
+    }
+    followed = [value for value in reached.values() if value >= LUFS - FOLLOWED]
+    level = min(followed, default=LUFS)
+    for name, (wave, sr) in waves.items():
+        # one that is nearly silent is as loud as its peak allows; silence stays silence
+        gain = min(level, reached[name]) - heard[name] if np.isfinite(heard[name]) else 0.0
+        write_wave(folder / f"{name}.wav", wave * np.float32(10 ** (gain / 20)), sr)
+    return round(float(level), 1)
+
+
+def _write_page(
+    folder: Path, cls: str, names: Sequence[str], seed: int, intro: Sequence[str], send_to: str
+) -> Path:
+    low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
+    own = [text.format(n=len(names), label=LABELS[cls], low=low, high=high) for text in INTRO]
+    title = f"Listening test: {LABELS[cls]}"
+    form = survey_form(
+        [RatedClip(name, cls, f"clips/{name}.wav") for name in names],
+        study=f"{cls}-{names[0]}",
+        title=title,
+        intro=[*intro, *own],
+        thanks="" if send_to else THANKS,
+        send_to=send_to,
+    )
+    path = folder / f"{cls}.html"
+    write_text(path, page(form, title))
+    return path
+
+
+def _write_index(folder: Path, pages: Mapping[str, Path]) -> None:
+    links = "".join(f'<li><a href="{path.name}">{LABELS[cls]}</a></li>\n' for cls, path in pages.items())
+    title = "Listening tests"
+    body = f"<h1>{title}</h1>\n<p>One for each class of sounds.</p>\n<ul>\n{links}</ul>\n"
+    write_text(folder / "index.html", page(body, title))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
