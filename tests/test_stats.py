@@ -6,6 +6,9 @@ as a long table, first 18 rows in three classes of six:
     pg.mixed_anova(data, dv="y", within="model", between="class", subject="rater", correction=True, effsize="np2")
     pg.pairwise_tests(data, dv="y", within="model", subject="rater", padjust="bonf")
     pg.sphericity(WIDE4), pg.epsilon(WIDE4, correction="gg"), pg.epsilon(WIDE4, correction="hf")
+    pg.rm_anova(data, dv="y", within=["model", "class"], subject="rater", correction=True, effsize="np2")
+
+(the last with six raters, each of whom rated three classes, and with all 18 rows as one class)
 
 and for 19 raters in classes of 8, 5, 6 the type III sums of squares of statsmodels' anova_lm(ols("z ~ C(g, Sum)"),
 typ=3), added over the two orthonormal contrasts z.
@@ -165,7 +168,6 @@ class TestAnova:
             (lambda d: d.assign(y=d.y.where(d.index != 4)), "1 row with a missing value, first at row 4"),
             (lambda d: d.drop(index=4), "rater 'r01' .* has no rating for every model"),
             (lambda d: d.assign(rater=[f"r{i % 9}" for i in range(len(d))]), "appears in 3 classes"),
-            (lambda d: d[d["class"] == "g0"], "one class only"),
             (lambda d: d[d.model == "A"], "one level of model"),
             (lambda d: d[(d["class"] != "g0") | (d.rater == "r00")], "class 'g0' has one rater"),
             (lambda d: d.assign(y=5.0), "do not vary"),
@@ -175,6 +177,111 @@ class TestAnova:
         with pytest.raises(InputError, match=says) as caught:
             stats.mixed_anova(change(balanced), "y")
         assert "\n" not in str(caught.value)
+
+
+class TestCrossed:
+    """Every rater rated every class."""
+
+    @pytest.fixture
+    def crossed(self, balanced):
+        return balanced.assign(rater=[f"r{i // 3 % 6}" for i in range(len(balanced))])
+
+    def test_main_effect_is_pingouins_of_two_factors_within(self, crossed):
+        (row,) = stats.mixed_anova(crossed, "y", between=None).to_dict("records")
+        assert (row["source"], row["df1"], row["df2"]) == ("model", 2, 10)
+        for name, value in {
+            "F": 3.215682030866568,
+            "p": 0.083489509381238,
+            "eps": 0.917651197989229,
+            "p_gg": 0.090086804072159,
+            "eta_p2": 0.391407800202728,
+        }.items():
+            assert row[name] == pytest.approx(value, rel=1e-9), name
+
+    def test_one_class_is_pingouins_of_one_factor(self, balanced):
+        alone = balanced.assign(**{"class": "g0"})
+        (row,) = stats.mixed_anova(alone, "y").to_dict("records")
+        got = {name: row[name] for name in ("SS", "df1", "df2", "F", "p", "eps", "p_gg", "eta_p2")}
+        assert got == pytest.approx(
+            {"SS": 3.907137, "df1": 2, "df2": 34, "F": 3.514307, "p": 0.040989, "eps": 0.83441}
+            | {"p_gg": 0.050836, "eta_p2": 0.17131},
+            rel=2e-5,
+        )
+        pd.testing.assert_frame_equal(
+            stats.mixed_anova(alone, "y", between=None), stats.mixed_anova(alone, "y")
+        )
+
+    def test_classes_weigh_the_same_whatever_was_rated_of_them(self, crossed):
+        more = pd.concat([crossed, *[crossed[crossed["class"] == "g1"]] * 3])
+        pd.testing.assert_frame_equal(
+            stats.mixed_anova(more, "y", between=None), stats.mixed_anova(crossed, "y", between=None)
+        )
+
+    def test_means_keep_the_order_of_models_and_name_raters(self, crossed):
+        shuffled = crossed.sort_values("model", ascending=False, kind="stable")
+        wide = stats.cell_means(shuffled, "y", between=None)
+        assert list(wide.columns) == ["C", "B", "A"]
+        assert list(wide.index) == [("all", f"r{i}") for i in range(6)]
+        np.testing.assert_allclose(wide.loc[("all", "r2"), "C"], np.mean([C[2], C[8], C[14]]))
+
+    def test_post_hoc_pairs_raters(self, crossed):
+        got = stats.post_hoc(crossed, "y", between=None).set_index(["a", "b"])
+        means = DATA.reshape(3, 6, 3).mean(0)
+        t, p = scipy.stats.ttest_rel(means[:, 1], means[:, 0])
+        assert got.loc[("A", "B"), "df"] == 5
+        assert got.loc[("A", "B"), "t"] == pytest.approx(t)
+        assert got.loc[("A", "B"), "p"] == pytest.approx(p)
+
+    def test_which_design_it_is(self, balanced, crossed):
+        assert stats.classes_between(balanced) == "class"
+        assert stats.classes_between(crossed) is None
+        assert stats.classes_between(balanced[balanced["class"] == "g1"]) is None
+        assert (
+            stats.classes_between(balanced.rename(columns={"class": "survey"}), between="survey") == "survey"
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda d: d[(d["class"] != "g2") | (d.rater == "r1")], "rater 'r0' rated 2 of 3 class levels"),
+            (lambda d: d[(d["class"] == "g2") | (d.rater == "r1")], "rater 'r0' rated 1 of 3"),
+            (lambda d: d.drop(columns="class"), "no column class"),
+            (lambda d: d.iloc[:0], "empty"),
+            (lambda d: d.assign(rater=d.rater.where(d.index != 7)), "1 row with a missing value"),
+        ],
+    )
+    def test_neither_design(self, crossed, change, says):
+        with pytest.raises(InputError, match=says):
+            stats.classes_between(change(crossed))
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda d: d.drop(index=4), "rater 'r1' has no rating for every model of every class"),
+            (
+                lambda d: d[(d["class"] != "g1") | (d.model != "B")],
+                "no rating for every model of every class",
+            ),
+            (lambda d: d[d.rater == "r0"], "one rater; an analysis needs at least two"),
+            (lambda d: d[d.rater < "r2"], "2 raters: too few"),
+        ],
+    )
+    def test_bad_tables(self, crossed, change, says):
+        with pytest.raises(InputError, match=says) as caught:
+            stats.mixed_anova(change(crossed), "y", between=None)
+        assert "\n" not in str(caught.value)
+
+    def test_clips_of_one_class(self):
+        rng = np.random.default_rng(3)
+        table = pd.DataFrame(
+            [("rain", m, str(i), r, rng.normal()) for m in "AB" for i in range(5) for r in "xyz"],
+            columns=["class", "model", "item", "rater", "y"],
+        )
+        (row,) = stats.by_items(table, "y").to_dict("records")
+        means = table.groupby(["model", "item"]).y.mean()
+        F, p = scipy.stats.f_oneway(means["A"], means["B"])
+        assert (row["source"], row["df1"], row["df2"]) == ("model", 1, 8)
+        assert (row["F"], row["p"]) == pytest.approx((F, p))
 
 
 class TestPostHoc:

@@ -1,0 +1,366 @@
+"""Surveys: from folders of clips to pages and a key, and from what raters save to a table of ratings."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from latentclap import cli, papers, stats
+from latentclap.audio import loudness, write_wave
+from latentclap.book.rating import rating_page
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+from latentclap.survey import RatedClip, make_survey, survey_form
+
+RATE = 16_000
+MODELS = ("Ground Truth", "LDM+Tuning")
+
+
+def noise(seed: int, seconds: float = 1.0, gain: float = 0.1) -> np.ndarray:
+    return (gain * np.random.default_rng(seed).standard_normal(round(seconds * RATE))).astype(np.float32)
+
+
+def folder_of(path, classes=("rain", "dog_bark"), n=3, seed=0, gain=0.1, rate=RATE):
+    """n clips of each class, none like another."""
+    for k, cls in enumerate(classes):
+        for i in range(n):
+            write_wave(path / cls / f"{cls}_{i:03d}.wav", noise(1000 * seed + 10 * k + i, gain=gain), rate)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {name: folder_of(tmp_path / f"m{k}", seed=k) for k, name in enumerate(MODELS)}
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, ["survey", *map(str, arguments)])
+
+
+def data_of(page) -> dict:
+    """What the script of a page is told."""
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page.read_text(), re.S)[1])
+
+
+class TestPages:
+    def test_pages_ask_for_every_clip_and_the_key_says_whose_it_is(self, folders, tmp_path):
+        made = make_survey(folders, tmp_path / "study", items=2, progress=False)
+        key = pd.read_csv(made.folder / "key.csv", dtype=str)
+        assert made.clips == len(key) == 2 * 2 * 2
+        assert key.groupby(["class", "model"]).item.apply(list).map(tuple).unique().tolist() == [("0", "1")]
+        for cls in ("rain", "dog_bark"):
+            data = data_of(made.pages[cls])
+            mine = key[key["class"] == cls]
+            assert {clip["id"] for clip in data["clips"]} == set(mine["clip"])
+            assert all((made.folder / "pages" / clip["src"]).is_file() for clip in data["clips"])
+            assert [q["name"] for q in data["questions"]] == list(papers.QUESTIONS)
+            assert data["scale"] == [0, 10]
+        for _, row in key.iterrows():  # the sound is that of the file named, at another level
+            heard, _ = soundfile.read(made.folder / "pages/clips" / f"{row['clip']}.wav")
+            source, _ = soundfile.read(row.file)
+            assert np.corrcoef(heard[:15000], source[:15000])[0, 1] > 0.999
+            assert str(folders[row.model]) in row.file
+
+    def test_what_is_published_names_no_system(self, folders, tmp_path):
+        made = make_survey(folders, tmp_path / "study", items=3, progress=False)
+        pages = made.folder / "pages"
+        key = pd.read_csv(made.folder / "key.csv", dtype=str)
+        for page in pages.glob("*.html"):
+            text = page.read_text()
+            assert "LDM" not in text and "Ground Truth" not in text and str(tmp_path) not in text
+        assert all(re.fullmatch(r"[0-9a-f]{8}\.wav", path.name) for path in (pages / "clips").iterdir())
+        for data in map(data_of, made.pages.values()):
+            order = [clip["id"] for clip in data["clips"]]
+            assert order == sorted(order)
+            assert all("model" not in clip and "item" not in clip for clip in data["clips"])
+        # names are no counter: in their order, systems mix
+        by_name = key.sort_values("clip").model.tolist()
+        assert by_name != sorted(by_name) and by_name != sorted(by_name, reverse=True)
+
+    def test_clips_of_a_class_have_one_loudness_and_the_length_asked_for(self, folders, tmp_path):
+        folders["Loud"] = folder_of(tmp_path / "loud", seed=7, gain=0.2)
+        made = make_survey(folders, tmp_path / "study", items=3, seconds=0.5, progress=False)
+        key = pd.read_csv(made.folder / "key.csv", dtype=str)
+        for cls, level in made.levels.items():
+            for name in key[key["class"] == cls]["clip"]:
+                wave, sr = soundfile.read(made.folder / "pages/clips" / f"{name}.wav")
+                assert sr == RATE and len(wave) == RATE / 2
+                assert np.abs(wave).max() <= 0.9
+                assert loudness(wave, sr) == pytest.approx(level, abs=0.2)
+                assert abs(wave[-1]) < 1e-3  # faded, no click
+
+    def test_a_peak_lowers_its_class_alone(self, tmp_path):
+        a, b = folder_of(tmp_path / "a"), folder_of(tmp_path / "b", seed=1)
+        click = noise(5, gain=0.001)
+        click[4000] = 0.9
+        write_wave(a / "rain" / "rain_000.wav", click, RATE)
+        made = make_survey({"a": a, "b": b}, tmp_path / "study", items=3, progress=False)
+        assert made.levels["rain"] < made.levels["dog_bark"] - 5
+
+    def test_silence_draws_nobody_down(self, tmp_path):
+        """Folders with silent clips are refused; what a cut leaves of a clip may be silent all the same."""
+        from latentclap.survey.make import _write
+
+        waves = {"silent": np.zeros(RATE, np.float32), "heard": noise(1)}
+        level = _write({name: (wave, RATE) for name, wave in waves.items()}, tmp_path)
+        assert level > -26
+        assert not soundfile.read(tmp_path / "silent.wav")[0].any()
+        assert loudness(soundfile.read(tmp_path / "heard.wav")[0], RATE) == pytest.approx(level, abs=0.2)
+
+    def test_the_seed_decides_choice_and_names(self, folders, tmp_path):
+        def key(name, seed):
+            made = make_survey(folders, tmp_path / name, items=1, seed=seed, progress=False)
+            return (made.folder / "key.csv").read_text()
+
+        assert key("a", 0) == key("b", 0)
+        chosen = {tuple(re.findall(r"_\d{3}", key(f"s{seed}", seed))) for seed in range(5)}
+        assert len(chosen) > 1
+        names = {tuple(re.findall(r"^[0-9a-f]{8}", key(f"t{seed}", seed), re.M)) for seed in range(3)}
+        assert len(names) == 3
+
+    def test_recordings_are_brought_to_a_rate(self, folders, tmp_path):
+        folders["Ground Truth"] = folder_of(tmp_path / "wide", rate=22_050)
+        mixed = make_survey(folders, tmp_path / "mixed", items=2, progress=False)
+        assert mixed.rates == {"Ground Truth": [22_050], "LDM+Tuning": [16_000]}
+        same = make_survey(folders, tmp_path / "same", items=2, sampling_rate=16_000, progress=False)
+        assert {soundfile.info(p).samplerate for p in (same.folder / "pages/clips").iterdir()} == {16_000}
+
+    def test_a_killed_run_leaves_the_old_survey_and_no_half_of_a_new_one(
+        self, folders, tmp_path, monkeypatch
+    ):
+        from latentclap.survey import make
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(make, "_write_page", stop)
+            with pytest.raises(KeyboardInterrupt):
+                make_survey(folders, tmp_path / "study", items=2, progress=False)
+        assert not (tmp_path / "study" / "pages").exists()
+        made = make_survey(folders, tmp_path / "study", items=2, progress=False)
+        before = (made.folder / "key.csv").read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr(make, "_write_page", stop)
+            with pytest.raises(KeyboardInterrupt):
+                make_survey(folders, tmp_path / "study", items=2, seed=1, overwrite=True, progress=False)
+        assert (made.folder / "key.csv").read_text() == before
+        assert all(
+            (made.folder / "pages" / "clips" / f"{name}.wav").is_file()
+            for name in re.findall(r"^[0-9a-f]{8}", before, re.M)
+        )
+
+
+class TestCommand:
+    def test_says_where_the_pages_are_and_how_to_go_on(self, folders, tmp_path):
+        study = tmp_path / "study"
+        done = run(*[f"{name}={path}" for name, path in folders.items()], "--items", 2, "--out", study, "-q")
+        assert done.exit_code == 0, done.output
+        assert f"8 clips, 2 classes: {study / 'pages' / 'index.html'}" in done.output
+        assert f"-p ratings_key {study / 'key.csv'}" in done.output
+        assert "warning" not in done.output
+        index = (study / "pages" / "index.html").read_text()
+        assert 'href="rain.html"' in index and 'href="dog_bark.html"' in index
+        assert read_json(study / "survey.json")["items"] == 2
+
+    def test_warns_of_rates_that_differ(self, folders, tmp_path):
+        folder_of(tmp_path / "wide", rate=22_050)
+        done = run(
+            f"real={tmp_path / 'wide'}",
+            f"ours={folders['LDM+Tuning']}",
+            "--items",
+            1,
+            "-o",
+            tmp_path / "s",
+            "-q",
+        )
+        assert "warning: sampling rates in Hz differ (real 22050; ours 16000)" in done.output
+
+    def test_intro_and_address_reach_the_page(self, folders, tmp_path):
+        text = tmp_path / "intro.txt"
+        text.write_text("Who we are:\nthe lab.\n\nAnswers are </script> kept.\n", encoding="utf-8")
+        arguments = [f"{name}={path}" for name, path in folders.items()]
+        more = ["--classes", "rain", "--items", 1, "--intro", text, "--send-to", "https://lab.example/take"]
+        assert run(*arguments, *more, "-o", tmp_path / "s", "-q").exit_code == 0
+        data = data_of(tmp_path / "s" / "pages" / "rain.html")
+        assert data["intro"][:2] == ["Who we are: the lab.", "Answers are </script> kept."]
+        assert data["send"] == "https://lab.example/take" and data["thanks"] == ""
+        assert not (tmp_path / "s" / "pages" / "dog_bark.html").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (["a={a}"], "two or more folders"),
+            (["{a}", "b={b}"], "NAME=FOLDER"),
+            (["=x", "b={b}"], "NAME=FOLDER"),
+            (["a={a}", "a={b}"], "'a' is there twice"),
+            (["a={a}", "b={a}/nowhere"], "b: .*nowhere: no such folder"),
+            (["a={a}", "b={b}", "--items", "4"], r"has 3 clips of dog_bark, and 4 are asked for.*--items 3"),
+            (["a={a}", "b={b}", "--items", "0"], "--items 0: at least 1"),
+            (["a={a}", "b={b}", "--classes", "rain,cat"], "unknown class 'cat'"),
+            (["a={a}", "b={b}", "--classes", "gunshot"], "0 clips of gunshot"),
+            (["a={a}", "b={b}", "--seconds", "0"], "--seconds 0"),
+            (["a={a}", "b={b}", "--send-to", "lab.example"], "begins with https://"),
+            (["a={a}", "b={b}", "--intro", "{a}/none.txt"], "none.txt"),
+        ],
+    )
+    def test_refuses_in_one_line_before_any_work(self, folders, tmp_path, arguments, says):
+        a, b = folders.values()
+        done = run(*[text.format(a=a, b=b) for text in arguments], "--out", tmp_path / "s", "-q")
+        shown = (
+            str(done.exception)
+            if done.exception and not isinstance(done.exception, SystemExit)
+            else done.output
+        )
+        assert done.exit_code != 0
+        assert re.search(says, shown), shown
+        assert not (tmp_path / "s").exists()
+
+    def test_keeps_a_survey_and_other_peoples_files(self, folders, tmp_path):
+        arguments = [f"{name}={path}" for name, path in folders.items()]
+        assert run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q").exit_code == 0
+        answers = tmp_path / "s" / "answers" / "a.csv"
+        answers.parent.mkdir()
+        answers.write_text("rater\n")
+        again = run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q")
+        assert again.exit_code != 0 and "holds a survey" in str(again.exception)
+        assert run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q", "--overwrite").exit_code == 0
+        assert answers.read_text() == "rater\n"
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("...")
+        other = run(*arguments, "--items", 1, "-o", tmp_path / "mine", "-q")
+        assert other.exit_code != 0 and "holds other things" in str(other.exception)
+
+
+class TestForm:
+    def test_texts_cannot_end_the_script(self):
+        form = survey_form([RatedClip("a", "rain", "a.wav")], study="s", title="</script><b>", intro=["<!--"])
+        assert "</script><b>" not in form
+        assert json.loads(re.search(r'json">(.*?)</script>', form, re.S)[1])["title"] == "</script><b>"
+
+    def test_named_systems_come_with_the_papers_means(self):
+        clips = [RatedClip(str(i), "rain", "a.wav", model, "0") for i, model in enumerate(papers.MODELS)]
+        data = json.loads(
+            re.search(r'json">(.*?)</script>', survey_form(clips, study="s", title="t", intro=()), re.S)[1]
+        )
+        assert data["paper"]["LDM+Tuning+Latent"] == {"quality": 6.40, "relevance": 7.03}
+        assert data["t"][:2] == [12.7062, 4.3027]
+
+    @pytest.mark.parametrize(
+        ("clips", "says"),
+        [
+            ([], "at least one clip"),
+            ([RatedClip("a", "rain", "x"), RatedClip("a", "rain", "y")], "an id of its own"),
+            (
+                [RatedClip("a", "rain", "x", "LDM", "0"), RatedClip("b", "rain", "y")],
+                "all of its clips or of none",
+            ),
+        ],
+    )
+    def test_refuses(self, clips, says):
+        with pytest.raises(InputError, match=says):
+            survey_form(clips, study="s", title="t", intro=())
+
+
+class TestBookPage:
+    @pytest.fixture
+    def listening(self, tmp_path):
+        from fake_book import listening_items, players
+
+        return listening_items(tmp_path / "listening.json", players(tmp_path / "audio"))
+
+    def test_rates_table_2s_systems_of_the_listening_page(self, listening, tmp_path):
+        out = tmp_path / "book" / "generated" / "rate.md"
+        assert rating_page([listening], out, tmp_path / "book" / "_static") == 7 * 3 * 3
+        clips = json.loads(re.search(r'json">(.*?)</script>', out.read_text(), re.S)[1])["clips"]
+        assert {clip["model"] for clip in clips} == set(papers.MODELS)
+        assert all((tmp_path / "book" / clip["src"]).is_file() for clip in clips)
+        assert all(re.fullmatch(r"_static/audio/rate/[0-9a-f]{8}\.(mp3|ogg)", clip["src"]) for clip in clips)
+
+    def test_names_what_is_missing(self, listening, tmp_path):
+        content = read_json(listening)
+        content["items"] = [i for i in content["items"] if (i["cls"], i["system"]) != ("rain", "LDM+Tuning")]
+        write_json(listening, content)
+        with pytest.raises(InputError, match="rain lacks clips of"):
+            rating_page([listening], tmp_path / "b/rate.md", tmp_path / "b/_static")
+
+
+class TestAnswers:
+    HEAD = "study,rater,clip,class,quality,relevance,order,plays,when\n"
+
+    @pytest.fixture
+    def study(self, tmp_path):
+        (tmp_path / "key.csv").write_text(
+            "clip,class,model,item,file\n11e10000,rain,LDM,0,a.wav\n00000012,rain,LDM+Latent,0,b.wav\n"
+        )
+        (tmp_path / "answers").mkdir()
+        return tmp_path
+
+    def write(self, study, name, *rows, head=HEAD):
+        (study / "answers" / name).write_text(head + "".join(f"{row}\n" for row in rows))
+
+    def test_the_key_says_whose_clip_was_rated(self, study):
+        self.write(study, "1.csv", "s,007,11e10000,rain,3,4,1,1,2026-01-01T10:00:00.000Z")
+        self.write(study, "2.csv", "s,b,00000012,rain,5,6,1,2,2026-01-01T10:00:00.000Z")
+        (study / "answers" / "notes.txt").write_text("by phone\n")
+        table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        # names that look like numbers are names
+        assert table[["rater", "class", "model", "item", "quality", "relevance"]].to_numpy().tolist() == [
+            ["007", "rain", "LDM", "0", 3, 4],
+            ["b", "rain", "LDM+Latent", "0", 5, 6],
+        ]
+
+    def test_the_last_rating_of_a_clip_counts(self, study):
+        self.write(study, "a.csv", "s,a,11e10000,rain,3,4,1,1,2026-01-01T10:00:00.000Z")
+        self.write(
+            study,
+            "a (1).csv",
+            "s,a,11e10000,rain,9,9,1,1,2026-01-01T09:00:00.000Z",
+            "s,a,00000012,rain,5,6,1,2,2026-01-01T10:00:00.000Z",
+        )
+        table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        assert sorted(table.quality) == [3, 5]
+
+    def test_ratings_without_times_are_all_kept(self, study):
+        self.write(
+            study,
+            "a.csv",
+            "a,rain,LDM,0,1,1",
+            "a,rain,LDM,0,3,3",
+            head="rater,class,model,item,quality,relevance\n",
+        )
+        assert stats.read_ratings(study / "answers").quality.tolist() == [1, 3]
+
+    def test_the_page_that_names_systems_needs_no_key(self, study):
+        head = "study,rater,clip,class,model,item,quality,relevance,order,plays,when\n"
+        self.write(study, "a.csv", "book,a,ff,rain,LDM,2,1,2,1,1,2026-01-01T10:00:00.000Z", head=head)
+        assert stats.read_ratings(study / "answers").item.tolist() == ["2"]
+
+    @pytest.mark.parametrize(
+        ("row", "key", "says"),
+        [
+            ("s,a,99999999,rain,3,4,1,1,", True, r"1\.csv: clip '99999999' is not in .*key\.csv"),
+            ("s,a,11e10000,rain,3,4,1,1,", False, "no column model, item.*give the survey's key.csv"),
+            ("s,a,11e10000,rain,good,4,1,1,", True, "column quality is not numeric"),
+        ],
+    )
+    def test_what_does_not_fit(self, study, row, key, says):
+        self.write(study, "1.csv", row)
+        with pytest.raises(InputError, match=says):
+            stats.read_ratings(study / "answers", key=study / "key.csv" if key else "")
+
+    def test_no_answers_and_no_key(self, study):
+        with pytest.raises(InputError, match=r"answers: no \.csv in this folder"):
+            stats.read_ratings(study / "answers")
+        self.write(study, "1.csv", "s,a,11e10000,rain,3,4,1,1,")
+        with pytest.raises(InputError, match="nowhere"):
+            stats.read_ratings(study / "answers", key=study / "nowhere.csv")
+        (study / "other.csv").write_text("a,b\n1,2\n")
+        with pytest.raises(
+            InputError, match=r"other\.csv: no column clip, class, model, item; the key of a survey"
+        ):
+            stats.read_ratings(study / "answers", key=study / "other.csv")
