@@ -202,7 +202,10 @@ class TestCommand:
             (["a={a}", "b={b}", "--items", "4"], r"has 3 clips of dog_bark, and 4 are asked for.*--items 3"),
             (["a={a}", "b={b}", "--items", "0"], "--items 0: at least 1"),
             (["a={a}", "b={b}", "--classes", "rain,cat"], "unknown class 'cat'"),
-            (["a={a}", "b={b}", "--classes", "gunshot"], "0 clips of gunshot"),
+            (
+                ["a={a}", "b={b}", "--classes", "gunshot"],
+                "has no clips of gunshot, and 15 are asked for; generate more$",
+            ),
             (["a={a}", "b={b}", "--seconds", "0"], "--seconds 0"),
             (["a={a}", "b={b}", "--send-to", "lab.example"], "begins with https://"),
             (["a={a}", "b={b}", "--intro", "{a}/none.txt"], "none.txt"),

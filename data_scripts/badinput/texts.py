@@ -88,6 +88,12 @@ for _key, _text in {
     "ratings_empty": "",
 }.items():
     _file(_key, "ratings.csv", _text)
+_file("survey_key", "key.csv", "clip,class,model,item,file\n0000000a,rain,LDM,0,a.wav\n")
+_file(
+    "survey_answers",
+    "answers.csv",
+    "study,rater,clip,class,quality,relevance,order,plays,when\ns,a,0000000b,rain,5,5,1,1,2026-01-01T00:00:00.000Z\n",
+)
 _file("ratings_binary", "ratings.csv", bytes(range(256)) * 4)
 
 # --- files of the book --------------------------------------------------------------------------------------

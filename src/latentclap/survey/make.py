@@ -139,7 +139,7 @@ def make_survey(
 
 def _check(models: Mapping[str, str | Path], items: int, seconds: float, sampling_rate: int) -> None:
     if len(models) < 2:
-        raise InputError("a survey compares systems: name two or more folders, --model NAME=FOLDER for each")
+        raise InputError("a survey compares systems: name two or more folders, NAME=FOLDER for each")
     if items < 1 or not 0 < seconds < float("inf") or sampling_rate < 0:
         raise InputError(
             f"items={items}, seconds={seconds:g}, sampling_rate={sampling_rate}: must be above 0"
@@ -179,9 +179,10 @@ def _choose(
         for name, by in found.items():
             paths = sorted(by.get(cls, []))
             if len(paths) < items:
+                fewer = f", or ask for fewer (--items {len(paths)})" if paths else ""
                 raise InputError(
-                    f"{name}: {models[name]} has {len(paths)} clips of {cls}, and {items} are asked for; generate"
-                    f" more, or ask for fewer (--items {max(1, len(paths))})"
+                    f"{name}: {models[name]} has {len(paths) or 'no'} clip{'s' * (len(paths) != 1)} of {cls}, and"
+                    f" {items} {'is' if items == 1 else 'are'} asked for; generate more{fewer}"
                 )
             kept = sorted(draw.choice(len(paths), items, replace=False))
             chosen.setdefault(cls, {})[name] = [paths[i] for i in kept]
