@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import shutil
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import soundfile
 from safetensors.numpy import load_file
 
+from latentclap import papers, stats
 from latentclap.files import read_json
 from latentclap.workflow import run_folder
 
@@ -100,6 +103,46 @@ def test_a_folder_without_every_class_ends_before_anything_is_trained(name, tiny
     assert done.returncode != 0
     assert "dog_bark has 0 dev clips" in done.stderr and "the notebooks need all seven classes" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_answers_of_raters_who_heard_every_class_are_analysed(tiny_profile, runs, tmp_path):
+    """What the pages of a survey save, one file a rater, with a key: from there to F, as `stats` gives it."""
+    rng = np.random.default_rng(0)
+    key = [
+        (f"{k:08x}", cls, model, str(item))
+        for k, (cls, model, item) in enumerate(
+            itertools.product(("rain", "gunshot"), papers.MODELS, range(2))
+        )
+    ]
+    table = pd.DataFrame(key, columns=["clip", "class", "model", "item"])
+    table.to_csv(tmp_path / "key.csv", index=False)
+    (tmp_path / "answers").mkdir()
+    for rater in "abcd":
+        own = table[["clip", "class"]].assign(
+            rater=rater, quality=rng.integers(11, size=12), when="2026-01-01"
+        )
+        own.assign(relevance=own.quality.to_numpy()[::-1]).to_csv(
+            tmp_path / f"answers/{rater}.csv", index=False
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    answers = ("-p", "ratings_csv", "answers", "-p", "ratings_key", "key.csv")
+    done = papermill(
+        ROOT / "notebooks/05_table2.ipynb",
+        "out.ipynb",
+        "-p",
+        "profile",
+        tiny_profile,
+        *answers,
+        runs=runs,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = read_json(tmp_path / run_folder(tmp_path / "out.ipynb") / "metrics.json")
+    ratings = stats.read_ratings(tmp_path / "answers", key=tmp_path / "key.csv")
+    (row,) = stats.mixed_anova(ratings, "quality", between=None).to_dict("records")
+    assert metrics["t2_F_quality"] == pytest.approx(row["F"])
+    assert (metrics["t2_n_raters"], metrics["t2_n_ratings"]) == (4, 48)
+    assert metrics["t2_source"] == "ratings from answers"
 
 
 def test_lambda_0_alone_is_no_sweep(tiny_profile, runs, tmp_path):
