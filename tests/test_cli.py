@@ -22,6 +22,7 @@ from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
+from latentclap.finish import Finish
 from latentclap.generation import _batches, _clips_in, within_full_scale
 
 RATE = 16_000
@@ -567,9 +568,68 @@ def test_clips_can_be_finished_for_a_mix(fake, tmp_path):
     assert "2 of them made before" in run(*command, "--seconds", 0.8, "--lufs", -30, "--fade", 10).output
 
 
+def test_a_loop_goes_on_where_it_ends(fake, tmp_path):
+    """Round after round: the end is followed by what followed it in the clip, which is then blended over."""
+    result = run("generate", "--classes", "rain", "-o", tmp_path, "--seconds", 0.5, "--loop", 100)
+    assert "1 clip of 0.50 s" in result.output
+    wave, sr = read_wave(tmp_path / "rain/rain_000.wav")
+    plain = np.random.default_rng([len("This is a sound of rain."), 0, 0]).uniform(-0.5, 0.5, RATE)
+    assert wave.shape == (1, RATE // 2) and sr == RATE
+    n, blend = RATE // 2, RATE // 10
+    np.testing.assert_allclose(wave[0, blend:], plain[blend:n], atol=1e-4)  # untouched beyond the blend
+    assert wave[0, 0] == pytest.approx(plain[n], abs=1e-4)
+    # independent noise keeps its power in the middle of the blend
+    middle = slice(blend // 3, 2 * blend // 3)
+    assert wave[0, middle].std() == pytest.approx(plain.std(), rel=0.1)
+    record = json.loads((tmp_path / "generation.json").read_text())
+    assert (record["seconds"], record["settings"]["loop"]) == (0.5, 100.0)
+
+
+def test_a_loop_without_a_length_is_shorter_by_its_blend(fake, tmp_path):
+    assert "of 0.75 s" in run("generate", "--classes", "rain", "-o", tmp_path, "--loop", 250).output
+    assert read_wave(tmp_path / "rain/rain_000.wav")[0].shape == (1, RATE * 3 // 4)
+
+
+def test_clips_can_have_another_rate(fake, tmp_path):
+    out = run("generate", "--classes", "rain", "-o", tmp_path, "--sampling-rate", 48_000, "--seconds", 0.5)
+    assert out.exit_code == 0, out.output
+    wave, sr = read_wave(tmp_path / "rain/rain_000.wav")
+    assert (sr, wave.shape) == (48_000, (1, 24_000))
+    plain = np.random.default_rng([len("This is a sound of rain."), 0, 0]).uniform(-0.5, 0.5, RATE)
+    assert np.corrcoef(wave[0, ::3], plain[: RATE // 2])[0, 1] > 0.98
+    spectrum = np.abs(np.fft.rfft(wave[0]))
+    assert spectrum[5000:].max() < 1e-2 * spectrum[:3500].max()  # nothing above 10 kHz
+    assert json.loads((tmp_path / "generation.json").read_text())["sampling_rate"] == 48_000
+
+
+def test_a_loop_stays_seamless_at_another_rate():
+    """Whole periods of a sine: resampled as one round among others, it has no start and no end."""
+    t = np.arange(RATE) / RATE
+    wave = np.sin(2 * np.pi * 400 * t).astype(np.float32)
+    looped = Finish(loop=100, sampling_rate=44_100)(wave, RATE)
+    assert len(looped) == round(0.9 * 44_100)
+    twice = np.concatenate([looped, looped])
+    seam = np.abs(np.diff(twice, 3))[len(looped) - 10 : len(looped) + 10].max()
+    # elsewhere than in the blend, where two equal halves add up
+    assert seam < 1.5 * np.abs(np.diff(looped[10_000:], 3)).max()
+    alone = Finish(sampling_rate=44_100)(wave[: len(wave) * 9 // 10], RATE)
+    assert len(alone) == len(looped)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--loop", -1), "--loop -1: give milliseconds"),
+        (("--loop", 600), "--loop 600: blends longer than half of a clip of 1 s"),
+        (
+            ("--loop", 300, "--seconds", 0.8),
+            "--seconds 0.8: the model's clips have 1 s, of which --loop 300 takes 0.3 s",
+        ),
+        (("--loop", 50, "--fade", 5), "--fade and --loop"),
+        (("--loop", 50, "--format", "mp3"), "loops are wav, flac or ogg"),
+        (("--sampling-rate", 100), "--sampling-rate 100: give 8000 to 192000 Hz"),
+        (("--sampling-rate", 96000, "--format", "mp3"), "mp3 knows 8000, 11025"),
+        (("--sampling-rate", 44100, "--format", "opus"), "opus knows 8000, 12000"),
         (("--seconds", 0), "--seconds 0: give a length above 0"),
         (("--seconds", 2), "--seconds 2: the model's clips have 1 s"),
         (("--lufs", 3), "--lufs 3: it lies between -70 and 0"),
@@ -668,7 +728,7 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
 
 def test_the_list_of_commands_has_whole_sentences():
     commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 

@@ -40,6 +40,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Format = Literal["wav", "flac", "ogg", "mp3", "opus"]
+#: Formats that know only some sampling rates, in Hz.
+RATES = {
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "opus": (8000, 12000, 16000, 24000, 48000),
+}
 #: Of a clip's evaluated part, in seconds: of less there may be no sample.
 SHORTEST = 0.001
 
@@ -103,6 +108,15 @@ def generate(
         typer.Option(help="Bring each clip to this loudness (-23, say), as far as a peak of 0.9 allows."),
     ] = None,
     fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
+    loop: Annotated[
+        float,
+        typer.Option(
+            help="Blend so many milliseconds of the end into the start: a seamless loop (500, say)."
+        ),
+    ] = 0.0,
+    sampling_rate: Annotated[
+        int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
+    ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
     ] = "auto",
@@ -116,7 +130,8 @@ def generate(
 
     A clip that comes out louder than a file can hold is turned down as a whole, to a peak of 0.99.
 
-    --seconds, --lufs and --fade are for listening and mixing: evaluate clips that were made without.
+    --seconds, --lufs, --fade, --loop and --sampling-rate are for listening, mixing and games: evaluate clips made
+    without them. Resampling adds no sound above the model's 8 kHz.
     """
     names = _names(classes, prompts or [])
     _at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
@@ -124,7 +139,12 @@ def generate(
     _at_least(*(option for option in given if option[1] is not None))
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
-    finish = Finish(seconds, lufs, fade)
+    finish = Finish(seconds, lufs, fade, loop, sampling_rate)
+    if sampling_rate is not None and sampling_rate not in RATES.get(format, (sampling_rate,)):
+        known = ", ".join(map(str, RATES[format]))
+        raise InputError(f"--sampling-rate {sampling_rate}: {format} knows {known} Hz only")
+    if loop and format == "mp3":
+        raise InputError("--loop: mp3 puts silence before and after a clip; loops are wav, flac or ogg")
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
@@ -143,8 +163,8 @@ def generate(
         system = system.for_generation()
     made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    length = finish.seconds or system.seconds
-    write_record(out, model, system, {**settings, **way}, names, made, plan, length)
+    length = finish.length(system.seconds)
+    write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"

@@ -211,7 +211,9 @@ def write_clips(
                 for path, wave in zip(paths, waves, strict=True):
                     heard = finish(wave, system.sampling_rate)
                     comment = _comment(text, path, settings, plan["model"])
-                    write_wave(path, within_full_scale(heard), system.sampling_rate, comment=comment)
+                    write_wave(
+                        path, within_full_scale(heard), finish.rate(system.sampling_rate), comment=comment
+                    )
                     made[path] = maker
                     undo.pop_all()  # from here on there is something to go on from
                     bar.update()
@@ -282,7 +284,7 @@ def write_record(
     names: dict[str, str],
     made: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
-    seconds: float,
+    finish: Finish = Finish(),
 ) -> None:
     """Write what made the clips: model, settings, device, versions, and the prompt of every file.
 
@@ -308,8 +310,8 @@ def write_record(
     record = {
         "model": model,
         "settings": settings,
-        "sampling_rate": system.sampling_rate,
-        "seconds": seconds,
+        "sampling_rate": finish.rate(system.sampling_rate),
+        "seconds": finish.length(system.seconds),
         **how,
         "clips": clips,
         "plan": plan,
