@@ -31,6 +31,7 @@ from latentclap.book import (
     listening_item,
     paper_beside,
     player_row,
+    plot_averages,
     provenance_line,
     save_player,
     select_examples,
@@ -332,6 +333,28 @@ def test_systems_go_by_several_spellings(name, system):
 def test_an_unknown_system_is_refused():
     with pytest.raises(InputError, match="unknown system 'GAN'"):
         canonical_system("GAN")
+
+
+def test_averages_are_drawn_training_by_training_with_their_mean():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    plot_averages(
+        axes, {"LDM": [(10.0, (9.0, 12.0)), (11.0, (11.0, 11.5))], "LDM+filter": [(9.5, (9.0, 10.0))]}
+    )
+    points = [
+        line.get_xydata().tolist()
+        for line in axes.lines
+        if len(line.get_xydata()) == 1 and line.get_marker() in "os"
+    ]
+    assert [x for ((x, _),) in points] == [10.0, 11.0, 9.5]
+    assert [round(y, 2) for ((_, y),) in points] == [-0.08, 0.08, 1.0]
+    bars = [part.get_segments()[0][:, 0].tolist() for part in axes.collections]
+    assert bars == [[9.0, 12.0], [11.0, 11.5], [9.0, 10.0]]
+    means = [line.get_xdata()[0] for line in axes.lines if len(line.get_xydata()) == 2]
+    assert means == [10.5, 9.5]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["LDM", "LDM+filter"]
+    assert axes.yaxis_inverted()
 
 
 def test_the_figure_style_draws(tmp_path):

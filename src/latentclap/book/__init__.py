@@ -10,6 +10,7 @@ from latentclap.book.figures import (
     SYSTEMS,
     figure_style,
     paper_beside,
+    plot_averages,
     provenance_line,
 )
 from latentclap.book.grid import Listening, listening_grid, player_row, select_examples
@@ -29,6 +30,7 @@ __all__ = [
     "listening_item",
     "paper_beside",
     "player_row",
+    "plot_averages",
     "provenance_line",
     "save_player",
     "select_examples",

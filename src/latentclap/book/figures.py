@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentclap.classes import CLASSES
@@ -14,6 +14,7 @@ from latentclap.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
 
@@ -116,6 +117,33 @@ def figure_style() -> None:
             "image.origin": "lower",
         }
     )
+
+
+def plot_averages(axes: Axes, trainings: Mapping[str, Sequence[tuple[float, tuple[float, float]]]]) -> None:
+    """Draw the average FAD of every training with its interval, a line for each system, their mean as a stroke.
+
+    Args:
+        axes: where; its y axis gets the systems' names, the first on top.
+        trainings: system -> (average, (low, high)) of each of its trainings. Rows with a filter are squares.
+    """
+    for i, (system, results) in enumerate(trainings.items()):
+        colour, shape = SYSTEM_COLOURS[system], "s" if "filter" in system else "o"
+        for j, (average, (low, high)) in enumerate(results):
+            axes.errorbar(
+                average,
+                i + 0.16 * (j - (len(results) - 1) / 2),
+                xerr=[[max(0, average - low)], [max(0, high - average)]],
+                fmt=shape,
+                ms=4,
+                color=colour,
+                capsize=2,
+            )
+        mean = sum(average for average, _ in results) / len(results)
+        axes.plot([mean, mean], [i - 0.35, i + 0.35], color=colour, lw=1, alpha=0.6)
+    axes.set(
+        xlabel="average FAD, 95 % bootstrap over clips", yticks=range(len(trainings)), yticklabels=trainings
+    )
+    axes.invert_yaxis()
 
 
 def describe_figure(figure: Figure) -> str:
