@@ -1,10 +1,14 @@
 """The page of what commands say to --help."""
 
 import ast
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
+from latentclap import cli
 from latentclap.book.commands import COMMANDS, commands_page, fenced
 from latentclap.errors import InputError
 
@@ -86,3 +90,29 @@ def test_every_script_that_has_a_command_line_is_on_the_page():
     shown = {source for source in COMMANDS.values() if source.endswith(".py")}
     assert scripts - shown == {"data_scripts/bad_input.py", "data_scripts/environment.py"}
     assert shown <= scripts
+
+
+def printed_commands() -> list[tuple[str, list[str]]]:
+    """Every `latentclap ...` line of the pages' and the README's shell blocks: page and arguments."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]:
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("latentclap "):
+                    found.append((page.name, shlex.split(line, comments=True)[1:]))
+    return found
+
+
+def test_commands_that_pages_print_are_understood():
+    """A page outlives the option that it shows: each command is parsed as the shell hands it over, and not run."""
+    group = typer.main.get_command(cli.app)
+    commands = printed_commands()
+    assert len(commands) > 10 and {"README.md", "rate.md", "sounds.md"} <= {page for page, _ in commands}
+    for page, (name, *arguments) in commands:
+        if arguments == ["--help"]:
+            assert name in group.commands, page
+            continue
+        try:
+            group.commands[name].make_context(name, arguments)
+        except Exception as error:  # of several kinds, click's own among them
+            pytest.fail(f"{page}: latentclap {name} {' '.join(arguments)}: {error!r}")
