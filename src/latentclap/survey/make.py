@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
+import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from tqdm import tqdm
 from latentclap import papers
 from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
-from latentclap.files import check_place, replaceable, write_json, write_text
+from latentclap.files import check_place, file_sha256, plain, replaceable, write_json, write_text
 from latentclap.survey.form import RatedClip, page, survey_form
 
 #: What is in the folder of a survey: what is published, what is not, and how it was made.
@@ -73,8 +76,8 @@ def make_survey(
     """Make blind surveys, one for each class, from folders of clips (``<class>/*.wav``) of several systems.
 
     ``out/pages`` is what is published, on any web server or from a disk. ``out/key.csv`` says which system made
-    which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds`` and
-    written as 16-bit WAV.
+    which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds``, followed
+    by silence where others are longer, and written as 16-bit WAV.
 
     Args:
         models: {name: folder}, two or more; the paper's are `latentclap.papers.MODELS`.
@@ -98,7 +101,7 @@ def make_survey(
     part = out / PART  # pages that are not all there are nobody's to publish
     chosen = _choose(models, items, classes, seed)
     total = sum(len(files) for by in chosen.values() for files in by.values())
-    names = iter(_names(total, np.random.default_rng([seed, 1])))
+    names = iter(_names(total, np.random.default_rng([seed, 1, _content(chosen)])))
     rows: list[tuple[str, str, str, str, str]] = []
     pages, levels = {}, {}
     rates: dict[str, set[int]] = {model: set() for model in models}
@@ -115,8 +118,8 @@ def make_survey(
                 rates[model].add(waves[name][1])
                 bar.update()
             levels[cls] = _write(waves, part / "clips")
-            rows += [(name, cls, model, item, str(path)) for name, model, item, path in entries]
-            pages[cls] = _write_page(part, cls, sorted(name for name, *_ in entries), seed, intro, send_to)
+            rows += [(name, cls, model, item, plain(path)) for name, model, item, path in entries]
+            pages[cls] = _write_page(part, cls, sorted(name for name, *_ in entries), intro, send_to)
     _write_index(part, pages)
     shutil.rmtree(out / PAGES, ignore_errors=True)
     part.rename(out / PAGES)
@@ -189,6 +192,12 @@ def _choose(
     return chosen
 
 
+def _content(chosen: Mapping[str, Mapping[str, Sequence[Path]]]) -> int:
+    """A number that only who has the files can tell: from a seed alone anybody could draw the names again."""
+    told = "".join(file_sha256(path) for by in chosen.values() for paths in by.values() for path in paths)
+    return int(hashlib.sha256(told.encode()).hexdigest(), 16)
+
+
 def _names(n: int, draw: np.random.Generator) -> list[str]:
     """n different names of eight hexadecimal digits."""
     names: dict[str, None] = {}
@@ -205,11 +214,14 @@ def _read(path: Path, seconds: float, sampling_rate: int) -> tuple[np.ndarray, i
     mono = wave[0][: round(seconds * sr)].astype(np.float32)
     if sampling_rate and sr != sampling_rate:
         mono, sr = resample(mono, sr, sampling_rate), sampling_rate
-    return faded(mono, sr, end=FADE), sr
+    return faded(mono[: round(seconds * sr)], sr, end=FADE), sr  # resampling may round up
 
 
 def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
-    """Write the clips of a class at one loudness, which is returned: the loudest, up to -23 LUFS, that all reach."""
+    """Write the clips of a class at one loudness, which is returned: the loudest, up to -23 LUFS, that all reach.
+
+    Neither a file's length nor its place or time among the others tells whose it is.
+    """
     from latentclap.audio import loudness, write_wave
 
     heard = {name: loudness(wave, sr) for name, (wave, sr) in waves.items()}
@@ -219,16 +231,18 @@ def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
     }
     followed = [value for value in reached.values() if value >= LUFS - FOLLOWED]
     level = min(followed, default=LUFS)
-    for name, (wave, sr) in waves.items():
+    longest = max(len(wave) / sr for wave, sr in waves.values())
+    now = time.time()
+    for name, (wave, sr) in sorted(waves.items()):
         # one that is nearly silent is as loud as its peak allows; silence stays silence
         gain = min(level, reached[name]) - heard[name] if np.isfinite(heard[name]) else 0.0
-        write_wave(folder / f"{name}.wav", wave * np.float32(10 ** (gain / 20)), sr)
+        alike = np.pad(wave * np.float32(10 ** (gain / 20)), (0, round(longest * sr) - len(wave)))
+        write_wave(folder / f"{name}.wav", alike, sr)
+        os.utime(folder / f"{name}.wav", (now, now))
     return round(float(level), 1)
 
 
-def _write_page(
-    folder: Path, cls: str, names: Sequence[str], seed: int, intro: Sequence[str], send_to: str
-) -> Path:
+def _write_page(folder: Path, cls: str, names: Sequence[str], intro: Sequence[str], send_to: str) -> Path:
     low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
     own = [text.format(n=len(names), label=LABELS[cls], low=low, high=high) for text in INTRO]
     title = f"Listening test: {LABELS[cls]}"
