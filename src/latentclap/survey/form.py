@@ -95,8 +95,8 @@ def survey_form(
     }
     if known == {True}:
         data |= {"paper": _published(), "t": _t_quantiles(len(clips))}
-    # "</script>" in a text must not end the block
-    told = json.dumps(data, ensure_ascii=False).replace("</", "<\\/")
+    # "</script>" in a text must not end the block, nor "<!--<script>" keep it from ending
+    told = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     script, style = (_part(name) for name in ("rate.js", "rate.css"))
     # in Markdown, a block that begins with <div> ends at an empty line, one that begins with <script> at its end
     return (
@@ -113,10 +113,11 @@ def page(form: str, title: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="robots" content="noindex">\n'
+        '<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)}</title>\n"
         "<style>body { margin: 1rem auto; max-width: 50rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }"
         "</style>\n</head>\n"
-        f"<body>\n{form}</body>\n</html>\n"
+        f"<body>\n<main>\n{form}</main>\n</body>\n</html>\n"
     )
 
 
