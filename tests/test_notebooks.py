@@ -16,6 +16,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 from latentclap import papers, stats
+from latentclap.classes import CLASSES
 from latentclap.files import read_json
 from latentclap.workflow import run_folder
 
@@ -64,13 +65,20 @@ def test_form(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_runs_alone(path, tiny_profile, runs, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    done = papermill(path, "out.ipynb", "-p", "profile", tiny_profile, runs=runs, cwd=tmp_path)
+    more = ("-p", "survey_items", 1) if path.stem == "04_table1" else ()
+    done = papermill(path, "out.ipynb", "-p", "profile", tiny_profile, *more, runs=runs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
     assert all(c.execution_count for c in executed.cells if c.cell_type == "code")
     folder = tmp_path / run_folder(tmp_path / "out.ipynb")
     assert (folder / "metrics.json").is_file()
     assert read_json(folder / "provenance.json")["profile"] == "tiny"
+    if more:  # the paper's seven surveys of this run's clips
+        assert len(list((folder / "survey/pages").glob("*.html"))) == 7 + 1
+        key = pd.read_csv(folder / "survey/key.csv")
+        assert key.groupby("class").model.apply(list).to_dict() == {
+            cls: list(papers.MODELS) for cls in CLASSES
+        }
 
 
 def test_an_unknown_parameter_fails_clearly(runs, tmp_path):

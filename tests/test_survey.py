@@ -14,7 +14,7 @@ from latentclap.audio import loudness, write_wave
 from latentclap.book.rating import rating_page
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.survey import RatedClip, make_survey, survey_form
+from latentclap.survey import RatedClip, make_survey, survey_form, write_clips
 
 RATE = 16_000
 MODELS = ("Ground Truth", "LDM+Tuning")
@@ -101,15 +101,25 @@ class TestPages:
         made = make_survey({"a": a, "b": b}, tmp_path / "study", items=3, progress=False)
         assert made.levels["rain"] < made.levels["dog_bark"] - 5
 
-    def test_silence_draws_nobody_down(self, tmp_path):
-        """Folders with silent clips are refused; what a cut leaves of a clip may be silent all the same."""
-        from latentclap.survey.make import _write
+    def test_silence_is_heard_as_such_and_draws_nobody_down(self, folders, tmp_path):
+        write_wave(folders["LDM+Tuning"] / "rain" / "rain_000.wav", np.zeros(RATE, np.float32), RATE)
+        made = make_survey(folders, tmp_path / "study", items=3, progress=False)
+        assert made.levels["rain"] > -26
+        waves = [soundfile.read(path)[0] for path in (made.folder / "pages/clips").iterdir()]
+        assert sum(not wave.any() for wave in waves) == 1
 
-        waves = {"silent": np.zeros(RATE, np.float32), "heard": noise(1)}
-        level = _write({name: (wave, RATE) for name, wave in waves.items()}, tmp_path)
-        assert level > -26
-        assert not soundfile.read(tmp_path / "silent.wav")[0].any()
-        assert loudness(soundfile.read(tmp_path / "heard.wav")[0], RATE) == pytest.approx(level, abs=0.2)
+    def test_the_organisers_folder_gives_its_evaluation_side(self, folders, tmp_path):
+        both = tmp_path / "dcase"
+        folder_of(both / "dev", seed=8)
+        folder_of(both / "eval", seed=9)
+        twice = both / "eval" / "rain" / "rain_000.wav"
+        (both / "eval" / "rain" / "rain_009.wav").write_bytes(
+            twice.read_bytes()
+        )  # recordings are, now and then
+        made = make_survey(folders | {"Ground Truth": both}, tmp_path / "study", items=3, progress=False)
+        key = pd.read_csv(made.folder / "key.csv", dtype=str)
+        files = key[key.model == "Ground Truth"].file
+        assert len(files) == 6 and files.str.contains("/eval/").all()
 
     def test_the_seed_decides_choice_and_names(self, folders, tmp_path):
         def key(name, seed):
@@ -153,6 +163,20 @@ class TestPages:
             (made.folder / "pages" / "clips" / f"{name}.wav").is_file()
             for name in re.findall(r"^[0-9a-f]{8}", before, re.M)
         )
+
+
+def test_arrays_become_folders_of_a_survey(tmp_path):
+    """As notebook 04 hands its clips over; one beyond full scale is turned down, not cut."""
+    waves = {
+        "Ground Truth": {"rain": np.stack([noise(1), noise(2)])},
+        "LDM+Tuning": {"rain": np.stack([noise(3), 20 * noise(4)])},
+    }
+    folders = write_clips(waves, tmp_path / "clips", RATE)
+    assert [path.name for path in folders.values()] == ["Ground_Truth", "LDM+Tuning"]
+    loud, sr = soundfile.read(folders["LDM+Tuning"] / "rain" / "rain_001.wav")
+    assert sr == RATE and np.abs(loud).max() == pytest.approx(0.99, abs=1e-3)
+    assert np.corrcoef(loud, noise(4))[0, 1] > 0.9999
+    assert make_survey(folders, tmp_path / "study", items=2, progress=False).clips == 4
 
 
 class TestCommand:
@@ -229,9 +253,15 @@ class TestCommand:
         answers = tmp_path / "s" / "answers" / "a.csv"
         answers.parent.mkdir()
         answers.write_text("rater\n")
-        again = run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q")
-        assert again.exit_code != 0 and "holds a survey" in str(again.exception)
-        assert run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q", "--overwrite").exit_code == 0
+        key = (tmp_path / "s" / "key.csv").read_text()
+        # the same clips have the same names: nothing is lost
+        assert run(*arguments, "--items", 1, "-o", tmp_path / "s", "-q").exit_code == 0
+        assert (tmp_path / "s" / "key.csv").read_text() == key
+        other = run(*arguments, "--items", 2, "-o", tmp_path / "s", "-q")
+        assert other.exit_code != 0 and "holds a survey of other clips" in str(other.exception)
+        assert (tmp_path / "s" / "key.csv").read_text() == key
+        assert run(*arguments, "--items", 2, "-o", tmp_path / "s", "-q", "--overwrite").exit_code == 0
+        assert (tmp_path / "s" / "key.csv").read_text() != key
         assert answers.read_text() == "rater\n"
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "thesis.tex").write_text("...")

@@ -338,7 +338,9 @@ def survey(
         str,
         typer.Option(help="Address that takes complete ratings (POST, csv); default: raters save a file."),
     ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier survey there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a survey of other clips there.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Make blind listening tests as the paper's, a page for each class, from folders of clips of several systems.

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -89,7 +90,7 @@ def make_survey(
         sampling_rate: in Hz, that all clips are brought to; 0: they stay as they are.
         intro: paragraphs before the page's own: who asks, and what becomes of the answers.
         send_to: address for complete ratings, see `survey_form`.
-        overwrite: replace a survey that is there; answers to it then have no key any more.
+        overwrite: replace a survey of other clips that is there; answers to it then have no key any more.
         progress: show a bar.
 
     Raises:
@@ -97,38 +98,38 @@ def make_survey(
             other things in it.
     """
     _check(models, items, seconds, sampling_rate)
-    out = _place(Path(out), overwrite)
-    part = out / PART  # pages that are not all there are nobody's to publish
+    out = _place(Path(out))
     chosen = _choose(models, items, classes, seed)
-    total = sum(len(files) for by in chosen.values() for files in by.values())
-    names = iter(_names(total, np.random.default_rng([seed, 1, _content(chosen)])))
-    rows: list[tuple[str, str, str, str, str]] = []
+    clips = _named(chosen, seed)
+    key = _table(
+        [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
+    )
+    if (out / RECORD).is_file() and not overwrite and _text(out / KEY) != key:
+        raise InputError(
+            f"{out} holds a survey of other clips: choose another folder, or say --overwrite; answers to the old one"
+            " then have no key any more"
+        )
+    part = out / PART  # pages that are not all there are nobody's to publish
     pages, levels = {}, {}
     rates: dict[str, set[int]] = {model: set() for model in models}
-    with tqdm(total=total, desc="clips", unit="clip", disable=None if progress else True) as bar:
-        for cls, by_model in chosen.items():
-            entries = [
-                (next(names), model, str(item), path)
-                for model, paths in by_model.items()
-                for item, path in enumerate(paths)
-            ]
+    with tqdm(total=len(clips), desc="clips", unit="clip", disable=None if progress else True) as bar:
+        for cls in chosen:
             waves = {}
-            for name, model, _, path in entries:
+            for name, _, model, _, path in (clip for clip in clips if clip[1] == cls):
                 waves[name] = _read(path, seconds, sampling_rate)
                 rates[model].add(waves[name][1])
                 bar.update()
             levels[cls] = _write(waves, part / "clips")
-            rows += [(name, cls, model, item, plain(path)) for name, model, item, path in entries]
-            pages[cls] = _write_page(part, cls, sorted(name for name, *_ in entries), intro, send_to)
+            pages[cls] = _write_page(part, cls, sorted(waves), intro, send_to)
     _write_index(part, pages)
     shutil.rmtree(out / PAGES, ignore_errors=True)
     part.rename(out / PAGES)
-    write_text(out / KEY, _table([("clip", "class", "model", "item", "file"), *rows]))
+    write_text(out / KEY, key)
     found = {model: sorted(values) for model, values in rates.items()}
     write_json(
         out / RECORD,
         {
-            "models": {name: str(folder) for name, folder in models.items()},
+            "models": {name: plain(folder) for name, folder in models.items()},
             "items": items,
             "seed": seed,
             "seconds": seconds,
@@ -137,7 +138,29 @@ def make_survey(
         },
     )
     pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
-    return Survey(out, pages, len(rows), levels, found)
+    return Survey(out, pages, len(clips), levels, found)
+
+
+def write_clips(
+    models: Mapping[str, Mapping[str, np.ndarray]], folder: str | Path, sr: int
+) -> dict[str, Path]:
+    """Write clips of several systems as folders that `make_survey` takes; return {model: folder}.
+
+    Args:
+        models: {name: {class: (clips, samples)}}, float.
+        folder: where; each system has a folder of its name in it.
+        sr: rate in Hz.
+    """
+    from latentclap.audio import write_wave
+    from latentclap.generation import within_full_scale
+
+    folders = {}
+    for model, by_class in models.items():
+        folders[model] = Path(folder) / re.sub(r"[^\w+-]+", "_", model)
+        for cls, waves in by_class.items():
+            for i, wave in enumerate(waves):
+                write_wave(folders[model] / cls / f"{cls}_{i:03d}.wav", within_full_scale(wave), sr)
+    return folders
 
 
 def _check(models: Mapping[str, str | Path], items: int, seconds: float, sampling_rate: int) -> None:
@@ -150,29 +173,26 @@ def _check(models: Mapping[str, str | Path], items: int, seconds: float, samplin
         )
 
 
-def _place(out: Path, overwrite: bool) -> Path:
+def _place(out: Path) -> Path:
     """The folder, looked at before any work."""
     shutil.rmtree(out / PART, ignore_errors=True)  # of a run that was killed
     out = replaceable(out, RECORD, "a survey")
     check_place(out / RECORD)
-    if (out / RECORD).is_file() and not overwrite:
-        raise InputError(
-            f"{out} holds a survey: choose another folder, or say --overwrite; answers to the old one then have no"
-            " key any more"
-        )
     return out
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _choose(
     models: Mapping[str, str | Path], items: int, classes: Sequence[str], seed: int
 ) -> dict[str, dict[str, list[Path]]]:
     """{class: {model: files}}: ``items`` of each, drawn where there are more."""
-    from latentclap.evaluate import clips_in_folder
-
     for name, folder in models.items():
         if not Path(folder).is_dir():
             raise InputError(f"{name}: {folder}: no such folder of clips, <class>/*.wav")
-    found = {name: clips_in_folder(Path(folder)) for name, folder in models.items()}
+    found = {name: _clips(Path(folder)) for name, folder in models.items()}
     wanted = list(classes) or [c for c in CLASSES if all(c in by for by in found.values())]
     if not wanted:
         raise InputError(f"no class has clips in every folder: {', '.join(map(str, models.values()))}")
@@ -190,6 +210,37 @@ def _choose(
             kept = sorted(draw.choice(len(paths), items, replace=False))
             chosen.setdefault(cls, {})[name] = [paths[i] for i in kept]
     return chosen
+
+
+def _clips(folder: Path) -> dict[str, list[Path]]:
+    """Sound files of a folder by class, of its evaluation side where it has both.
+
+    Recordings may be there twice, as in the organisers' set; a silent clip is what a system made, and raters hear it.
+    """
+    from latentclap.data import scan
+
+    report = scan(folder, silence_dbfs=-np.inf)
+    report.raise_if_bad(ignore=["missing class", "stray file", "bad meta", "duplicate"])
+    both = {clip.split for clip in report.clips} >= {"dev", "eval"}
+    clips: dict[str, list[Path]] = {}
+    for clip in report.clips:
+        if not both or clip.split == "eval":
+            clips.setdefault(clip.cls, []).append(Path(clip.path))
+    return clips
+
+
+def _named(
+    chosen: Mapping[str, Mapping[str, Sequence[Path]]], seed: int
+) -> list[tuple[str, str, str, str, Path]]:
+    """Every clip as (name that tells nothing, class, model, item, file)."""
+    clips = [
+        (cls, model, str(item), path)
+        for cls, by in chosen.items()
+        for model, paths in by.items()
+        for item, path in enumerate(paths)
+    ]
+    names = _names(len(clips), np.random.default_rng([seed, 1, _content(chosen)]))
+    return [(name, *clip) for name, clip in zip(names, clips, strict=True)]
 
 
 def _content(chosen: Mapping[str, Mapping[str, Sequence[Path]]]) -> int:
