@@ -1,5 +1,6 @@
 // A blind listening test: one clip at a time, in an order of the rater's own, two questions from 0 to 10. Answers are
 // kept in this browser as they are given, and leave it only as the file that the rater saves, or as a survey sends it.
+// A study's address may name the rater, ?rater=17, as platforms for listeners do.
 (function () {
   "use strict";
 
@@ -39,57 +40,75 @@
     return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
   }).join(",")).join("\n") + "\n";
 
+  // One spelling of a name on every keyboard, and none that a spreadsheet takes for a formula when it opens the file.
+  const tidy = (name) => name.normalize("NFC").slice(0, 40).replace(/[\p{Cc}\p{Cs}]/gu, " ")
+    .replace(/^[\s=+@-]+/, "").replace(/\s+/g, " ").trim();
+
   function survey(root) {
     const study = JSON.parse(root.querySelector("script").textContent);
     const open = study.clips.length > 0 && study.clips[0].model !== undefined; // the page knows which clip is whose
     const [low, high] = study.scale;
-    const memory = `latentclap-survey-${study.study}`;
     const box = add(root, "div", { class: "lc-rate-box" });
-    let state = { rater: "", cls: "", raters: {} }; // several people may rate in one browser, one after the other
-    const answersOf = (rater) => (Object.hasOwn(state.raters, rater) ? state.raters[rater] : {});
-    const answered = (clip) => answersOf(state.rater)[clip.id] || {};
+    const memory = `latentclap-survey-${study.study}`;
+    const held = new Map(); // lasts as long as the page, where the browser keeps nothing: in some private windows
     let remembers = true;
-
-    const remember = () => {
+    const remember = (key, value) => {
+      held.set(key, value);
       try {
-        localStorage.setItem(memory, JSON.stringify(state));
+        localStorage.setItem(key, JSON.stringify(value));
       } catch {
-        remembers = false; // a private window: what was rated lasts as long as the page
+        remembers = false;
       }
     };
-    try {
-      state = { ...state, ...JSON.parse(localStorage.getItem(memory) || "{}") };
-    } catch {
-      remembers = false;
-    }
+    const remembered = (key) => {
+      let found = held.get(key);
+      try {
+        if (remembers) found = JSON.parse(localStorage.getItem(key));
+      } catch {} // not ours
+      return found instanceof Object ? found : {};
+    };
+
+    // Several people may rate in one browser: each one's answers are kept by themselves.
+    let { rater, cls } = { rater: "", cls: "", ...remembered(memory) };
+    rater = tidy(new URLSearchParams(location.search).get("rater") || (typeof rater === "string" ? rater : ""));
+    const shelf = () => `${memory}/${rater}`;
+    let answers = remembered(shelf());
+    remember(memory, { rater, cls });
+
+    const broken = new Set(); // clips that could not be played; a page that is loaded again tries them again
+    const answered = (clip) => (answers[clip.id] instanceof Object ? answers[clip.id] : {});
+    const keep = (clip, answer) => {
+      answers = { ...remembered(shelf()), ...answers, [clip.id]: { ...answer } }; // another tab may have added some
+      remember(shelf(), answers);
+    };
+    const has = (answer, q) => Number.isInteger(answer[q.name]) && answer[q.name] >= low && answer[q.name] <= high;
+    const isAnswered = (answer) => study.questions.every((q) => has(answer, q));
+    const isRated = (clip) => Boolean(answered(clip).when) && isAnswered(answered(clip));
+    const isDone = (clip) => isRated(clip) || broken.has(clip.id);
+    const ratings = () => study.clips.filter(isRated).sort((a, b) => answered(a).order - answered(b).order);
 
     // Class after class, as in the paper's surveys, each of which had one; both orders are the rater's own.
     const ordered = () => {
-      const draw = random(`${state.rater}/${study.study}`);
+      const draw = random(`${rater}/${study.study}`);
       const classes = shuffled(study.classes.map((c) => c.name), draw);
       const every = classes.flatMap((name) => shuffled(study.clips.filter((clip) => clip.cls === name), draw));
-      return state.cls ? every.filter((clip) => clip.cls === state.cls) : every;
+      return cls ? every.filter((clip) => clip.cls === cls) : every;
     };
     const labelOf = (name) => study.classes.find((c) => c.name === name).label;
-    const isRated = (clip) => study.questions.every((q) => answered(clip)[q.name] !== undefined);
-    const isDone = (clip) => isRated(clip) || answered(clip).broken;
 
-    const table = () => {
+    const table = () => { // everything that this rater has rated, of whatever class
       const names = study.questions.map((q) => q.name);
       const whose = open ? ["class", "model", "item"] : ["class"];
-      const rows = [["study", "rater", "clip", ...whose, ...names, "order", "plays", "when"]];
-      ordered().forEach((clip, place) => {
+      const rows = ratings().map((clip) => {
         const answer = answered(clip);
-        if (!isRated(clip)) return;
-        rows.push([study.study, state.rater, clip.id, ...whose.map((key) => clip[key === "class" ? "cls" : key]),
-          ...names.map((name) => answer[name]), place + 1, answer.plays, answer.when]);
+        return [study.study, rater, clip.id, ...whose.map((key) => clip[key === "class" ? "cls" : key]),
+          ...names.map((name) => answer[name]), answer.order, answer.plays, answer.when];
       });
-      return csv(rows);
+      return csv([["study", "rater", "clip", ...whose, ...names, "order", "plays", "when"], ...rows]);
     };
     const save = () => {
       const file = URL.createObjectURL(new Blob([table()], { type: "text/csv" }));
-      const which = state.cls || (study.classes.length === 1 ? study.classes[0].name : "all");
-      const link = add(box, "a", { href: file, download: `ratings-${which}-${state.rater}.csv`, hidden: true });
+      const link = add(box, "a", { href: file, download: `ratings-${study.study}-${rater}.csv`, hidden: true });
       link.click();
       link.remove();
       setTimeout(() => URL.revokeObjectURL(file), 60000);
@@ -102,27 +121,30 @@
         heading.focus({ preventScroll: true });
         if (box.getBoundingClientRect().top < 0) box.scrollIntoView({ block: "start" });
       }
-      return heading;
     };
     const progress = (done, all) => {
-      const bar = add(box, "progress", { max: all, value: done, "aria-label": "clips rated" });
+      add(box, "progress", { max: all, value: done, "aria-label": "clips rated" });
       add(box, "p", { class: "lc-rate-small" }, `${done} of ${all} clips rated`);
-      return bar;
+      if (!remembers) add(box, "p", { class: "lc-rate-small" }, "This browser keeps nothing: do not reload the page.");
     };
 
     function start(scroll) {
       show(study.title, scroll);
       study.intro.forEach((text) => add(box, "p", {}, text));
+      if (study.send) add(box, "p", {}, `When all clips are rated, your ratings are sent to ${study.send}`);
       const form = add(box, "form", { submit: (event) => {
         event.preventDefault();
-        state.rater = naming.value.trim() || Math.random().toString(36).slice(2, 8);
-        state.raters[state.rater] = answersOf(state.rater);
-        state.cls = choice ? choice.value : "";
-        remember();
+        rater = tidy(naming.value) || Math.random().toString(36).slice(2, 8);
+        cls = choice ? choice.value : "";
+        remember(memory, { rater, cls });
+        answers = remembered(shelf());
+        broken.clear();
         next();
       } });
       const naming = add(add(form, "label", {}, "Your name or number "), "input", {
-        name: "rater", maxlength: 40, autocomplete: "off", placeholder: "a random one", value: state.rater,
+        name: "rater", maxlength: 40, placeholder: "a random one", value: rater,
+        autocomplete: "off", autocapitalize: "off", spellcheck: "false",
+        input: () => { go.textContent = done && tidy(naming.value) === rater ? "Go on" : "Begin"; },
       });
       let choice = null;
       if (study.classes.length > 1) {
@@ -130,21 +152,20 @@
         add(choice, "option", { value: "" }, `all classes (${study.clips.length} clips)`);
         study.classes.forEach((c) => {
           const count = study.clips.filter((clip) => clip.cls === c.name).length;
-          add(choice, "option", { value: c.name, selected: state.cls === c.name }, `${c.label} (${count} clips)`);
+          add(choice, "option", { value: c.name, selected: cls === c.name }, `${c.label} (${count} clips)`);
         });
       }
       const done = study.clips.filter(isDone).length;
-      add(form, "button", { type: "submit" }, done ? "Go on" : "Begin");
+      const go = add(form, "button", { type: "submit" }, done ? "Go on" : "Begin");
       if (done) {
         add(form, "button", { type: "button", click: () => {
-          if (!window.confirm(`Forget what ${state.rater} has rated?`)) return;
-          delete state.raters[state.rater];
-          remember();
+          if (!window.confirm(`Forget what ${rater} has rated?`)) return;
+          answers = {};
+          remember(shelf(), answers);
           start(true);
         } }, "Forget my answers");
-        progress(done, study.clips.length);
       }
-      if (!remembers) add(box, "p", { class: "lc-rate-small" }, "This browser keeps nothing: do not reload the page.");
+      progress(done, study.clips.length);
     }
 
     function next(from = -1) {
@@ -158,24 +179,29 @@
     function trial(order, place) {
       const clip = order[place];
       const answer = { plays: 0, ...answered(clip) };
+      broken.delete(clip.id);
       show(`Clip ${place + 1} of ${order.length}: ${labelOf(clip.cls)}`, true);
       let heard = isRated(clip);
+      const listen = () => { // whoever moved to the end has not heard what is before
+        let seconds = 0;
+        for (let i = 0; i < audio.played.length; i++) seconds += audio.played.end(i) - audio.played.start(i);
+        if (heard || !(seconds >= 0.95 * audio.duration)) return;
+        heard = true;
+        ready();
+      };
       const audio = add(box, "audio", {
         controls: true, controlslist: "nodownload noplaybackrate", preload: "auto", src: clip.src,
         "aria-label": `clip ${place + 1}`,
-        play: () => { answer.plays += 1; },
-        ended: () => { heard = true; ready(); },
-        error: () => {
-          status.textContent = "This clip cannot be played here; it is left out.";
-          answer.broken = true;
-          ready();
-        },
+        timeupdate: listen,
+        ended: () => { answer.plays += 1; listen(); },
+        error: () => { broken.add(clip.id); ready(); },
       });
       const form = add(box, "form", { submit: (event) => {
         event.preventDefault();
         if (go.disabled) return;
-        state.raters[state.rater][clip.id] = { ...answer, when: new Date().toISOString() };
-        remember();
+        if (!broken.has(clip.id)) {
+          keep(clip, { order: ratings().length + 1, ...answer, when: new Date().toISOString() });
+        }
         next(place);
       } });
       study.questions.forEach((q) => {
@@ -187,7 +213,13 @@
           const mark = add(line, "label");
           add(mark, "input", {
             type: "radio", name: q.name, value, checked: answer[q.name] === value,
-            change: () => { answer[q.name] = value; ready(); },
+            "aria-label": { [low]: `${low}, ${q.low}`, [high]: `${high}, ${q.high}` }[value],
+            change: () => {
+              answer[q.name] = value;
+              if (answer.when) answer.when = new Date().toISOString(); // rated before: this is another rating
+              keep(clip, answer);
+              ready();
+            },
           });
           mark.append(String(value));
         }
@@ -199,10 +231,11 @@
       const go = add(form, "button", { type: "submit" }, "Next");
       add(form, "button", { type: "button", click: () => { audio.pause(); finish(order); } }, "Stop here");
       const ready = () => {
-        const rated = study.questions.every((q) => answer[q.name] !== undefined);
-        go.disabled = !(answer.broken || (heard && rated));
-        if (answer.broken) return;
-        if (!heard) status.textContent = "Hear the clip to its end, as often as you like, then answer.";
+        const rated = isAnswered(answer);
+        go.disabled = !(broken.has(clip.id) || (heard && rated));
+        if (broken.has(clip.id)) {
+          status.textContent = "This clip cannot be played now: go on without it, or load the page again.";
+        } else if (!heard) status.textContent = "Hear the clip to its end, as often as you like, then answer.";
         else status.textContent = rated ? "" : "Now answer both questions.";
       };
       ready();
@@ -219,8 +252,10 @@
 
     function reveal(order) {
       const rated = order.filter(isRated);
-      const models = [...new Set(study.clips.map((clip) => clip.model))];
-      const grid = add(add(box, "div", { class: "lc-scroll" }), "table", { class: "lc-rate-table" });
+      const there = new Set(study.clips.map((clip) => clip.model));
+      const models = [...new Set([...Object.keys(study.paper), ...there])].filter((model) => there.has(model));
+      const frame = add(box, "div", { class: "lc-scroll", tabindex: "0", role: "region", "aria-label": "means" });
+      const grid = add(frame, "table", { class: "lc-rate-table" });
       const head = add(add(grid, "thead"), "tr");
       ["system", "clips", ...study.questions.flatMap((q) => [q.name, `${q.name}, paper`])].forEach((text) => {
         add(head, "th", { scope: "col" }, text);
@@ -245,15 +280,16 @@
     function finish(order) {
       const left = order.filter((clip) => !isDone(clip)).length;
       const rated = order.filter(isRated).length;
+      const lost = order.length - left - rated;
       show(left ? "So far" : "Thank you", true);
       const status = add(box, "p", { role: "status" });
-      const words = `${rated} clip${rated === 1 ? "" : "s"} rated`;
+      const words = `${rated} clip${rated === 1 ? "" : "s"} rated${lost ? `, ${lost} could not be played` : ""}`;
       status.textContent = left ? `${words}, ${left} left.` : `${words}.`;
       if (open && rated) reveal(order);
       if (study.thanks) add(box, "p", {}, study.thanks);
       if (left) add(box, "button", { type: "button", click: () => next() }, "Go on");
-      const keep = add(box, "button", { type: "button", click: save }, "Save my ratings (csv)");
-      keep.disabled = !rated;
+      const keeping = add(box, "button", { type: "button", click: save }, "Save my ratings (csv)");
+      keeping.disabled = !rated;
       add(box, "button", { type: "button", click: () => start(true) }, "To the start");
       if (study.send && rated && !left) send(status, words);
     }
@@ -265,7 +301,8 @@
         .then(() => { status.textContent = `${words} and sent. You may close this page.`; })
         .catch((error) => {
           status.textContent = `${words}, but they could not be sent (${error.message}): save the file and send it`
-            + " to whoever invited you.";
+            + " to whoever invited you, or ";
+          add(status, "button", { type: "button", click: () => send(status, words) }, "try again");
         });
     }
 
