@@ -208,11 +208,24 @@ class TestCommand:
         text = tmp_path / "intro.txt"
         text.write_text("Who we are:\nthe lab.\n\nAnswers are </script> kept.\n", encoding="utf-8")
         arguments = [f"{name}={path}" for name, path in folders.items()]
-        more = ["--classes", "rain", "--items", 1, "--intro", text, "--send-to", "https://lab.example/take"]
+        (tmp_path / "done.txt").write_text("Code 42.\n")
+        more = [
+            "--classes",
+            "rain",
+            "--items",
+            1,
+            "--intro",
+            text,
+            "--thanks",
+            tmp_path / "done.txt",
+            "--send-to",
+            "https://lab.example/take",
+        ]
         assert run(*arguments, *more, "-o", tmp_path / "s", "-q").exit_code == 0
         data = data_of(tmp_path / "s" / "pages" / "rain.html")
         assert data["intro"][:2] == ["Who we are: the lab.", "Answers are </script> kept."]
-        assert data["send"] == "https://lab.example/take" and data["thanks"] == ""
+        assert data["send"] == "https://lab.example/take" and data["saving"] == ""
+        assert data["thanks"] == ["Code 42."]
         assert not (tmp_path / "s" / "pages" / "dog_bark.html").exists()
 
     @pytest.mark.parametrize(
@@ -357,6 +370,14 @@ class TestAnswers:
         )
         table = stats.read_ratings(study / "answers", key=study / "key.csv")
         assert sorted(table.quality) == [3, 5]
+
+    def test_nothing_but_an_empty_cell_is_missing(self, study):
+        rows = [f"s,{name},11e10000,rain,3,4,1,1,2026-01-01" for name in ("NA", "null", "None", "nan")]
+        self.write(study, "a.csv", *rows)
+        table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        assert table.rater.tolist() == ["NA", "null", "None", "nan"]
+        self.write(study, "a.csv", "s,,11e10000,rain,3,4,1,1,2026-01-01")
+        assert stats.read_ratings(study / "answers", key=study / "key.csv").rater.isna().all()
 
     def test_ratings_without_times_are_all_kept(self, study):
         self.write(

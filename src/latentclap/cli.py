@@ -334,6 +334,9 @@ def survey(
         Path | None,
         typer.Option(help="Text that raters read first: who asks, and what becomes of the answers."),
     ] = None,
+    thanks: Annotated[
+        Path | None, typer.Option(help="Text for whoever has rated every clip: a code of completion, say.")
+    ] = None,
     send_to: Annotated[
         str,
         typer.Option(help="Address that takes complete ratings (POST, csv); default: raters save a file."),
@@ -365,6 +368,7 @@ def survey(
         seconds=seconds,
         sampling_rate=sampling_rate,
         intro=_paragraphs(intro),
+        thanks=_paragraphs(thanks),
         send_to=send_to,
         overwrite=overwrite,
         progress=not quiet,

@@ -79,7 +79,9 @@ def _one_file(
 def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """A csv file whose names are texts, even where they look like numbers."""
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(("rater", "item", "model", CLIP), str))
+        # a rater may be called NA: nothing but an empty cell is missing
+        texts = dict.fromkeys(("rater", "item", "model", CLIP), str)
+        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
     except ValueError as error:

@@ -46,7 +46,8 @@ def survey_form(
     study: str,
     title: str,
     intro: Sequence[str],
-    thanks: str = "",
+    saving: str = "",
+    thanks: Sequence[str] = (),
     send_to: str = "",
     caveat: str = "",
 ) -> str:
@@ -59,7 +60,8 @@ def survey_form(
         study: name of the study in the ratings, and of what the browser keeps of them.
         title: heading of the first screen.
         intro: its paragraphs.
-        thanks: a paragraph of the last screen.
+        saving: what to do with a saved file, said wherever a rater stops.
+        thanks: paragraphs of the last screen, once nothing is left: a code of completion, say.
         send_to: address to which complete ratings are sent as text/csv by POST; empty: raters save a file.
         caveat: a sentence under the table of means.
 
@@ -80,7 +82,8 @@ def survey_form(
         "study": study,
         "title": title,
         "intro": list(intro),
-        "thanks": thanks,
+        "saving": saving,
+        "thanks": list(thanks),
         "send": send_to,
         "caveat": caveat,
         "scale": [low, high],

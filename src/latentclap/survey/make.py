@@ -38,7 +38,7 @@ INTRO = (
     " loudness.",
     "You may hear a clip as often as you like. Answers are kept in this browser: you may stop, and go on later.",
 )
-THANKS = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
+SAVING = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ def make_survey(
     seconds: float = 4.0,
     sampling_rate: int = 0,
     intro: Sequence[str] = (),
+    thanks: Sequence[str] = (),
     send_to: str = "",
     overwrite: bool = False,
     progress: bool = True,
@@ -89,6 +90,7 @@ def make_survey(
         seconds: kept from the start of a clip.
         sampling_rate: in Hz, that all clips are brought to; 0: they stay as they are.
         intro: paragraphs before the page's own: who asks, and what becomes of the answers.
+        thanks: paragraphs for whoever has rated every clip: a code of completion, say.
         send_to: address for complete ratings, see `survey_form`.
         overwrite: replace a survey of other clips that is there; answers to it then have no key any more.
         progress: show a bar.
@@ -120,7 +122,7 @@ def make_survey(
                 rates[model].add(waves[name][1])
                 bar.update()
             levels[cls] = _write(waves, part / "clips")
-            pages[cls] = _write_page(part, cls, sorted(waves), intro, send_to)
+            pages[cls] = _write_page(part, cls, sorted(waves), intro, thanks, send_to)
     _write_index(part, pages)
     shutil.rmtree(out / PAGES, ignore_errors=True)
     part.rename(out / PAGES)
@@ -293,7 +295,9 @@ def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
     return round(float(level), 1)
 
 
-def _write_page(folder: Path, cls: str, names: Sequence[str], intro: Sequence[str], send_to: str) -> Path:
+def _write_page(
+    folder: Path, cls: str, names: Sequence[str], intro: Sequence[str], thanks: Sequence[str], send_to: str
+) -> Path:
     low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
     own = [text.format(n=len(names), label=LABELS[cls], low=low, high=high) for text in INTRO]
     title = f"Listening test: {LABELS[cls]}"
@@ -302,7 +306,8 @@ def _write_page(folder: Path, cls: str, names: Sequence[str], intro: Sequence[st
         study=f"{cls}-{names[0]}",
         title=title,
         intro=[*intro, *own],
-        thanks="" if send_to else THANKS,
+        saving="" if send_to else SAVING,
+        thanks=thanks,
         send_to=send_to,
     )
     path = folder / f"{cls}.html"

@@ -286,7 +286,8 @@
       const words = `${rated} clip${rated === 1 ? "" : "s"} rated${lost ? `, ${lost} could not be played` : ""}`;
       status.textContent = left ? `${words}, ${left} left.` : `${words}.`;
       if (open && rated) reveal(order);
-      if (study.thanks) add(box, "p", {}, study.thanks);
+      if (!left) study.thanks.forEach((text) => add(box, "p", {}, text));
+      if (study.saving) add(box, "p", {}, study.saving);
       if (left) add(box, "button", { type: "button", click: () => next() }, "Go on");
       const keeping = add(box, "button", { type: "button", click: save }, "Save my ratings (csv)");
       keeping.disabled = !rated;
