@@ -6,6 +6,7 @@ small notebooks made on the spot (fake_book.py).
 
 import json
 import os
+import re
 import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -414,3 +415,29 @@ def test_search_index_is_there(site):
     assert json.loads(
         (site / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")")
     )
+
+
+def test_a_reader_rates_clips_blind_and_sees_whose_they_were(page, site):
+    visit(page, site / "rate.html")
+    page.set_viewport_size(PHONE)
+    page.fill(".lc-rate-box input[name=rater]", "a reader")
+    page.get_by_role("button", name="Begin").click()
+    for value in ("7", "3"):
+        form = page.locator(".lc-rate-box")
+        # nothing on the screen tells the system apart, the player's address included
+        assert not re.search("LDM|Ground|latent|tuning|real", form.inner_html())
+        page.evaluate("() => { document.querySelector('.lc-rate-box audio').playbackRate = 16 }")
+        page.wait_for_function("() => document.querySelector('.lc-rate-box audio').ended")
+        for question in ("quality", "relevance"):
+            page.locator(f".lc-rate-box input[name={question}][value='{value}']").check()
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+        heading = form.locator("h2").inner_text()
+        form.get_by_role("button", name="Next").click()
+        page.wait_for_function(
+            "before => document.querySelector('.lc-rate-box h2').innerText !== before", arg=heading
+        )
+    page.get_by_role("button", name="Stop here").click()
+    rows = page.locator(".lc-rate-table tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == ["Ground Truth", "LDM+Tuning", "LDM+Tuning+Latent"]
+    assert sum(int(row.split("\t")[1]) for row in rows) == 2
+    assert page.failures == []

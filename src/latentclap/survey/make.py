@@ -82,7 +82,7 @@ def make_survey(
     by silence where others are longer, and written as 16-bit WAV.
 
     Args:
-        models: {name: folder}, two or more; the paper's are `latentclap.papers.MODELS`.
+        models: {name: folder}, two or more; ``latentclap.papers.MODELS`` are the paper's.
         out: a new folder, or one that holds a survey.
         items: clips of each system and class, drawn at random where there are more.
         classes: those asked for; empty: those that every folder has.
