@@ -136,6 +136,7 @@ rule book:
         full=sorted(map(str, Path("book/runs").glob("cache_rate_*.json"))),
         speed=sorted(map(str, Path("book/runs").glob("speed*.json"))),
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
+        longer="book/runs/table1_evening.json",
         scripts=SCRIPTS,
         prose=PROSE,
     output:
@@ -165,6 +166,7 @@ rule book:
         "--own $({BIN}/python -m latentclap.workflow artefacts {params.executed}/07_efficiency.ipynb) && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
+        "{BIN}/python -m latentclap.book longer {input.longer} && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"

@@ -33,6 +33,7 @@ from latentclap.book.badinput import bad_input_page
 from latentclap.book.collect import collect_notebook
 from latentclap.book.commands import commands_page
 from latentclap.book.fidelity import fidelity_tables
+from latentclap.book.longer import longer_page
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
@@ -187,6 +188,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     cost_tables(repo_root / "book/runs/rates.json", book / "generated/cost.md")
     cache_table(repo_root / "book/runs/cache_rate.json", book / "generated/cache_rate.md")
     commands_page(book / "generated/commands.md", {"latentclap": "latentclap.cli"})
+    longer_page(repo_root / "book/runs/table1_evening.json", book / "generated/longer.md")
     speed_page(sorted((repo_root / "book/runs").glob("speed*.json")), book / "generated/speed.md")
 
 

@@ -163,6 +163,28 @@ def speed(
 
 
 @app.command()
+def keep(
+    folder: Annotated[Path, typer.Argument(help="Run folder of notebook 04.")],
+    out: Annotated[Path, typer.Option(help="JSON to write.")],
+) -> None:
+    """Keep what a run of notebook 04 measured, for the page on a longer run."""
+    from latentclap.book.longer import keep_table_1
+
+    typer.echo(str(keep_table_1(folder, out)))
+
+
+@app.command()
+def longer(
+    record: Annotated[Path, typer.Argument(help="JSON that `keep` wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/longer.md"),
+) -> None:
+    """Write the page on a longer run of Table I, with its figure."""
+    from latentclap.book.longer import longer_page
+
+    typer.echo(str(longer_page(record, out)))
+
+
+@app.command()
 def commands(
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/commands.md"),
 ) -> None:

@@ -1,0 +1,178 @@
+"""A run of notebook 04 that is too long for `make book`, kept as a record, and the page that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentclap import papers
+from latentclap.book.figures import figure_style, plot_averages, provenance_line
+from latentclap.book.markdown import table
+from latentclap.classes import CLASSES, LABELS
+from latentclap.errors import InputError
+from latentclap.files import atomic_path, read_json, write_json, write_text
+
+_SYSTEMS = ("LDM", "LDM+Tuning", "LDM+Latent", "LDM+Tuning+Latent")
+_MEASURED = ("rows", "change", "similarity")
+
+
+def keep_table_1(folder: str | Path, out: str | Path) -> Path:
+    """Keep what a run of notebook 04 measured in one small file: settings, provenance, FAD of every training.
+
+    Args:
+        folder: the run's folder, with config.json, metrics.json and provenance.json.
+        out: the JSON to write.
+
+    Raises:
+        InputError: it is no folder of such a run.
+    """
+    folder = Path(folder)
+    try:
+        config, metrics, told = (
+            read_json(folder / f"{name}.json") for name in ("config", "metrics", "provenance")
+        )
+        rows = {
+            name: {
+                "average": row["average"],
+                "average_ci": row["average_ci"],
+                "classes": {cls: row["classes"][cls]["fad"] for cls in CLASSES},
+            }
+            for name, row in metrics["rows"].items()
+        }
+        record = {
+            **told,
+            "settings": config["profile"],
+            "fad": next(iter(metrics["rows"].values()))["name"],
+            "rows": rows,
+            "change": metrics["change"],
+            "similarity": metrics["similarity"],
+        }
+    except (OSError, KeyError, TypeError, StopIteration):
+        raise InputError(f"{folder}: not the folder of a run of notebook 04_table1") from None
+    write_json(out, record)
+    return Path(out)
+
+
+def longer_page(record: str | Path, out: str | Path = "book/generated/longer.md") -> Path:
+    """Write what a longer run of Table I found, with its figure beside the page.
+
+    Args:
+        record: a file of :func:`keep_table_1`.
+        out: the Markdown file to write; the figure is ``longer.png`` in its folder.
+
+    Raises:
+        InputError: there is no such file, or it is not of that kind.
+    """
+    path, out = Path(record), Path(out)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; python -m latentclap.book keep writes it")
+    told = read_json(path)
+    if not isinstance(told, dict) or not {*_MEASURED, "settings", "seeds", "clips_per_class", "fad"} <= set(
+        told
+    ):
+        raise InputError(f"{path}: not a record of python -m latentclap.book keep")
+    _figure(told, out.with_suffix(".png"))
+    write_text(out, "\n\n".join([*_found(told), *_tables(told), str(provenance_line(told))]) + "\n")
+    return out
+
+
+def _trainings(told: Mapping[str, Any], system: str) -> list[Mapping[str, Any]]:
+    """A system's results, in the order of the seeds."""
+    return [told["rows"][name] for name in told["rows"] if name.rsplit(", seed ", 1)[0] == system]
+
+
+def _found(told: Mapping[str, Any]) -> list[str]:
+    """What the run is of, and what it shows, in sentences."""
+    tuning, data = told["settings"]["finetune"], told["settings"]["data"]
+    clips = data["dev_per_class"] * len(CLASSES)
+    steps = clips // tuning["batch_size"] * tuning["epochs"]
+    change = {(row["from"], row["to"]): row for row in told["change"]}
+
+    def said(a: str, b: str) -> str:
+        row = change[a, b]
+        return (
+            f"{row['this run shows']} ({row['this run']:+.2f}, 95 % interval {row['2.5 %']:+.2f} to"
+            f" {row['97.5 %']:+.2f}; the paper: {row['paper']:+.2f} on its own scale)"
+        )
+
+    return [
+        f"Profile `{told['profile']}`: {clips:,} development clips, {tuning['epochs']} epochs, {steps:,} steps of"
+        f" {tuning['batch_size']}, at a learning rate of {tuning['lr']:g};"
+        f" {len(told['seeds'])} trainings of each system; {told['clips_per_class']} generated clips a class against"
+        f" {data['eval_per_class']} evaluation clips; clips: {told['data']}.",
+        f"- With the Latent CLAP loss, without the tuning layer (λ = {tuning['lam']:g}):"
+        f" {said('LDM', 'LDM+Latent')}.\n"
+        f"- With the loss and the tuning layer (λ = {tuning['lam_tuning']:g}):"
+        f" {said('LDM+Tuning', 'LDM+Tuning+Latent')}.\n"
+        f"- With the tuning layer alone: {said('LDM', 'LDM+Tuning')}.",
+    ]
+
+
+def _tables(told: Mapping[str, Any]) -> list[str]:
+    """The figure, the averages of every training, the changes and the classes."""
+    seeds = told["seeds"]
+    paper = {row.system: row.average for row in papers.TABLE_1}
+    real = told["rows"][f"Real Audio, seed {seeds[0]}"]["average"]
+    averages = [("Real Audio", f"{real:.2f}", *[""] * (len(seeds) - 1), f"{real:.2f}", paper["Real Audio"])]
+    for system in _SYSTEMS:
+        fads = [row["average"] for row in _trainings(told, system)]
+        averages.append((system, *(f"{v:.2f}" for v in fads), f"{np.mean(fads):.2f}", f"{paper[system]:.2f}"))
+    changes = [
+        (
+            row["from"],
+            row["to"],
+            f"{row['this run']:+.2f}",
+            f"{row['2.5 %']:+.2f} to {row['97.5 %']:+.2f}",
+            f"{row['p (Holm)']:.2g}",
+            f"{row['trainings']}",
+            f"{row['paper']:+.2f}",
+            row["this run shows"],
+        )
+        for row in told["change"]
+    ]
+    classes = []
+    for cls in CLASSES:
+        means = [np.mean([row["classes"][cls] for row in _trainings(told, system)]) for system in _SYSTEMS]
+        classes.append((LABELS[cls], *(f"{v:.2f}" for v in means)))
+    alike = [
+        (system, f"{told['similarity'][system]:.3f}", f"{papers.SIMILARITY[system]:.3f}")
+        for system in _SYSTEMS
+    ]
+    return [
+        "![Average FAD of every training, with its interval over clips, and the mean of each system](longer.png)",
+        f"{told['fad']}.",
+        "## Average FAD of every training",
+        table(("system", *(f"seed {s}" for s in seeds), "mean", "paper"), averages),
+        "## What changes it",
+        "Of several trainings, the interval is Student's over their changes; of one (the rows with a filter), a"
+        " bootstrap over its clips. The verdict follows p, corrected by Holm for the number of rows.",
+        table(("from", "to", "change", "95 % interval", "p (Holm)", "trainings", "paper", "shows"), changes),
+        "## By class",
+        "Means over the trainings.",
+        table(("class", *_SYSTEMS), classes),
+        "## Similarity of audio and text",
+        table(("system", "this run", "paper"), alike),
+    ]
+
+
+def _figure(told: Mapping[str, Any], out: Path) -> None:
+    """Average FAD of every training with its interval, and the mean of each system as a line."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        figure_style()
+        figure = Figure(figsize=(7.2, 3.2))
+        axes = figure.subplots()
+        plot_averages(
+            axes,
+            {
+                system: [(row["average"], row["average_ci"]) for row in _trainings(told, system)]
+                for system in _SYSTEMS
+            },
+        )
+        with atomic_path(out) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
