@@ -158,6 +158,7 @@ rule book:
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) --scale {input.similarity} && "
         "{BIN}/python -m latentclap.book rate $(cat {params.executed}/04_table1.listening) && "
+        "{BIN}/python -m latentclap.book loops $(cat {params.executed}/04_table1.listening) && "
         "{BIN}/python -m latentclap.book modelcard {input.card} --times {params.times} $(test -f {params.executed}/03_finetune.listening "
         "&& echo --listen $(cat {params.executed}/03_finetune.listening)) && "
         "{BIN}/python -m latentclap.book fidelity {input.fidelity} && "

@@ -34,6 +34,7 @@ from latentclap.book.collect import collect_notebook
 from latentclap.book.commands import commands_page
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.longer import longer_page
+from latentclap.book.loops import loops_page
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
@@ -173,6 +174,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
         collect_notebook(executed, book / "notebooks", book / "_static", base=scratch)
     items = [listening_items(scratch / "listening.json", clips)]
     listening_page(items, book / "generated/listening.md", book / "_static")
+    loops_page(items, book / "generated/loops.md", book / "_static")
     rating_page(items, book / "generated/rate.md", book / "_static")
     card = {
         "name": "mini",

@@ -335,6 +335,28 @@ class TestBookPage:
             rating_page([listening], tmp_path / "b/rate.md", tmp_path / "b/_static")
 
 
+def test_loops_of_the_listening_page(tmp_path):
+    from fake_book import listening_items, players
+    from latentclap.book.loops import loops_page
+
+    listening = listening_items(tmp_path / "listening.json", players(tmp_path / "audio"))
+    out = tmp_path / "book/generated/loops.md"
+    assert loops_page([listening], out, tmp_path / "book/_static") == 2
+    text = out.read_text()
+    for src in re.findall(r'src="([^"]+)"', text):
+        wave, sr = soundfile.read(tmp_path / "book" / src)
+        # tones of 2 s, without their fade, shorter by what is blended
+        assert len(wave) == round((2 - 0.01 - 0.5) * sr)
+        assert abs(wave[0] - wave[-1]) < 4 * np.abs(np.diff(wave)).max()
+    assert text.count(" loop ") == 2
+    assert len(list((tmp_path / "book/_static/audio/loops").iterdir())) == 2
+    content = read_json(listening)
+    content["items"] = [item for item in content["items"] if item["cls"] != "rain"]
+    write_json(listening, content)
+    with pytest.raises(InputError, match="no clip of rain by"):
+        loops_page([listening], out, tmp_path / "book/_static")
+
+
 class TestAnswers:
     HEAD = "study,rater,clip,class,quality,relevance,order,plays,when\n"
 

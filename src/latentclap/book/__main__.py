@@ -112,6 +112,18 @@ def rate(
 
 
 @app.command()
+def loops(
+    sources: Annotated[list[Path], typer.Argument(help="listening.json of notebook 04.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/loops.md"),
+    static: Annotated[Path, typer.Option(help="The book's _static.")] = Path("book/_static"),
+) -> None:
+    """Write players of seamless loops for the page on clips for a mix or a game."""
+    from latentclap.book.loops import loops_page
+
+    typer.echo(f"{out}: {loops_page(sources, out, static)} loops")
+
+
+@app.command()
 def badinput(
     record: Annotated[Path, typer.Argument(help="JSON that data_scripts/bad_input.py wrote.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/bad_input.md"),

@@ -124,7 +124,9 @@ def make_survey(
             levels[cls] = _write(waves, part / "clips")
             pages[cls] = _write_page(part, cls, sorted(waves), intro, thanks, send_to)
     _write_index(part, pages)
-    write_text(out / KEY, key)  # before the pages: whoever is stopped between them says the same command again
+    write_text(
+        out / KEY, key
+    )  # before the pages: whoever is stopped between them says the same command again
     shutil.rmtree(out / PAGES, ignore_errors=True)
     part.rename(out / PAGES)
     found = {model: sorted(values) for model, values in rates.items()}
