@@ -420,6 +420,8 @@ class TestAnswers:
         ("row", "key", "says"),
         [
             ("s,a,99999999,rain,3,4,1,1,", True, r"1\.csv: clip '99999999' is not in .*key\.csv"),
+            # a row without a clip, as a spreadsheet leaves them, among answers to another survey
+            ("s,a,,rain,3,4,1,1,\ns,a,99999999,rain,3,4,1,1,", True, r"1\.csv: clip '' is not in .*key\.csv"),
             ("s,a,11e10000,rain,3,4,1,1,", False, "no column model, item.*give the survey's key.csv"),
             ("s,a,11e10000,rain,good,4,1,1,", True, "column quality is not numeric"),
         ],

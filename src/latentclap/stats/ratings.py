@@ -56,7 +56,7 @@ def _one_file(
 ) -> pd.DataFrame:
     table = _read(path, wanted)
     if names is not None and CLIP in table:
-        unknown = sorted(set(table[CLIP]) - set(names[CLIP]))
+        unknown = sorted(set(table[CLIP].fillna("")) - set(names[CLIP]))
         if unknown:
             raise InputError(
                 f"{path}: clip {unknown[0]!r} is not in {key}; these are answers to another survey, or its key"
