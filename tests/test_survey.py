@@ -375,6 +375,7 @@ class TestAnswers:
         self.write(study, "1.csv", "s,007,11e10000,rain,3,4,1,1,2026-01-01T10:00:00.000Z")
         self.write(study, "2.csv", "s,b,00000012,rain,5,6,1,2,2026-01-01T10:00:00.000Z")
         (study / "answers" / "notes.txt").write_text("by phone\n")
+        (study / "answers" / "._1.csv").write_bytes(b"\x00\x05\x16\x07")  # a Mac's, of a stick or an archive
         table = stats.read_ratings(study / "answers", key=study / "key.csv")
         # names that look like numbers are names
         assert table[["rater", "class", "model", "item", "quality", "relevance"]].to_numpy().tolist() == [

@@ -39,7 +39,9 @@ def read_ratings(
     """
     wanted = f"ratings are a csv file with columns {', '.join((*RATING_COLUMNS, *questions))}"
     path = Path(path)
-    files = [f for f in listed(path) if f.suffix.lower() == ".csv"] if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():  # a Mac leaves ._1.csv beside 1.csv
+        files = [f for f in listed(path) if f.suffix.lower() == ".csv" and not f.name.startswith(".")]
     if not files:
         raise InputError(f"{path}: no .csv in this folder; {wanted}")
     names = _read(Path(key), "the key of a survey is key.csv beside its pages", KEY_COLUMNS) if key else None
