@@ -164,6 +164,50 @@ class TestPages:
             for name in re.findall(r"^[0-9a-f]{8}", before, re.M)
         )
 
+    @pytest.mark.parametrize("written", ["write_json", "write_text"])
+    def test_whoever_is_stopped_at_the_end_says_the_same_command_again(
+        self, folders, tmp_path, monkeypatch, written
+    ):
+        """After the record or the key of a first run, each of which is there before the pages are."""
+        from latentclap.survey import make
+
+        write = getattr(make, written)
+
+        def stop(path, *arguments):
+            write(path, *arguments)
+            if path.name in (make.RECORD, make.KEY):
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(make, written, stop)
+            with pytest.raises(KeyboardInterrupt):
+                make_survey(folders, tmp_path / "study", items=2, progress=False)
+        assert not (tmp_path / "study" / "pages").exists()
+        assert make_survey(folders, tmp_path / "study", items=2, progress=False).clips == 8
+        assert sorted(path.name for path in (tmp_path / "study").iterdir()) == [
+            "key.csv",
+            "pages",
+            "survey.json",
+        ]
+
+    @pytest.mark.parametrize("moved", ["pages", "key.csv"])
+    def test_a_survey_whose_pages_or_key_were_moved_is_not_replaced(self, folders, tmp_path, moved):
+        made = make_survey(folders, tmp_path / "study", items=2, progress=False)
+        (made.folder / moved).rename(tmp_path / moved)
+        before = {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")}
+        with pytest.raises(InputError, match="holds a survey of other clips"):
+            make_survey(folders, tmp_path / "study", items=1, progress=False)
+        assert before == {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")}
+
+    def test_a_folder_of_others_loses_nothing(self, folders, tmp_path):
+        theirs = tmp_path / "site" / ".pages" / "index.md"
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("...")
+        (tmp_path / "site" / "site.yml").write_text("...")
+        with pytest.raises(InputError, match="holds other things than a survey"):
+            make_survey(folders, tmp_path / "site", items=2, progress=False)
+        assert theirs.is_file()
+
 
 def test_arrays_become_folders_of_a_survey(tmp_path):
     """As notebook 04 hands its clips over; one beyond full scale is turned down, not cut."""

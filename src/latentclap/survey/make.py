@@ -19,7 +19,7 @@ from tqdm import tqdm
 from latentclap import papers
 from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
-from latentclap.files import check_place, file_sha256, plain, replaceable, write_json, write_text
+from latentclap.files import check_place, file_sha256, listed, plain, replaceable, write_json, write_text
 from latentclap.survey.form import RatedClip, page, survey_form
 
 #: What is in the folder of a survey: what is published, what is not, and how it was made.
@@ -106,7 +106,8 @@ def make_survey(
     key = _table(
         [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
     )
-    if (out / RECORD).is_file() and not overwrite and _text(out / KEY) != key:
+    begun = (out / KEY).is_file() or (out / PAGES).is_dir()  # pages or key may have been moved to their place
+    if begun and not overwrite and _text(out / KEY) != key:
         raise InputError(
             f"{out} holds a survey of other clips: choose another folder, or say --overwrite; answers to the old one"
             " then have no key any more"
@@ -124,12 +125,9 @@ def make_survey(
             levels[cls] = _write(waves, part / "clips")
             pages[cls] = _write_page(part, cls, sorted(waves), intro, thanks, send_to)
     _write_index(part, pages)
-    write_text(
-        out / KEY, key
-    )  # before the pages: whoever is stopped between them says the same command again
-    shutil.rmtree(out / PAGES, ignore_errors=True)
-    part.rename(out / PAGES)
     found = {model: sorted(values) for model, values in rates.items()}
+    # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped between
+    # them says the same command again
     write_json(
         out / RECORD,
         {
@@ -141,6 +139,9 @@ def make_survey(
             "lufs": levels,
         },
     )
+    write_text(out / KEY, key)
+    shutil.rmtree(out / PAGES, ignore_errors=True)
+    part.rename(out / PAGES)
     pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
     return Survey(out, pages, len(clips), levels, found)
 
@@ -179,7 +180,8 @@ def _check(models: Mapping[str, str | Path], items: int, seconds: float, samplin
 
 def _place(out: Path) -> Path:
     """The folder, looked at before any work."""
-    shutil.rmtree(out / PART, ignore_errors=True)  # of a run that was killed
+    if (out / RECORD).is_file() or [path.name for path in listed(out)] == [PART]:
+        shutil.rmtree(out / PART, ignore_errors=True)  # of a run that was killed
     out = replaceable(out, RECORD, "a survey")
     check_place(out / RECORD)
     return out
