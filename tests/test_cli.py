@@ -621,6 +621,7 @@ def test_a_loop_stays_seamless_at_another_rate():
     [
         (("--loop", -1), "--loop -1: give milliseconds"),
         (("--loop", 600), "--loop 600: blends longer than half of a clip of 1 s"),
+        (("--loop", 400, "--seconds", 0.3), "--loop 400: blends longer than a round of 0.3 s"),
         (
             ("--loop", 300, "--seconds", 0.8),
             "--seconds 0.8: the model's clips have 1 s, of which --loop 300 takes 0.3 s",

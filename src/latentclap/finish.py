@@ -73,7 +73,8 @@ class Finish:
         if 2 * self.fade / 1000 > length:
             raise InputError(f"--fade {self.fade:g}: two fades of it are longer than a clip of {length:g} s")
         if blend > length:
-            raise InputError(f"--loop {self.loop:g}: blends longer than half of a clip of {seconds:g} s")
+            whole = f"a round of {length:g} s" if self.seconds else f"half of a clip of {seconds:g} s"
+            raise InputError(f"--loop {self.loop:g}: blends longer than {whole}")
 
     def length(self, seconds: float) -> float:
         """Length in seconds of a finished clip that had so many."""
