@@ -244,7 +244,15 @@ class TestCrossed:
         ("change", "says"),
         [
             (lambda d: d[(d["class"] != "g2") | (d.rater == "r1")], "rater 'r0' rated 2 of 3 class levels"),
-            (lambda d: d[(d["class"] == "g2") | (d.rater == "r1")], "rater 'r0' rated 1 of 3"),
+            (
+                lambda d: d[(d["class"] == "g2") | (d.rater == "r1")],
+                "rater 'r0' rated 1 of 3.*, rater 'r1' 3;",
+            ),
+            (
+                lambda d: d[(d["class"] == "g2") | (d.rater == "r0")],
+                "rater 'r1' rated 1 of 3.*, rater 'r0' 3;",
+            ),
+            (lambda d: d[d["class"] + d.rater != "g2r3"], "rater 'r3' rated 2 of 3.*, rater 'r0' 3;"),
             (lambda d: d.drop(columns="class"), "no column class"),
             (lambda d: d.iloc[:0], "empty"),
             (lambda d: d.assign(rater=d.rater.where(d.index != 7)), "1 row with a missing value"),

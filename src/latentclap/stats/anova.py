@@ -32,10 +32,10 @@ def classes_between(table: pd.DataFrame, *, subject: str = "rater", between: str
         return None
     if (heard == 1).all():
         return between
-    odd = heard[(heard > 1) & (heard < groups)]
-    odd = odd if len(odd) else heard
+    few, many = heard.idxmin(), heard.idxmax()
+    other = f", rater {many!r} {heard[many]}" if heard[few] < heard[many] else ""
     raise InputError(
-        f"ratings: rater {odd.index[0]!r} rated {odd.iloc[0]} of {groups} {between} levels; every rater must have"
+        f"ratings: rater {few!r} rated {heard[few]} of {groups} {between} levels{other}; every rater must have"
         f" rated one of them, or every rater all of them: leave out raters or levels of {between}"
     )
 
