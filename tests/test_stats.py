@@ -231,6 +231,9 @@ class TestCrossed:
         assert got.loc[("A", "B"), "df"] == 5
         assert got.loc[("A", "B"), "t"] == pytest.approx(t)
         assert got.loc[("A", "B"), "p"] == pytest.approx(p)
+        renamed = crossed.rename(columns={"class": "survey"})
+        again = stats.post_hoc(renamed, "y", between=None, crossed="survey")
+        pd.testing.assert_frame_equal(again.set_index(["a", "b"]), got)
 
     def test_which_design_it_is(self, balanced, crossed):
         assert stats.classes_between(balanced) == "class"

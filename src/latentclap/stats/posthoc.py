@@ -94,6 +94,7 @@ def post_hoc(
     subject: str = "rater",
     within: str = "model",
     between: str | None = "class",
+    crossed: str = "class",
     adjust: str = "bonferroni",
     level: float = 0.95,
 ) -> pd.DataFrame:
@@ -107,7 +108,7 @@ def post_hoc(
         InputError: see `cell_means`; two levels that never differ; a confidence level outside (0, 1).
     """
     _check_level(level)
-    wide = cell_means(table, dv, subject=subject, within=within, between=between)
+    wide = cell_means(table, dv, subject=subject, within=within, between=between, crossed=crossed)
     rows = []
     n = len(wide)
     if n < 2:
