@@ -78,8 +78,8 @@ def make_survey(
     """Make blind surveys, one for each class, from folders of clips (``<class>/*.wav``) of several systems.
 
     ``out/pages`` is what is published, on any web server or from a disk. ``out/key.csv`` says which system made
-    which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds``, followed
-    by silence where others are longer, and written as 16-bit WAV.
+    which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds`` of their
+    first channel, faded out, followed by silence where others are longer, and written as 16-bit WAV.
 
     Args:
         models: {name: folder}, two or more; ``latentclap.papers.MODELS`` are the paper's.
