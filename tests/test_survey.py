@@ -476,6 +476,11 @@ class TestAnswers:
         with pytest.raises(InputError, match=says):
             stats.read_ratings(study / "answers", key=study / "key.csv" if key else "")
 
+    def test_a_spreadsheets_semicolons_are_named(self, study):
+        self.write(study, "1.csv", "a;rain;LDM;0;1;2", head="rater;class;model;item;quality;relevance\n")
+        with pytest.raises(InputError, match="separated by semicolons"):
+            stats.read_ratings(study / "answers")
+
     def test_no_answers_and_no_key(self, study):
         with pytest.raises(InputError, match=r"answers: no \.csv in this folder"):
             stats.read_ratings(study / "answers")

@@ -88,6 +88,8 @@ def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
     except ValueError as error:
         raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]}); {wanted}") from None
+    if table.shape[1] == 1 and ";" in str(table.columns[0]):
+        raise InputError(f"{path}: columns are separated by semicolons; save it with commas; {wanted}")
     missing = [c for c in columns if c not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; {wanted}")

@@ -109,8 +109,8 @@ def make_survey(
     begun = (out / KEY).is_file() or (out / PAGES).is_dir()  # pages or key may have been moved to their place
     if begun and not overwrite and _text(out / KEY) != key:
         raise InputError(
-            f"{out} holds a survey of other clips: choose another folder, or say --overwrite; answers to the old one"
-            " then have no key any more"
+            f"{out} holds a survey of other clips: choose another folder, or say --overwrite (in notebook 04: force);"
+            " answers to the old one then have no key any more"
         )
     part = out / PART  # pages that are not all there are nobody's to publish
     pages, levels = {}, {}
