@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | evaluate | survey | info | convert``.
+"""The command line: ``latentclap generate | finetune | evaluate | survey | info | convert``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -27,6 +27,7 @@ from latentclap.generation import (
     write_record,
 )
 from latentclap.gpus import use
+from latentclap.own import command as own
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -200,19 +201,18 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
 def _load(model: str, device: str) -> FoleySystem:
     if Path(model).suffix not in ORIGINAL:
         check_system(resolve(model))  # before imports that take seconds
-    import diffusers.utils.logging
     import torch
-    import transformers.utils.logging
 
     from latentclap import system
+    from latentclap.hush import hush
 
-    transformers.utils.logging.disable_progress_bar()
-    # what they warn of (weights that are missing, say) is an error of ours
-    transformers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.set_verbosity_error()
+    hush()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return system.FoleySystem.from_pretrained(model, device=use(device))
+
+
+app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.finetune)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------

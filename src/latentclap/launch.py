@@ -438,7 +438,7 @@ def train(
     ] = False,
 ) -> None:
     """Train from a configuration file."""
-    from latentclap.train import Interrupted, TrainingError, processes
+    from latentclap.train import processes
 
     check_values({"minutes": minutes}, "--")
     file = TrainFile.read(config)
@@ -463,20 +463,32 @@ def train(
             said += f"\n{launch.foretell()}"
         said += f"\n{found}" if found else ""
     else:
-        try:
-            said = launch.run()
-        except TrainingError as error:
-            raise InputError(str(error)) from None
-        except (Interrupted, KeyboardInterrupt) as stop:
-            if not str(stop):  # a second Ctrl-C, which does not wait
-                raise
-            if state.is_main_process:
-                typer.echo(stop, err=True)
-            state.destroy_process_group()
-            raise SystemExit(getattr(stop, "code", 130)) from None  # 128 + the signal, as a shell counts
+        said = complete(launch)
     if state.is_main_process:
         typer.echo(said)
     state.destroy_process_group()
+
+
+def complete(launch: Launch) -> str:
+    """Train as a command line does; return the line that says how far it is.
+
+    Raises:
+        InputError: the training cannot go on.
+        SystemExit: a signal ended it, with a checkpoint.
+    """
+    from latentclap.train import Interrupted, TrainingError
+
+    try:
+        return launch.run()
+    except TrainingError as error:
+        raise InputError(str(error)) from None
+    except (Interrupted, KeyboardInterrupt) as stop:
+        if not str(stop):  # a second Ctrl-C, which does not wait
+            raise
+        if launch.state.is_main_process:
+            typer.echo(stop, err=True)
+        launch.state.destroy_process_group()
+        raise SystemExit(getattr(stop, "code", 130)) from None  # 128 + the signal, as a shell counts
 
 
 def _need_launcher() -> None:

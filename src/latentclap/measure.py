@@ -28,10 +28,9 @@ def spread_levels(schedule_steps: int, count: int) -> Tensor:
     return ((torch.arange(count) + 0.5) * schedule_steps / count).long()
 
 
-@torch.no_grad()
 def heldout_losses(
     system: FoleySystem,
-    phi: nn.Module,
+    phi: nn.Module | None,
     cache: dict[str, Tensor],
     *,
     levels: int = 10,
@@ -45,7 +44,7 @@ def heldout_losses(
 
     Args:
         system: whose UNet is measured, with its tuning layer.
-        phi: the Latent CLAP encoder.
+        phi: the Latent CLAP encoder; None where there is none: clap and cosine are NaN then.
         cache: of held-out clips.
         levels: number of steps n, evenly spread.
         clips: so many clips, spread over the classes; 0: all.
@@ -56,13 +55,35 @@ def heldout_losses(
         Lists over the levels: n, ddpm (eq. 1), clap (mean over 512 dimensions of eq. 3's square, reading x0,
         before w), cosine (of E_latent and E_audio).
     """
+    table = heldout_table(system, phi, cache, levels=levels, clips=clips, seed=seed, batch_size=batch_size)
+    means = {name: table[name].mean(1).tolist() for name in ("ddpm", "clap", "cosine")}
+    return {"n": table["n"].tolist(), **means}
+
+
+@torch.no_grad()
+def heldout_table(
+    system: FoleySystem,
+    phi: nn.Module | None,
+    cache: dict[str, Tensor],
+    *,
+    levels: int = 10,
+    clips: int = 0,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> dict[str, Tensor]:
+    """What :func:`heldout_losses` takes the means of.
+
+    Returns:
+        n (levels,); ddpm, clap, cosine (levels, clips).
+    """
     rows = _rows(cache, clips)
     count = len(rows)
     s_0, E_audio = cache["mean"][rows].to(system.device), cache["E_audio"][rows].to(system.device)
     E = system.condition(cache["E_text"][rows].to(system.device))
-    loss = LatentCLAPLoss(phi, schedule=system.schedule)
-    out: dict[str, list[float]] = {"n": [], "ddpm": [], "clap": [], "cosine": []}
-    for k, level in enumerate(spread_levels(system.schedule.steps, levels).tolist()):
+    loss = None if phi is None else LatentCLAPLoss(phi, schedule=system.schedule)
+    steps = spread_levels(system.schedule.steps, levels)
+    out: dict[str, list[Tensor]] = {"ddpm": [], "clap": [], "cosine": []}
+    for k, level in enumerate(steps.tolist()):
         eps = _noise(s_0.shape, seed * 1000 + k).to(s_0)
         columns: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(0, count, batch_size):
@@ -70,7 +91,8 @@ def heldout_losses(
             n = torch.full((len(s_0[part]),), level, device=s_0.device)
             s_n = system.schedule.q_sample(s_0[part], n, eps[part])
             eps_theta = system.eps_theta(s_n, n, E[part])
-            E_latent = loss.embed(system.schedule.predict_x0(s_n, n, eps_theta))
+            unknown = torch.full_like(E_audio[part], torch.nan)
+            E_latent = loss.embed(system.schedule.predict_x0(s_n, n, eps_theta)) if loss else unknown
             columns.append(
                 (
                     ddpm_loss(eps_theta, eps[part], reduction="none"),
@@ -78,10 +100,9 @@ def heldout_losses(
                     F.cosine_similarity(E_latent, E_audio[part], dim=-1),
                 )
             )
-        ddpm, clap, cosine = (torch.cat(column).mean().item() for column in zip(*columns, strict=True))
-        for name, value in (("n", level), ("ddpm", ddpm), ("clap", clap), ("cosine", cosine)):
-            out[name].append(value)
-    return out
+        for name, column in zip(out, zip(*columns, strict=True), strict=True):
+            out[name].append(torch.cat(column).cpu())
+    return {"n": steps} | {name: torch.stack(values) for name, values in out.items()}
 
 
 def summarise(losses: dict[str, list[float]], *, steps: int = 1000) -> dict[str, float]:

@@ -1,0 +1,200 @@
+"""``latentclap finetune``: from a folder of sounds to a system of one's own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from latentclap.errors import InputError
+from latentclap.files import check_place
+
+if TYPE_CHECKING:
+    from latentclap.own.run import Own
+
+HELP = """Fine-tune a system on sounds of your own, and hear it before and after; the same command goes on.
+
+SOUNDS is a folder. What is in a sound is told by a table (metadata.csv with the columns file_name and caption), by
+a text of the same name beside each sound, or by the names of subfolders, in that order.
+
+\b
+latentclap finetune sounds -o doors                      # minutes on two cores
+latentclap generate --model doors/system --prompt "This is a sound of a door." -n 8 -o takes
+
+Some sounds are held out, and the losses of eq. 1 and 3 are measured on them before and after. doors/listen has a page
+that plays both beside your sounds; doors/train.toml is the training's configuration, which several GPUs take:
+--prepare, then accelerate launch -m latentclap.train doors/train.toml, then this command again.
+"""
+
+
+def finetune(
+    sounds: Annotated[Path, typer.Argument(help="Folder of sounds, with words to them.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for system/, listen/ and what is between.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="'mini', a folder, or a hub name (cvssp/audioldm-m-full).")
+    ] = "mini",
+    phi: Annotated[
+        str, typer.Option(help="Latent CLAP encoder of the model's VAE and CLAP; default: its own.")
+    ] = "",
+    judge: Annotated[
+        str, typer.Option(help="CLAP that gives E_audio, where the model has none of its own.")
+    ] = "",
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            help="λ of eq. 4; default: the paper's, 2000, with a tuning layer 1000; 0: eq. 1 alone."
+        ),
+    ] = None,
+    tuning: Annotated[bool, typer.Option("--tuning", help="Train a tuning layer too (III-A).")] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the clips; default: the paper's 500, with mini as many as make 500 steps."
+        ),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Adam's learning rate; default: the paper's 3e-6, with mini 3e-5.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips per step; default: 16, with mini 8.")] = None,
+    seed: Annotated[int, typer.Option(help="Of order, noise and dropout, and of the page's clips.")] = 0,
+    hold_out: Annotated[float, typer.Option(help="Share of the sounds that is only measured.")] = 0.1,
+    crops: Annotated[int, typer.Option(help="Clips of one sound, at most, where it is long enough.")] = 8,
+    crop: Annotated[Literal["first", "random"], typer.Option(help="Which parts of a long sound.")] = "first",
+    listen: Annotated[int, typer.Option(help="Clips of each text on the page; 0: no page.")] = 2,
+    minutes: Annotated[
+        float, typer.Option(help="Stop training after this time, with a checkpoint; 0: to the end.")
+    ] = 0,
+    compile: Annotated[bool, typer.Option("--compile", help="torch.compile UNet and φ: for GPUs.")] = False,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
+    ] = False,
+    precision: Annotated[
+        str, typer.Option(help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that decode sounds; 0: none beside this one.")] = 2,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Encode, write train.toml, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Fine-tune a system on sounds of one's own."""
+    given = {"lam": lam, "epochs": epochs, "lr": lr, "batch_size": batch_size}
+    changes = {name: value for name, value in given.items() if value is not None}
+    changes |= {"seed": seed, "tuning": tuning}
+    for option, value, least in (
+        ("--crops", crops, 1),
+        ("--listen", listen, 0),
+        ("--workers", workers, 0),
+        ("--seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value}: at least {least}")
+    from latentclap.limits import check_values
+
+    check_values({"minutes": minutes}, "--")
+    check_place(out / "finetune.json")
+    from latentclap.own.run import Own
+    from latentclap.own.sounds import find_sounds
+
+    own = Own(find_sounds(sounds, hold_out), out, model, phi, judge, changes, crops, crop, listen)
+    _announce(own)
+    own.config(len(own.sounds.usable))  # wrong values stop here, before any work
+    record = own.check()
+    if dry_run:
+        return
+    options = {
+        "minutes": minutes,
+        "quiet": quiet,
+        "precision": precision,
+        "compile": compile,
+        "checkpointing": checkpointing,
+    }
+    if record.get("finished") and record.get("listen") == listen and (out / "system").is_dir():
+        _tell(own, record)
+        return
+    from latentclap.gpus import use
+
+    if device != "auto":
+        use(device)
+    _run(own, options, workers, prepare, quiet)
+
+
+def _announce(own: Own) -> None:
+    """What is in the folder, so that wrong captions are seen before hours of training."""
+    sounds = own.sounds
+    texts = sounds.captions
+    few = "; ".join(f"“{text}”" for text in texts[:3]) + ("; ..." if len(texts) > 3 else "")
+    bad = len(sounds.train) - len(sounds.usable)
+    typer.echo(
+        f"{_count(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
+        + (f", {bad} without sound or caption" if bad else "")
+        + f"; {_count(len(texts), 'text')} ({sounds.layout}): {few}"
+    )
+
+
+def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
+    from latentclap.hush import hush
+    from latentclap.launch import complete
+
+    hush()
+    say = typer.echo
+    if not (own.out / "finetune.json").is_file():
+        own.write_record(finished=False)
+    caches = own.encode(say, workers=workers, progress=not quiet)
+    config = own.config(len(caches["train"]))
+    own.write_record(finished=False, clips=len(caches["train"]))
+    own.write_files(config)
+    launch = own.launch(**options)
+    steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
+    say(
+        f"{_count(len(caches['train']), 'clip')}, {_count(config.epochs, 'epoch')}: {_count(steps, 'step')} of"
+        f" {_count(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
+    )
+    if prepare:
+        say(f"ready: accelerate launch -m latentclap.train {own.out / 'train.toml'}, then this command again")
+        return
+    say(complete(launch))
+    if not (own.out / "summary.json").is_file():
+        return
+    told = own.compare(caches, config)
+    record = {
+        "finished": True,
+        "listen": own.listen,
+        "clips": len(caches["train"]),
+        "steps": steps,
+        "training": vars(config),
+        **told,
+    }
+    own.write_record(**record)
+    _tell(own, record)
+
+
+def _tell(own: Own, record: dict[str, Any]) -> None:
+    """What came of it."""
+    if losses := record.get("held_out_losses"):
+        from latentclap.own.heldout import line
+
+        typer.echo(line(losses))
+        if losses["ddpm"]["ci"] and losses["ddpm"]["ci"][0] > 0:
+            typer.echo(
+                "warning: eq. 1 went up on sounds that it was not trained on: it learns the clips by heart; fewer"
+                " --epochs, a lower --lr or more sounds help",
+                err=True,
+            )
+    if "page" in record:
+        typer.echo(f"to hear it before and after: {own.out / record['page']}")
+    text = own.sounds.captions[0].replace('"', '\\"')
+    typer.echo(f'latentclap generate --model {own.out / "system"} --prompt "{text}" -n 8 -o takes')
+    sys.stdout.flush()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

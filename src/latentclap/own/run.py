@@ -1,0 +1,294 @@
+"""What ``latentclap finetune`` does, step by step; each step is found done by the same command."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentclap.checkpoints import latent_clap_folder, own_sampling, resolve
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json, write_text
+from latentclap.launch import TRAINED, TrainFile, finetune_config
+from latentclap.own.sounds import Sounds
+from latentclap.profiles import load_profile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from latentclap.cache import ShardedCache
+    from latentclap.finetune import FinetuneConfig
+    from latentclap.latent_clap import LatentCLAP
+    from latentclap.launch import Launch
+    from latentclap.system import FoleySystem
+
+#: what a run says of itself, and what it is asked to do: for ``python -m latentclap.train``
+RECORD, TRAIN_FILE, PROFILE_FILE = "finetune.json", "train.toml", "profile.toml"
+#: the profile whose values of fine-tuning are taken where none is given, for the shipped models and for all others
+PROFILES = {"mini": "evening"}
+OTHERS = "paper"
+#: steps by default with the shipped models, as many as the profile evening makes: minutes on two cores
+MINI_STEPS = 500
+#: captions of which the page plays clips, at most
+TEXTS = 8
+
+
+@dataclass(frozen=True)
+class Own:
+    """A fine-tuning on sounds of one's own.
+
+    Attributes:
+        sounds: what it is fine-tuned on.
+        out: folder of the run.
+        model: the system that it begins with: "mini", a folder, or a hub name.
+        phi: folder of the Latent CLAP encoder; empty: the one that comes with the system, if any.
+        judge: CLAP that gives E_audio, where the system has none.
+        changes: values of ``FinetuneConfig`` that differ from the profile's.
+        crops, crop: clips of one sound, see ``cache.cache_parts``.
+        listen: clips of each caption that the page plays; 0: no page.
+    """
+
+    sounds: Sounds
+    out: Path
+    model: str = "mini"
+    phi: str = ""
+    judge: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+    crops: int = 8
+    crop: str = "first"
+    listen: int = 2
+
+    # --- what is to be done -------------------------------------------------------------------------------------
+
+    @property
+    def latents(self) -> dict[str, Path]:
+        """Folders of the caches; without held-out sounds there is one."""
+        sides = ("train", "held_out") if self.sounds.held_out else ("train",)
+        return {side: self.out / "latents" / side for side in sides}
+
+    def config(self, clips: int) -> FinetuneConfig:
+        """The values of the training, with those of a profile where none is given.
+
+        Args:
+            clips: those that train; with the shipped models they decide over the epochs.
+
+        Raises:
+            InputError: a value of another type or out of range, or λ without an encoder φ.
+        """
+        profile = load_profile(PROFILES.get(self.model, OTHERS))
+        config = finetune_config(profile, self.changes)
+        if self.model in PROFILES and "epochs" not in self.changes:
+            epochs = math.ceil(MINI_STEPS * config.batch_size * config.grad_accum / clips)
+            config = finetune_config(profile, self.changes | {"epochs": epochs})
+        if config.lam and not self.encoder():
+            raise InputError(
+                f"{self.model} comes without a Latent CLAP encoder: --phi names one, trained for its VAE and CLAP by"
+                " python -m latentclap.train, or --lam 0 fine-tunes by eq. 1 alone"
+            )
+        return config
+
+    def encoder(self) -> str:
+        """The folder of φ that is taken; empty where there is none."""
+        if self.phi:
+            return self.phi
+        folder = latent_clap_folder(self.model)
+        return self.model if folder != Path(self.model) else ""
+
+    def about(self) -> dict[str, Any]:
+        """What decides over the result, as the record holds it."""
+        return {
+            "sounds": {
+                "folder": str(self.sounds.folder.resolve()),
+                "digest": self.sounds.digest,
+                "layout": self.sounds.layout,
+                "train": len(self.sounds.train),
+                "held_out": [item.key for item in self.sounds.held_out],
+            },
+            "model": self.model if not Path(self.model).exists() else str(Path(self.model).resolve()),
+            "phi": self.phi,
+            "judge": self.judge,
+            "crops": [self.crops, self.crop],
+            "changes": self.changes,
+        }
+
+    def check(self) -> dict[str, Any]:
+        """Look whether the folder is free or holds this very run; return its record.
+
+        Raises:
+            InputError: something else was trained there.
+        """
+        path = self.out / RECORD
+        record = read_json(path) if path.is_file() else {}
+        if not any((self.out / name).exists() for name in TRAINED):
+            return {}
+        about = self.about()
+        differing = [key for key, value in about.items() if json.loads(json.dumps(value)) != record.get(key)]
+        if differing:
+            raise InputError(
+                f"--out {self.out} holds another run ({', '.join(differing)} differ): use another folder"
+            )
+        return record
+
+    def write_files(self, config: FinetuneConfig) -> Path:
+        """Write the configuration of the training; return its path."""
+        model = {
+            "system": about_path(self.model),
+            "latent_clap": about_path(self.encoder()),
+            "judge": self.judge,
+        }
+        told = "\n".join(f"{key} = {json.dumps(value)}" for key, value in model.items())
+        profile = self.out / PROFILE_FILE
+        write_text(profile, f"# written by latentclap finetune\n[model]\n{told}\n")
+        values = "\n".join(f"{key} = {_toml(value)}" for key, value in asdict(config).items())
+        top = {
+            "profile": str(profile.resolve()),
+            "part": "finetune",
+            "cache": str(self.latents["train"].resolve()),
+            "folder": str(self.out.resolve()),
+        }
+        head = "\n".join(f"{key} = {json.dumps(value)}" for key, value in top.items())
+        write_text(
+            self.out / TRAIN_FILE,
+            "# written by latentclap finetune; on several GPUs:\n"
+            f"#     accelerate launch -m latentclap.train {self.out / TRAIN_FILE}\n"
+            f"{head}\n\n[finetune]\n{values}\n",
+        )
+        return self.out / TRAIN_FILE
+
+    # --- doing it -----------------------------------------------------------------------------------------------
+
+    def encode(
+        self, say: Callable[[str], None], *, workers: int, batch_size: int = 8, progress: bool = True
+    ) -> dict[str, ShardedCache]:
+        """Encode the sounds of both sides, as far as they are not; return the caches."""
+        from latentclap.cache import ShardedCache, cache_parts
+
+        system = self.system()
+        for side, folder in self.latents.items():
+            items = self.sounds.train if side == "train" else self.sounds.held_out
+            made = cache_parts(
+                system,
+                self.sounds.parts(side),
+                folder,
+                batch_size=batch_size,
+                workers=workers,
+                crops=self.crops,
+                crop="random" if self.crop == "random" else "first",
+                progress=progress,
+                total=len(items) if progress else None,
+            )
+            skipped = made.manifest["problems"] if made.manifest else 0
+            if skipped:
+                say(f"{skipped} of {len(items)} sounds cannot be used: {folder / 'problems.csv'} says why")
+        caches = {side: ShardedCache(folder) for side, folder in self.latents.items()}
+        if not len(caches["train"]):
+            raise InputError(
+                f"{self.sounds.folder}: not one sound could be encoded: {self.latents['train'] / 'problems.csv'}"
+            )
+        return caches
+
+    def system(self, name: str = "") -> FoleySystem:
+        """The system that it begins with, or another of the same judge, where training computes."""
+        from latentclap.system import FoleySystem
+        from latentclap.train import processes
+
+        return FoleySystem.from_pretrained(
+            name or self.model, judge=self.judge or None, device=str(processes().device)
+        )
+
+    def launch(self, **options: Any) -> Launch:
+        """The training, as ``python -m latentclap.train`` would run it."""
+        from latentclap.launch import Launch
+        from latentclap.train import processes
+
+        return Launch(TrainFile.read(self.out / TRAIN_FILE), processes(), **options)
+
+    def compare(self, caches: dict[str, ShardedCache], config: FinetuneConfig) -> dict[str, Any]:
+        """Losses on held-out clips and the page, both before and after; what the record says of them."""
+        from latentclap.own.heldout import measure, paired, sounds_of
+
+        told: dict[str, Any] = {}
+        phi = self._phi(config)
+        made: dict[str, dict[str, np.ndarray]] = {}
+        losses: list[dict[str, np.ndarray]] = []
+        held_out = caches.get("held_out")
+        sampling_rate = 0
+        for column, name in (("Before", ""), ("After", str(self.out / "system"))):
+            system = self.system(name)
+            sampling_rate = system.sampling_rate
+            if held_out is not None and len(held_out):
+                losses.append(measure(system, phi, held_out))
+            if self.listen:
+                made[column] = self._clips(system, config.seed)
+            del system
+            _free()
+        if losses:
+            sounds = sounds_of(held_out, self.crops)
+            told["held_out_losses"] = {
+                name: paired(losses[0][name], losses[1][name], sounds) for name in losses[0]
+            }
+        if self.listen:
+            told["page"] = str(self._page(made, sampling_rate, config).relative_to(self.out))
+        return told
+
+    def _phi(self, config: FinetuneConfig) -> LatentCLAP | None:
+        from latentclap.latent_clap import LatentCLAP
+        from latentclap.train import processes
+
+        if not config.lam:
+            return None
+        return LatentCLAP.from_pretrained(latent_clap_folder(self.encoder())).to(processes().device)
+
+    @property
+    def texts(self) -> list[str]:
+        """Captions that the page plays."""
+        return self.sounds.captions[:TEXTS]
+
+    def _clips(self, system: FoleySystem, seed: int) -> dict[str, np.ndarray]:
+        from tqdm.auto import tqdm
+
+        bar = tqdm(self.texts, desc="clips for the page", unit="text", disable=None)
+        return {
+            text: system.generate(prompts=[text], n=self.listen, seed=seed, progress=False) for text in bar
+        }
+
+    def _page(self, made: dict[str, Any], sampling_rate: int, config: FinetuneConfig) -> Path:
+        from latentclap.own.page import listening_page
+
+        own = {text: [i for i in self.sounds.usable if i.caption == text] for text in self.texts}
+        chosen = own_sampling(resolve(self.model))
+        more = len(self.sounds.captions) - len(self.texts)
+        lines = [
+            f"{self.model} before and after {config.epochs} epochs on {len(self.sounds.usable)} sounds of"
+            f" {self.sounds.folder.name}, with λ = {config.lam:g}.",
+            f"Clips of a row have one text, one seed ({config.seed}) and one sampler ({chosen.sampler},"
+            f" {chosen.steps} steps, guidance {chosen.guidance_scale:g}). Shown are the first {self.listen} of each"
+            " text, and the first sounds by name; none was picked by ear."
+            + (f" {more} texts more are not on this page: the {TEXTS} most frequent are." if more else ""),
+        ]
+        return listening_page(self.out / "listen", self.texts, own, made, sampling_rate, lines)
+
+    def write_record(self, **told: Any) -> None:
+        """Write what this run is, and what is known of it."""
+        write_json(self.out / RECORD, self.about() | told)
+
+
+def about_path(name: str) -> str:
+    """A checkpoint's name for a file that is read from another folder: a folder's whole path, a name as it is."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str | bool) else repr(value)
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,345 @@
+"""``latentclap finetune``: a folder of one's own sounds in, a system, held-out losses and a page out."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from latentclap import FoleySystem, cli, launch
+from latentclap.audio import read_wave, write_wave
+from latentclap.errors import InputError
+from latentclap.files import read_json, write_json
+from latentclap.latent_clap import LatentCLAP
+from latentclap.measure import heldout_losses
+from latentclap.own import heldout, page
+from latentclap.own.run import Own
+from latentclap.own.sounds import find_sounds
+
+RATE = 22_050
+
+
+def write_sounds(folder, count=12, seconds=0.4):
+    """Beeps and hisses in turn, each with a text beside it."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        time = np.arange(int(seconds * RATE)) / RATE
+        beep = np.sin(2 * np.pi * (400 + 50 * i) * time)
+        wave = beep if i % 2 else rng.uniform(-1, 1, len(time))
+        write_wave(folder / f"take_{i:02d}.wav", (0.5 * wave).astype(np.float32), RATE)
+        (folder / f"take_{i:02d}.txt").write_text("a beep" if i % 2 else "a hiss")
+    return folder
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    return write_sounds(tmp_path / "sounds")
+
+
+def run(*arguments):
+    return CliRunner().invoke(
+        cli.app, ["finetune", *map(str, arguments), "-q", "--device", "cpu", "--workers", "0"]
+    )
+
+
+@pytest.fixture(scope="module")
+def family(tiny_family, tmp_path_factory):
+    """The tiny family, which by itself is sampled in two steps."""
+    folder = shutil.copytree(tiny_family, tmp_path_factory.mktemp("family") / "tiny")
+    told = read_json(folder / "latentclap.json")
+    write_json(
+        folder / "latentclap.json",
+        told | {"sampling": {"sampler": "ddim", "steps": 2, "guidance_scale": 2.0}},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(family, tmp_path_factory):
+    """A finished run, its output, and its sounds."""
+    folder = tmp_path_factory.mktemp("own")
+    write_sounds(folder / "sounds")
+    options = (folder / "sounds", "-o", folder / "out", "--model", family, "--epochs", 2, "--lr", 1e-3)
+    options = (*options, "--batch-size", 5, "--hold-out", 0.2, "--listen", 1)
+    said = run(*options)
+    assert said.exit_code == 0, said.output
+    return folder, options, said.output
+
+
+# --- sounds -----------------------------------------------------------------------------------------------------
+
+
+def test_each_caption_gives_its_share_of_held_out_sounds(sounds):
+    found = find_sounds(sounds, 0.34)
+    assert (found.layout, len(found.train), len(found.held_out)) == ("captions", 8, 4)
+    assert sorted(item.caption for item in found.held_out) == ["a beep", "a beep", "a hiss", "a hiss"]
+    assert not {item.key for item in found.train} & {item.key for item in found.held_out}
+    assert find_sounds(sounds, 0.34).held_out == found.held_out
+    assert sorted(found.captions) == ["a beep", "a hiss"]
+
+
+def test_which_sounds_are_held_out_is_not_their_order(tmp_path):
+    """Takes are numbered by time: every k-th of them would be the same moment of every session."""
+    found = find_sounds(write_sounds(tmp_path / "many", 80), 0.1)
+    places = sorted(int(item.key[-2:]) for item in found.held_out)
+    assert len(places) == 8
+    assert len(set(np.diff(places))) > 2
+
+
+def test_few_sounds_are_all_trained_on(sounds):
+    assert find_sounds(sounds, 0.05).held_out == ()
+    assert find_sounds(sounds, 0).held_out == ()
+    with pytest.raises(InputError, match=r"--hold-out 0\.7: a share of the sounds"):
+        find_sounds(sounds, 0.7)
+
+
+def test_unusable_sounds_are_never_held_out(sounds):
+    for path in sorted(sounds.glob("*.txt"))[:6]:
+        path.unlink()
+    found = find_sounds(sounds, 0.5)
+    assert (len(found.usable), len(found.held_out)) == (3, 3)
+    assert len([item for item in found.train if item.problem]) == 6
+    assert len([item for part in found.parts("train") for item in part.clips]) == 9
+    assert [item for part in found.parts("held_out") for item in part.clips] == list(found.held_out)
+
+
+def test_the_digest_tells_changed_sounds(sounds):
+    before = find_sounds(sounds).digest
+    assert find_sounds(sounds).digest == before
+    (sounds / "take_03.txt").write_text("a low beep")
+    assert find_sounds(sounds).digest != before
+
+
+def test_both_sides_of_a_set_in_dcase_layout(tmp_path):
+    for side, count in (("dev", 3), ("eval", 2)):
+        for i in range(count):
+            write_sounds(tmp_path / "set" / side / "rain", 1, seconds=0.6 + 0.1 * i)  # no two of them alike
+            (tmp_path / "set" / side / "rain" / "take_00.wav").rename(
+                tmp_path / "set" / side / "rain" / f"{side}_{i}.wav"
+            )
+    found = find_sounds(tmp_path / "set", 0)
+    assert {item.key.split("/")[0] for item in found.train} == {"dev"}  # eval stays for evaluation
+    shutil.rmtree(tmp_path / "set" / "eval")
+    (tmp_path / "set" / "dev").rename(tmp_path / "plain")
+    assert len(find_sounds(tmp_path / "plain", 0).train) == 3
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_system_that_generates(tuned, family):
+    folder, _, said = tuned
+    system = FoleySystem.from_pretrained(folder / "out" / "system")
+    base = FoleySystem.from_pretrained(family)
+    moved = [
+        not torch.equal(a, b) for a, b in zip(system.unet.parameters(), base.unet.parameters(), strict=True)
+    ]
+    assert any(moved)
+    assert "10 sounds to train on, 2 held out; 2 texts (captions): “a " in said
+    assert "10 clips, 2 epochs: 4 steps of 5 clips, λ = 2000, learning rate 0.001" in said
+    assert f"latentclap generate --model {folder / 'out' / 'system'} --prompt" in said
+
+
+def test_held_out_losses_are_those_of_the_two_systems(tuned, family):
+    folder, _, said = tuned
+    record = read_json(folder / "out" / "finetune.json")
+    assert record["finished"] and record["clips"] == 10 and record["steps"] == 4
+    losses = record["held_out_losses"]
+    assert set(losses) == {"ddpm", "lclap"}
+    from latentclap.cache import ShardedCache
+
+    cache = ShardedCache(folder / "out" / "latents" / "held_out").load()
+    phi = LatentCLAP.from_pretrained(family / "latent_clap")
+    for side, system in (("before", family), ("after", folder / "out" / "system")):
+        expected = heldout_losses(FoleySystem.from_pretrained(system), phi, cache, levels=heldout.LEVELS)
+        assert losses["ddpm"][side] == pytest.approx(np.mean(expected["ddpm"]), rel=1e-5)
+    assert losses["ddpm"]["sounds"] == 2
+    assert re.search(r"held out, 2 sounds: eq\. 1 [\d.]+ -> [\d.]+, \S+ \[\S+, \S+\]; eq\. 3 ", said)
+
+
+def test_the_page_plays_own_sounds_before_and_after(tuned):
+    folder, _, said = tuned
+    index = folder / "out" / "listen" / "index.html"
+    assert f"to hear it before and after: {index}" in said
+    text = index.read_text(encoding="utf-8")
+    files = re.findall(r'<audio [^>]*src="([^"]+)"', text)
+    assert len(files) == 2 * 3
+    waves = [read_wave(index.parent / file)[0] for file in files]
+    assert all(len(wave) for wave in waves)
+    assert all(
+        np.abs(waves[i]).max() > 0.1 for i in (0, 3)
+    )  # one's own; the tiny system makes next to nothing
+    heads = re.findall(r'scope="col">(?:<span[^>]*>\d</span> )?(\w+)', text)
+    assert heads == ["Yours", "Before", "After"]
+    assert "http" not in re.sub(r"http-equiv", "", text)  # it asks no other machine
+
+
+def test_the_same_command_finds_all_done(tuned, monkeypatch):
+    _, options, said = tuned
+    monkeypatch.setattr(Own, "encode", lambda *a, **k: pytest.fail("it is done"))
+    again = run(*options)
+    assert again.exit_code == 0
+    assert again.output.splitlines()[-3:] == said.splitlines()[-3:]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (["--epochs", 3], "changes differ"),
+        (["--crops", 2], "crops differ"),
+        (["--hold-out", 0], "sounds differ"),
+        (["--model", "mini"], "model differ"),
+    ],
+)
+def test_a_folder_holds_one_run(tuned, change, what):
+    folder, options, _ = tuned
+    before = (folder / "out" / "finetune.json").read_bytes()
+    said = CliRunner().invoke(
+        cli.app, ["finetune", *map(str, options), *map(str, change), "-q", "--device", "cpu"]
+    )
+    assert isinstance(said.exception, InputError)
+    assert f"holds another run ({what}): use another folder" in str(said.exception)
+    assert (folder / "out" / "finetune.json").read_bytes() == before
+
+
+def test_changed_sounds_are_another_run_before_anything_is_encoded(tuned, tmp_path):
+    folder, options, _ = tuned
+    shutil.copytree(folder / "out", tmp_path / "out")
+    shutil.copytree(folder / "sounds", tmp_path / "sounds")
+    record = read_json(tmp_path / "out" / "finetune.json")
+    record["sounds"]["folder"] = str(tmp_path / "sounds")
+    write_json(tmp_path / "out" / "finetune.json", record)
+    moved = [tmp_path / "sounds", "-o", tmp_path / "out", *options[3:]]
+    assert run(*moved).exit_code == 0
+    (tmp_path / "sounds" / "take_00.txt").write_text("a short hiss")
+    entries = sorted((tmp_path / "out" / "latents").rglob("*.json"))
+    held = [path.read_bytes() for path in entries]
+    assert "(sounds differ)" in str(run(*moved).exception)
+    assert [path.read_bytes() for path in entries] == held
+
+
+def test_a_dry_run_writes_nothing(sounds, family, tmp_path):
+    said = run(sounds, "-o", tmp_path / "out", "--model", family, "--dry-run")
+    assert said.exit_code == 0
+    assert "11 sounds to train on, 1 held out" in said.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepared_it_is_trained_elsewhere_and_heard_here(sounds, family, tmp_path):
+    options = (sounds, "-o", tmp_path / "out", "--model", family, "--epochs", 1, "--listen", 1)
+    said = run(*options, "--prepare")
+    assert said.exit_code == 0, said.output
+    train_file = tmp_path / "out" / "train.toml"
+    assert f"accelerate launch -m latentclap.train {train_file}" in said.output
+    assert not (tmp_path / "out" / "system").exists()
+    trained = CliRunner().invoke(launch.app, [str(train_file), "-q"])
+    assert trained.exit_code == 0, trained.output
+    said = run(*options)
+    assert "is finished (step 1)" in said.output
+    assert (tmp_path / "out" / "listen" / "index.html").is_file()
+
+
+def test_a_stopped_training_goes_on(sounds, family, tmp_path):
+    options = (sounds, "-o", tmp_path / "out", "--model", family, "--epochs", 2, "--listen", 0)
+    options = (*options, "--batch-size", 4)
+    said = run(*options, "--minutes", 1e-9)
+    assert "the same command goes on" in said.output
+    assert not read_json(tmp_path / "out" / "finetune.json")["finished"]
+    said = run(*options)
+    assert said.exit_code == 0
+    assert read_json(tmp_path / "out" / "finetune.json")["finished"]
+    assert not (tmp_path / "out" / "listen").exists()
+
+
+def test_without_an_encoder_eq_3_needs_one_and_eq_1_does_not(sounds, tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    options = (sounds, "-o", tmp_path / "out", "--model", tmp_path / "model", "--epochs", 1, "--listen", 0)
+    said = run(*options)
+    assert "comes without a Latent CLAP encoder: --phi names one" in str(said.exception)
+    assert not (tmp_path / "out").exists()
+    said = run(*options, "--lam", 0)
+    assert said.exit_code == 0, said.output
+    assert set(read_json(tmp_path / "out" / "finetune.json")["held_out_losses"]) == {"ddpm"}
+    assert "eq. 3" not in said.output.splitlines()[-2]
+
+
+def test_heldout_losses_without_an_encoder(tiny, phi_free_cache):
+    told = heldout_losses(tiny, None, phi_free_cache, levels=4)
+    assert np.isfinite(told["ddpm"]).all()
+    assert np.isnan(told["clap"]).all()
+
+
+@pytest.fixture
+def phi_free_cache(tiny_cache):
+    return {name: value[:3] for name, value in tiny_cache.items()}
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students_over_sounds():
+    from scipy.stats import ttest_1samp
+
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(1, 0.1, 9), rng.normal(0.9, 0.1, 9)
+    sounds = list("aabbccdde")
+    told = heldout.paired(before, after, sounds)
+    means = [np.mean([(after - before)[i] for i in range(9) if sounds[i] == name]) for name in "abcde"]
+    expected = ttest_1samp(means, 0).confidence_interval(0.95)
+    assert told["ci"] == pytest.approx([expected.low, expected.high])
+    assert told["change"] == pytest.approx(np.mean(means))
+    assert told["after"] - told["before"] == pytest.approx(told["change"])
+    assert heldout.paired(before[:2], after[:2], "aa")["ci"] is None
+
+
+def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys):
+    from latentclap.own.command import _tell
+
+    folder, _, _ = tuned
+    own = Own(find_sounds(folder / "sounds"), folder / "out")
+    loss = {"sounds": 4, "before": 0.1, "after": 0.2, "change": 0.1}
+    _tell(own, {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
+    assert "warning" not in capsys.readouterr().err
+    _tell(own, {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
+    assert "warning: eq. 1 went up on sounds that it was not trained on" in capsys.readouterr().err
+
+
+def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
+    own = Own(find_sounds(sounds), tmp_path / "out", changes={"seed": 3})
+    config = own.config(54)
+    assert 500 <= config.epochs * 54 // config.batch_size < 508
+    assert (config.seed, config.lam) == (3, 2000.0)
+    assert Own(own.sounds, tmp_path, changes={"epochs": 2, "tuning": True}).config(54).epochs == 2
+    assert Own(own.sounds, tmp_path, changes={"tuning": True}).config(54).lam == 1000.0
+    other = Own(own.sounds, tmp_path, "somewhere/else", phi="phi").config(54)
+    assert (other.epochs, other.lr, other.batch_size) == (500, 3e-6, 16)
+
+
+def test_the_configuration_says_every_value(sounds, family, tmp_path):
+    own = Own(find_sounds(sounds), tmp_path / 'o "ut', str(family), changes={"epochs": 7, "tuning": True})
+    config = own.config(10)
+    file = launch.TrainFile.read(own.write_files(config))
+    from latentclap.profiles import load_profile
+
+    profile = load_profile(file.profile)
+    assert launch.finetune_config(profile, file.changes) == config
+    assert profile.model.system == str(family.resolve())
+    assert file.cache == (own.out / "latents" / "train").resolve()
+    assert file.folder == own.out.resolve()
+
+
+def test_a_text_is_a_text_on_the_page(tmp_path):
+    """A caption is somebody's own words: no HTML, and none of Markdown's."""
+    text = '<b>bold</b> & "loud"'
+    made = {
+        "Before": {text: np.full((1, 8000), 0.1, np.float32)},
+        "After": {text: np.full((1, 8000), 0.2, np.float32)},
+    }
+    index = page.listening_page(tmp_path / "listen", [text], {text: []}, made, 16_000, ["1 < 2"])
+    told = index.read_text(encoding="utf-8")
+    assert "<b>bold" not in told and "&lt;b&gt;bold&lt;/b&gt; &amp; &quot;loud&quot; (1)" in told
+    assert "<p>1 &lt; 2</p>" in told
+    assert json.dumps(text)[1:-1] not in told
