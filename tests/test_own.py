@@ -311,7 +311,7 @@ def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
     own = Own(find_sounds(sounds), tmp_path / "out", changes={"seed": 3})
     config = own.config(54)
     assert 500 <= config.epochs * 54 // config.batch_size < 508
-    assert (config.seed, config.lam) == (3, 2000.0)
+    assert (config.seed, config.lam, config.lr) == (3, 2000.0, 3e-4)
     assert Own(own.sounds, tmp_path, changes={"epochs": 2, "tuning": True}).config(54).epochs == 2
     assert Own(own.sounds, tmp_path, changes={"tuning": True}).config(54).lam == 1000.0
     other = Own(own.sounds, tmp_path, "somewhere/else", phi="phi").config(54)

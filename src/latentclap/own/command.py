@@ -57,7 +57,7 @@ def finetune(
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Adam's learning rate; default: the paper's 3e-6, with mini 3e-5.")
+        float | None, typer.Option(help="Adam's learning rate; default: the paper's 3e-6, with mini 3e-4.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step; default: 16, with mini 8.")] = None,
     seed: Annotated[int, typer.Option(help="Of order, noise and dropout, and of the page's clips.")] = 0,
