@@ -1,6 +1,7 @@
 """Make a folder of sounds that no model here has learnt, for a first try of ``latentclap finetune``.
 
-Laser zaps and bubbles: gliding tones at random places in a faint hiss, each sound with its caption in a text beside it.
+Laser zaps and bubbles: gliding tones at random places in a faint hiss, each sound with its caption in a text beside
+it.
 """
 
 from __future__ import annotations

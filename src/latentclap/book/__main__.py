@@ -197,6 +197,29 @@ def longer(
 
 
 @app.command()
+def keep_own(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished `latentclap finetune`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it is replaced.")],
+) -> None:
+    """Keep a run of `latentclap finetune`, for the page on sounds of one's own."""
+    from latentclap.book import own as module
+
+    typer.echo(str(module.keep_own(folder, out)))
+
+
+@app.command()
+def own(
+    record: Annotated[Path, typer.Argument(help="Folder that `keep-own` wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/own.md"),
+    static: Annotated[Path, typer.Option(help="The book's _static.")] = Path("book/_static"),
+) -> None:
+    """Write what a kept run of `latentclap finetune` measured, with players."""
+    from latentclap.book.own import own_page
+
+    typer.echo(str(own_page(record, out, static)))
+
+
+@app.command()
 def commands(
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/commands.md"),
 ) -> None:

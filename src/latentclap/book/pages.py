@@ -135,7 +135,7 @@ def listening_page(
         indices = sorted({index for c, _, index in cells if c == cls})
         clips = {(f"clip {i}", s): cells[cls, s, i].audio for i in indices for s in wanted}
         last = cls == classes[-1]
-        grid = _shelved_grid([f"clip {i}" for i in indices], wanted, clips, shelf, LABELS[cls], footnote=last)
+        grid = shelved_grid([f"clip {i}" for i in indices], wanted, clips, shelf, LABELS[cls], footnote=last)
         levels += grid.levels
         grid.levels = levels  # the line under the last grid speaks of all of them
         parts += [f"## {LABELS[cls].capitalize()}", f"Prompt: “{prompt(cls)}”", grid.html(book)]
@@ -203,7 +203,7 @@ def _check_complete(
         raise InputError(f"listening page: {len(missing)} missing in {names}: {'; '.join(missing[:5])}")
 
 
-def _shelved_grid(
+def shelved_grid(
     rows: Sequence[str],
     columns: Sequence[str],
     clips: Mapping[tuple[str, str], AudioFile],
@@ -347,7 +347,7 @@ def _card_grid(source: str | Path, static: str | Path) -> list[str]:
     shelf = Shelf(static, "model_card")
     clips = {(LABELS[c], s): item.audio for (c, s, _), item in cells.items() if s in CARD_SYSTEMS}
     rows = [LABELS[c] for c in CLASSES if (LABELS[c], CARD_SYSTEMS[0]) in clips]
-    grid = _shelved_grid(
+    grid = shelved_grid(
         rows, CARD_SYSTEMS, clips, shelf, "what the shipped networks sound like", footnote=True
     )
     shelf.sweep()

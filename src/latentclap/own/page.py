@@ -15,10 +15,12 @@ from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
 from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
 from latentclap.errors import InputError
-from latentclap.files import write_text
+from latentclap.files import write_json, write_text
 
 #: the columns: a sound of the folder, and what the system makes of its caption
 YOURS, BEFORE, AFTER = "Yours", "Before", "After"
+#: what the page plays, for other pages
+CELLS = "listen.json"
 
 STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
@@ -81,6 +83,8 @@ def listening_page(
 ) -> Path:
     """Write ``folder/index.html`` with its players' files beside it; it opens from a disk.
 
+    ``listen.json`` beside it says which file is in which row and column.
+
     Args:
         folder: for the page.
         texts: captions, in order; each makes a row per clip.
@@ -112,6 +116,17 @@ def listening_page(
     grid = listening_grid(
         rows, columns, cells, title="before and after", allow_missing=True, folder=folder
     ).html(folder)
+    write_json(
+        folder / CELLS,
+        {
+            "rows": rows,
+            "columns": columns,
+            "cells": [
+                {"row": row, "column": column, "file": clip.path.name, "caption": clip.caption}
+                for (row, column), clip in cells.items()
+            ],
+        },
+    )
     told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
