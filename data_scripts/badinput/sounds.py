@@ -41,6 +41,26 @@ def rain_clips(path: Path, _: Shelf) -> None:
     clips(path)
 
 
+def _takes(path: Path, words: bool) -> None:
+    path.mkdir(parents=True)
+    for i in range(4):
+        soundfile.write(path / f"take_{i}.wav", noise(i), RATE, subtype="PCM_16")
+        if words:
+            (path / f"take_{i}.txt").write_text("a hiss\n")
+
+
+@material()
+def takes(path: Path, _: Shelf) -> None:
+    """Nothing wrong: sounds with a text beside each."""
+    _takes(path, words=True)
+
+
+@material()
+def takes_without_words(path: Path, _: Shelf) -> None:
+    """Sounds, and nothing that says what is in them."""
+    _takes(path, words=False)
+
+
 @material()
 def one_clip(path: Path, _: Shelf) -> None:
     """A single clip."""

@@ -101,6 +101,19 @@ class TrainFile:
         return cls(values["profile"], Path(values["cache"]), Path(values["folder"]), part, changes)
 
 
+def check_precision(precision: str) -> None:
+    """Look whether training here can compute so.
+
+    Raises:
+        InputError: there is no such precision, or it needs a GPU.
+    """
+    from latentclap.train.config import PRECISIONS, resolved
+
+    if precision not in PRECISIONS:
+        raise InputError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
+    resolved(precision)
+
+
 def finetune_config(profile: Profile, changes: dict[str, Any]) -> FinetuneConfig:
     """The profile's fine-tuning with some values changed, names and types checked."""
     from latentclap.finetune import FinetuneConfig
@@ -127,11 +140,8 @@ class Launch:
         **ways: bool,
     ) -> None:
         from latentclap.cache import ShardedCache
-        from latentclap.train.config import PRECISIONS, resolved
 
-        if precision not in PRECISIONS:
-            raise InputError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
-        resolved(precision)
+        check_precision(precision)
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
         #: compile, fused, checkpointing, channels_last: how it is trained, which is not part of the result
         self.ways = ways

@@ -142,13 +142,18 @@ def _announce(own: Own) -> None:
 
 def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
     from latentclap.hush import hush
-    from latentclap.launch import complete
+    from latentclap.launch import check_precision, complete
 
     hush()
     say = typer.echo
+    # whatever can be wrong is, before anything is written
+    check_precision(options["precision"])
+    system = own.system()
+    own.phi_of(own.config(len(own.sounds.usable)))
     if not (own.out / "finetune.json").is_file():
         own.write_record(finished=False)
-    caches = own.encode(say, workers=workers, progress=not quiet)
+    caches = own.encode(system, say, workers=workers, progress=not quiet)
+    del system
     config = own.config(len(caches["train"]))
     own.write_record(finished=False, clips=len(caches["train"]))
     own.write_files(config)

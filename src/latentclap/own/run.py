@@ -166,12 +166,17 @@ class Own:
     # --- doing it -----------------------------------------------------------------------------------------------
 
     def encode(
-        self, say: Callable[[str], None], *, workers: int, batch_size: int = 8, progress: bool = True
+        self,
+        system: FoleySystem,
+        say: Callable[[str], None],
+        *,
+        workers: int,
+        batch_size: int = 8,
+        progress: bool = True,
     ) -> dict[str, ShardedCache]:
         """Encode the sounds of both sides, as far as they are not; return the caches."""
         from latentclap.cache import ShardedCache, cache_parts
 
-        system = self.system()
         for side, folder in self.latents.items():
             items = self.sounds.train if side == "train" else self.sounds.held_out
             made = cache_parts(
@@ -216,7 +221,7 @@ class Own:
         from latentclap.own.heldout import measure, paired, sounds_of
 
         told: dict[str, Any] = {}
-        phi = self._phi(config)
+        phi = self.phi_of(config)
         made: dict[str, dict[str, np.ndarray]] = {}
         losses: list[dict[str, np.ndarray]] = []
         held_out = caches.get("held_out")
@@ -239,7 +244,8 @@ class Own:
             told["page"] = str(self._page(made, sampling_rate, config).relative_to(self.out))
         return told
 
-    def _phi(self, config: FinetuneConfig) -> LatentCLAP | None:
+    def phi_of(self, config: FinetuneConfig) -> LatentCLAP | None:
+        """The Latent CLAP encoder of a training, where training computes; None for λ = 0."""
         from latentclap.latent_clap import LatentCLAP
         from latentclap.train import processes
 
