@@ -1,9 +1,10 @@
 """Encode clips once: VAE posterior, E_audio and E_text, for training that never touches audio.
 
 SOURCE is a folder of webdataset shards (*.tar with a sound and a .json or .txt caption per clip; see pack_shards.py),
-or a folder of clips as pack_shards.py takes it. Each tar becomes one safetensors shard in OUT; clips that cannot be
-used are skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at; shards of
-input that has changed since are made again, and so are those that lack clips since a disk or the memory failed.
+or a folder of clips as pack_shards.py takes it (its --help lists the layouts: a table of captions, captions beside
+the sounds, folder names and others). Each tar becomes one safetensors shard in OUT; clips that cannot be used are
+skipped and listed in OUT/problems.csv. Killed, the same command goes on with the shard it was at; shards of input
+that has changed since are made again, and so are those that lack clips since a disk or the memory failed.
 
 Of a sound longer than the system's clips the first part is taken, or with --crop random one that its name draws;
 --crops K takes up to K of them beside one another. A silent beginning is passed over. --exclude leaves clips out by
@@ -49,7 +50,9 @@ def main(
         str, typer.Option(help="CLAP that gives E_audio, where the system has none of its own.")
     ] = "",
     per_shard: Annotated[int, typer.Option(help="Clips per shard, where SOURCE is no shards.")] = 1000,
-    side: Annotated[str, typer.Option(help="Of a folder in DCASE layout: dev, eval or all.")] = "dev",
+    side: Annotated[
+        str, typer.Option(help="Of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all.")
+    ] = "dev",
     exclude: Annotated[
         list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
     ] = None,
@@ -71,7 +74,7 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Make a latent cache of any size."""
-    from latentclap.cache import cache_parts, find_parts
+    from latentclap.cache import cache_parts, described_parts, find_parts
     from latentclap.cache.exclude import read_exclusion
     from latentclap.cache.parts import rank_and_world
 
@@ -96,6 +99,8 @@ def main(
     if rank >= world:
         raise InputError(f"--rank {rank} of --world {world}: ranks count from 0 to {world - 1}")
     parts = find_parts(source, per_shard=per_shard, side=side, exclude=exclusion)
+    if said := described_parts(parts):
+        print(said)
     loaded = _load(system, judge, device)
     todo = _announce(loaded, parts, out, rank, world, crops)
     if dry_run:

@@ -1,8 +1,10 @@
 """Pack clips with captions into webdataset shards, for data_scripts/cache_latents.py.
 
-SOURCE is WavCaps as get.py unpacks it (json_files/ with captions, sounds named by their ids), a folder in DCASE
-layout (captions are the paper's prompts), or any sounds with a .txt or .json caption beside each. Sounds are copied
-as they are.
+SOURCE is WavCaps as get.py unpacks it (json_files/ with captions, sounds named by their ids); sounds with a table
+metadata.csv, .tsv or .jsonl (a column file_name, and one of caption, text, prompt, transcription); a folder in DCASE
+layout (captions are the paper's prompts); sounds with a .txt or .json caption beside each; or sounds in folders named
+by what is heard (Door_Slam/01.wav is "This is a sound of door slam."). The first of these that fits is taken, and
+said with examples of captions: look at them with --dry-run. Sounds are copied as they are.
 
 --exclude leaves clips out by name: one of WavCaps' blacklists, a JSON list, or a text file of ids, one a line, alone
 or as source/id. They are listed in missing.csv.
@@ -24,7 +26,7 @@ import typer
 from tqdm import tqdm
 
 from latentclap.cache.exclude import EXCLUDED, read_exclusion
-from latentclap.cache.listing import list_clips
+from latentclap.cache.listing import described, list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
@@ -38,7 +40,9 @@ def main(
     source: Annotated[Path, typer.Argument(help="Folder of clips.")],
     out: Annotated[Path, typer.Argument(help="Folder of the shards, 000000.tar and so on.")],
     per_shard: Annotated[int, typer.Option(help="Clips per shard.")] = 1000,
-    side: Annotated[str, typer.Option(help="Of a folder in DCASE layout: dev, eval or all.")] = "dev",
+    side: Annotated[
+        str, typer.Option(help="Of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all.")
+    ] = "dev",
     exclude: Annotated[
         list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
     ] = None,
@@ -58,6 +62,7 @@ def main(
         f"{source} ({layout}): {len(items)} clips{told}; {shards} shards, {human(size)},"
         f" {human(free_bytes(out))} free"
     )
+    print(described(layout, items))
     if exclusion:
         print(f"{reasons[EXCLUDED]} clips of the {len(exclusion)} names to leave out are in {source}")
     if dry_run:

@@ -85,6 +85,29 @@ def no_classes(path: Path, _: Shelf) -> None:
     soundfile.write(path / "a.wav", noise(0), RATE)
 
 
+def _table(name: str, text: str) -> None:
+    """Register a folder with two sounds and a table of captions."""
+
+    def make(path: Path, _: Shelf) -> None:
+        path.mkdir()
+        for i, sound in enumerate(("a.wav", "b.wav")):
+            soundfile.write(path / sound, noise(i), RATE)
+        (path / "metadata.csv").write_text(text)
+
+    add(name, make)
+
+
+for _name, _text_of in {
+    "table_columns": "sound;words\na.wav;rain\nb.wav;wind\n",
+    "table_outside": "file_name,caption\na.wav,rain\n../b.wav,wind\n",
+    "table_comma": "file_name,caption\na.wav,rain, heavy\nb.wav,wind\n",
+    "table_quote": 'file_name,caption\na.wav,"rain\nb.wav,wind\n',
+    "table_absent": "file_name,caption\nx/a.wav,rain\nx/b.wav,wind\n",
+    "table_empty": "file_name,caption\na.wav,\nb.wav,\n",
+}.items():
+    _table(_name, _text_of)
+
+
 @material()
 def archives(path: Path, _: Shelf) -> None:
     """Sounds that nobody has unpacked yet."""

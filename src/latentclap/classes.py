@@ -56,6 +56,11 @@ def canonical_class(name: str) -> str:
         raise ValueError(f"unknown class {name!r}; the classes are {', '.join(CLASSES)}") from None
 
 
+def sentence(label: str) -> str:
+    """Return the paper's sentence around any label, "This is a sound of <label>." (section IV-A)."""
+    return f"This is a sound of {label}."
+
+
 def prompt(name: str) -> str:
     """Return the paper's prompt for a class, "This is a sound of <label>." (section IV-A)."""
-    return f"This is a sound of {LABELS[canonical_class(name)]}."
+    return sentence(LABELS[canonical_class(name)])

@@ -7,6 +7,7 @@ names the file.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import pandas as pd
 
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
+from latentclap.tables import column as named_column
+from latentclap.tables import table_text
 
 #: Meta files by lower-case name, and the split that a name stands for.
 META_NAMES: dict[str, str | None] = {
@@ -101,13 +104,12 @@ def read_meta(path: Path) -> list[MetaRow]:
         InputError: not a readable table, or without a column that names the files.
     """
     try:
-        header = path.read_text(encoding="utf-8-sig").partition("\n")[0]
-        delimiter = max(",;\t", key=header.count)
-        table = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        text, delimiter = table_text(path)
+        table = pd.read_csv(io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: not a readable csv table ({first})") from error
-    table.columns = [str(name).strip().lower() for name in table.columns]
+    table.columns = [named_column(str(name)) for name in table.columns]
     named = {field: [c for c in columns if c in table.columns] for field, columns in _COLUMNS.items()}
     if not named["file"]:
         raise InputError(f"{path}: no column names the files; one of {', '.join(_COLUMNS['file'])} is needed")

@@ -8,8 +8,9 @@ beside each, and a manifest over all. :func:`build_cache` makes it of a data set
 
 from latentclap.cache.build import Summary, cache_parts
 from latentclap.cache.clips import SHARD, batches, build_cache, describe, encode_clips, read_waves
-from latentclap.cache.listing import Item, list_clips
-from latentclap.cache.parts import Part, find_parts
+from latentclap.cache.items import Item
+from latentclap.cache.listing import described, list_clips
+from latentclap.cache.parts import Part, described_parts, find_parts
 from latentclap.cache.reading import ShardedCache
 from latentclap.cache.settings import fingerprint
 
@@ -23,6 +24,8 @@ __all__ = [
     "build_cache",
     "cache_parts",
     "describe",
+    "described",
+    "described_parts",
     "encode_clips",
     "find_parts",
     "fingerprint",

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from latentclap.audio import clap_features, to_model_rate
 from latentclap.audio.waves import MODEL_RATE, check_rate
-from latentclap.cache.listing import Item, passing
+from latentclap.cache.items import Item
+from latentclap.cache.listing import passing
 from latentclap.cache.parts import Part
 from latentclap.cache.tars import Member, opened
 from latentclap.errors import InputError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from latentclap.cache.listing import Item
+from latentclap.cache.items import Item
 from latentclap.cache.shards import sweep
 from latentclap.cache.source import clips_source, compare_clips
 from latentclap.cache.tars import META

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from latentclap.cache.exclude import EXCLUDED, Exclusion
-from latentclap.cache.listing import Item, list_clips
+from latentclap.cache.items import Item
+from latentclap.cache.listing import described, list_clips
 from latentclap.cache.source import Comparison, clips_source, compare_clips, compare_tar, tar_source
 from latentclap.cache.tars import Group, count_items, tar_groups
 from latentclap.errors import InputError
@@ -35,12 +36,14 @@ class Part:
         tar: the webdataset shard, or None.
         clips: the clips, where there is no tar.
         exclude: keys of clips of the tar that are left out.
+        layout: of the folder of clips, see ``list_clips``.
     """
 
     name: str
     tar: Path | None = None
     clips: tuple[Item, ...] = ()
     exclude: Exclusion = field(default_factory=Exclusion)
+    layout: str = ""
 
     def entries(self) -> Iterator[Item | Group]:
         """The clips, one after the other; what has to be read of one is read by its ``load``, which gives an item."""
@@ -119,11 +122,17 @@ def find_parts(
                 stacklevel=2,
             )
         return [Part(plain(tar.relative_to(source).with_suffix("")), tar, exclude=exclude) for tar in tars]
-    _, clips = list_clips(source, side=side, exclude=exclude)
+    layout, clips = list_clips(source, side=side, exclude=exclude)
     return [
-        Part(f"{i // per_shard:05d}", clips=tuple(clips[i : i + per_shard]))
+        Part(f"{i // per_shard:05d}", clips=tuple(clips[i : i + per_shard]), layout=layout)
         for i in range(0, len(clips), per_shard)
     ]
+
+
+def described_parts(parts: Sequence[Part]) -> str:
+    """One line on the captions of a folder's clips, see ``listing.described``; "" for tar files, not yet read."""
+    clips = [item for part in parts for item in part.clips]
+    return described(parts[0].layout, clips) if clips and parts[0].layout else ""
 
 
 def rank_and_world(environment: Mapping[str, str] | None = None) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from latentclap.cache.listing import Item
+from latentclap.cache.items import Item
 from latentclap.errors import InputError
 from latentclap.files import read_json
 

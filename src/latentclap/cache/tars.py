@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentclap.audio import FORMATS
-from latentclap.cache.listing import Item, caption_of, no_caption, passing
+from latentclap.cache.items import Item, caption_of, no_caption
+from latentclap.cache.listing import passing
 from latentclap.cache.source import packed_entry
 from latentclap.errors import InputError
 from latentclap.files import plain
