@@ -65,13 +65,16 @@ def side_of(place: Path) -> str:
     return SPLITS.get(place.parts[0].lower(), "dev") if len(place.parts) > 1 else "dev"
 
 
+def first(place: Path) -> str:
+    """The folder that is a class in DCASE's layout: the first one, or the first of a side; "" for none."""
+    parts = place.parts[:-1]
+    return next(iter(parts[1:] if parts and parts[0].lower() in SPLITS else parts), "")
+
+
 def in_class(place: Path) -> bool:
     """Whether a sound lies where DCASE's layout has it: in a class folder, of the folder or of one of its sides."""
-    parts = place.parts[:-1]
-    if parts and parts[0].lower() in SPLITS:
-        parts = parts[1:]
     try:
-        return bool(parts and canonical_class(parts[0]))
+        return bool(canonical_class(first(place)))
     except ValueError:
         return False
 

@@ -172,7 +172,7 @@ def _with_classes(folder: Path, side: str) -> tuple[str, list[Item]]:
     others = [path for path in others if folders.caption_for(path.relative_to(folder)) or texts_beside(path)]
     if not others:
         return "classes", _classes(folder, side)
-    names = sorted({plain(path.parent.name) for path in others})
+    names = sorted({plain(folders.first(path.relative_to(folder))) for path in others})
     few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     warnings.warn(
         f"{folder}: {few}: none of DCASE's seven classes; captions of their {len(others)} sounds are beside them or"
