@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 HELP = """Fine-tune a system on sounds of your own, and hear it before and after; the same command goes on.
 
-SOUNDS is a folder. What is in a sound is told by a table (metadata.csv with the columns file_name and caption), by
-a text of the same name beside each sound, or by the names of subfolders, in that order.
+SOUNDS is a folder. What is heard in a sound is told by a table (metadata.csv with the columns file_name and caption),
+by a text of the same name beside it, or by the name of its folder.
 
 \b
 latentclap finetune sounds -o doors                      # minutes on two cores
@@ -129,14 +129,14 @@ def finetune(
 
 def _announce(own: Own) -> None:
     """What is in the folder, so that wrong captions are seen before hours of training."""
+    from latentclap.cache import described
+
     sounds = own.sounds
-    texts = sounds.captions
-    few = "; ".join(f"“{text}”" for text in texts[:3]) + ("; ..." if len(texts) > 3 else "")
     bad = len(sounds.train) - len(sounds.usable)
     typer.echo(
         f"{_count(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
         + (f", {bad} without sound or caption" if bad else "")
-        + f"; {_count(len(texts), 'text')} ({sounds.layout}): {few}"
+        + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
     )
 
 

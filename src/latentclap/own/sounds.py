@@ -11,7 +11,7 @@ from latentclap.cache import Item, Part, list_clips
 from latentclap.cache.exclude import EXCLUDED
 from latentclap.cache.source import clips_source
 from latentclap.errors import InputError
-from latentclap.scan.layout import find
+from latentclap.scan.layout import SPLITS, find, visible
 
 #: clips of a shard
 PER_SHARD = 1000
@@ -62,7 +62,7 @@ def find_sounds(folder: str | Path, hold_out: float = 0.1) -> Sounds:
     """List a folder's sounds and hold some of them out.
 
     Every k-th sound is held out, in order of its caption and then of its name's hash: so that each caption gives its
-    share, whatever the sounds are called. Of a folder in DCASE layout with both sides, dev alone is used.
+    share, whatever the sounds are called. Of a folder with sides, dev alone is used.
 
     Args:
         folder: sounds with captions, as ``cache.list_clips`` knows them.
@@ -74,8 +74,7 @@ def find_sounds(folder: str | Path, hold_out: float = 0.1) -> Sounds:
     if not 0 <= hold_out <= 0.5:
         raise InputError(f"--hold-out {hold_out:g}: a share of the sounds, from 0 (none) to 0.5")
     folder = Path(folder)
-    sides = {found.split for found in find(folder)[0]} if folder.is_dir() else set()
-    layout, items = list_clips(folder, side="dev" if "dev" in sides else "all")
+    layout, items = list_clips(folder, side="dev" if _has_dev(folder) else "all")
     items = [item for item in items if item.problem != EXCLUDED]
     good = [item for item in items if not item.problem]
     if not good:
@@ -89,6 +88,14 @@ def find_sounds(folder: str | Path, hold_out: float = 0.1) -> Sounds:
         tuple(item for item in items if item.key not in chosen),
         tuple(item for item in items if item.key in chosen),
     )
+
+
+def _has_dev(folder: Path) -> bool:
+    """Whether some of the sounds are there to be trained on, and others to be evaluated with."""
+    if not folder.is_dir():
+        return False
+    tops = {SPLITS.get(path.name.lower()) for path in visible(folder) if path.is_dir()}
+    return "dev" in tops | {found.split for found in find(folder)[0]}
 
 
 def _chosen(items: list[Item], share: float) -> set[str]:
