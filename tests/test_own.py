@@ -348,3 +348,48 @@ def test_a_text_is_a_text_on_the_page(tmp_path):
     assert "<b>bold" not in told and "&lt;b&gt;bold&lt;/b&gt; &amp; &quot;loud&quot; (1)" in told
     assert "<p>1 &lt; 2</p>" in told
     assert json.dumps(text)[1:-1] not in told
+
+
+# --- in the book ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_kept_for_the_book(tuned, tmp_path):
+    from latentclap.book.own import keep_own, own_page
+
+    folder, _, _ = tuned
+    kept = keep_own(folder / "out", tmp_path / "kept")
+    assert len(list(kept.glob("*.mp3"))) == len(list(kept.glob("*.png"))) == 6
+    text = (kept / "own.json").read_text()
+    assert str(folder) not in text  # no path of the machine that made it
+    out = own_page(kept, tmp_path / "book/generated/own.md", tmp_path / "book/_static")
+    told = out.read_text(encoding="utf-8")
+    files = re.findall(r'<audio [^>]*src="([^"]+)"', told)
+    assert len(files) == 6 and all((tmp_path / "book" / file).is_file() for file in files)
+    assert "4 steps of 5 clips, λ = 2000" in told and "| eq. 3 |" in told and "Two sounds" not in told
+    assert keep_own(folder / "out", kept) == kept  # kept again
+    with pytest.raises(InputError, match="not a finished run of latentclap finetune"):
+        keep_own(tmp_path, tmp_path / "other")
+    with pytest.raises(InputError, match="holds other things"):
+        keep_own(folder / "out", tmp_path)
+    (kept / "00_00_after.png").unlink()
+    with pytest.raises(InputError, match=r"00_00_after\.mp3 or its picture is missing"):
+        own_page(kept, out, tmp_path / "book/_static")
+    with pytest.raises(InputError, match=r"no own\.json"):
+        own_page(tmp_path, out)
+
+
+def test_example_sounds_are_the_same_again(tmp_path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).parents[1] / "data_scripts" / "example_sounds.py"
+    for name in ("a", "b"):
+        subprocess.run([sys.executable, script, tmp_path / name, "-n", "2"], check=True, capture_output=True)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(files) == 8
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    found = find_sounds(tmp_path / "a", 0)
+    assert sorted(found.captions) == ["a laser gun zapping", "bubbles rising in a tank"]
+    wave = read_wave(tmp_path / "a" / "zap_000.wav")[0]
+    assert np.abs(wave).max() == pytest.approx(0.7, abs=1e-3)
