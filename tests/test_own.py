@@ -193,7 +193,8 @@ def test_the_same_command_finds_all_done(tuned, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (["--epochs", 3], "changes differ"),
+        (["--epochs", 3], "epochs differ"),
+        (["--lam", 5], "lam differ"),
         (["--crops", 2], "crops differ"),
         (["--hold-out", 0], "sounds differ"),
         (["--model", "mini"], "model differ"),

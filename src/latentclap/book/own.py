@@ -37,7 +37,7 @@ def keep_own(folder: str | Path, out: str | Path) -> Path:
         kept = {
             "model": told["model"],
             "sounds": {k: told["sounds"][k] for k in ("layout", "train", "held_out")},
-            **{k: told[k] for k in ("clips", "steps", "training", "held_out_losses")},
+            **{k: told[k] for k in ("profile", "clips", "steps", "training", "held_out_losses")},
             **{k: summary[k] for k in ("seconds", "device", "commit", "versions")},
             "listen": page,
         }
@@ -94,7 +94,7 @@ def _losses(told: Mapping[str, Any]) -> str:
         low, high = loss["ci"]
         change = f"{loss['change']:+.2g} [{low:+.2g}, {high:+.2g}]"
         rows.append((LOSSES[name], f"{loss['before']:.3g}", f"{loss['after']:.3g}", change))
-    line = provenance_line({**told, "profile": told["model"], "wall_seconds": told["seconds"]})
+    line = provenance_line(told, wall_seconds=told["seconds"])
     head = ("on held-out sounds", "before", "after", "change [95 % over sounds]")
     return f"{table(head, rows, numbers=3)}\n\n{line}"
 

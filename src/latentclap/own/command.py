@@ -21,7 +21,7 @@ by a text of the same name beside it, or by the name of its folder.
 
 \b
 latentclap finetune sounds -o doors                      # minutes on two cores
-latentclap generate --model doors/system --prompt "This is a sound of a door." -n 8 -o takes
+latentclap generate --model doors/system --prompt "This is a sound of door slam." -n 8 -o takes
 
 Some sounds are held out, and the losses of eq. 1 and 3 are measured on them before and after. doors/listen has a page
 that plays both beside your sounds; doors/train.toml is the training's configuration, which several GPUs take:
@@ -169,10 +169,11 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
     say(complete(launch))
     if not (own.out / "summary.json").is_file():
         return
-    told = own.compare(caches, config)
+    told = own.compare(caches, config, progress=not quiet)
     record = {
         "finished": True,
         "listen": own.listen,
+        "profile": own.profile,
         "clips": len(caches["train"]),
         "steps": steps,
         "training": vars(config),

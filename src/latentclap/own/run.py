@@ -73,6 +73,11 @@ class Own:
         sides = ("train", "held_out") if self.sounds.held_out else ("train",)
         return {side: self.out / "latents" / side for side in sides}
 
+    @property
+    def profile(self) -> str:
+        """The profile whose values are taken where none is given."""
+        return PROFILES.get(self.model, OTHERS)
+
     def config(self, clips: int) -> FinetuneConfig:
         """The values of the training, with those of a profile where none is given.
 
@@ -82,7 +87,7 @@ class Own:
         Raises:
             InputError: a value of another type or out of range, or λ without an encoder φ.
         """
-        profile = load_profile(PROFILES.get(self.model, OTHERS))
+        profile = load_profile(self.profile)
         changes = (MINI_CHANGES if self.model in PROFILES else {}) | self.changes
         config = finetune_config(profile, changes)
         if self.model in PROFILES and "epochs" not in changes:
@@ -129,8 +134,9 @@ class Own:
         record = read_json(path) if path.is_file() else {}
         if not any((self.out / name).exists() for name in TRAINED):
             return {}
-        about = self.about()
-        differing = [key for key, value in about.items() if json.loads(json.dumps(value)) != record.get(key)]
+        ours, theirs = _flat(json.loads(json.dumps(self.about()))), _flat(record)
+        differing = [key for key in ours if ours[key] != theirs.get(key)]
+        differing += [key for key in record.get("changes", {}) if key not in self.changes]
         if differing:
             raise InputError(
                 f"--out {self.out} holds another run ({', '.join(differing)} differ): use another folder"
@@ -216,7 +222,9 @@ class Own:
 
         return Launch(TrainFile.read(self.out / TRAIN_FILE), processes(), **options)
 
-    def compare(self, caches: dict[str, ShardedCache], config: FinetuneConfig) -> dict[str, Any]:
+    def compare(
+        self, caches: dict[str, ShardedCache], config: FinetuneConfig, *, progress: bool = True
+    ) -> dict[str, Any]:
         """Losses on held-out clips and the page, both before and after; what the record says of them."""
         from latentclap.own.heldout import measure, paired, sounds_of
 
@@ -232,7 +240,7 @@ class Own:
             if held_out is not None and len(held_out):
                 losses.append(measure(system, phi, held_out))
             if self.listen:
-                made[column] = self._clips(system, config.seed)
+                made[column] = self._clips(system, config.seed, column, progress)
             del system
             _free()
         if losses:
@@ -258,10 +266,12 @@ class Own:
         """Captions that the page plays."""
         return self.sounds.captions[:TEXTS]
 
-    def _clips(self, system: FoleySystem, seed: int) -> dict[str, np.ndarray]:
+    def _clips(self, system: FoleySystem, seed: int, column: str, progress: bool) -> dict[str, np.ndarray]:
         from tqdm.auto import tqdm
 
-        bar = tqdm(self.texts, desc="clips for the page", unit="text", disable=None)
+        bar = tqdm(
+            self.texts, desc=f"clips, {column.lower()}", unit="text", disable=None if progress else True
+        )
         return {
             text: system.generate(prompts=[text], n=self.listen, seed=seed, progress=False) for text in bar
         }
@@ -285,6 +295,11 @@ class Own:
     def write_record(self, **told: Any) -> None:
         """Write what this run is, and what is known of it."""
         write_json(self.out / RECORD, self.about() | told)
+
+
+def _flat(about: dict[str, Any]) -> dict[str, Any]:
+    """A record's entries, the values of the training by their own names."""
+    return about | about.get("changes", {}) | {"changes": None}
 
 
 def about_path(name: str) -> str:
