@@ -30,6 +30,7 @@ from latentclap.gpus import use
 from latentclap.own import command as own
 
 if TYPE_CHECKING:
+    from latentclap.lora import Adapter
     from latentclap.system import FoleySystem
 
 app = typer.Typer(
@@ -121,6 +122,10 @@ def generate(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
     ] = "auto",
+    lora: Annotated[
+        Path | None,
+        typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Compiled, in bf16: for hundreds of clips on a GPU.")
     ] = False,
@@ -152,11 +157,16 @@ def generate(
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
     # clips differ by bf16's rounding: a run goes on as it began
     way: dict[str, Any] = ({"fast": True} if fast else {}) | finish.asked()
+    adapter = _adapter(lora) if lora else None
+    if adapter:
+        way["lora"] = {"file": adapter.path.name, "digest": adapter.digest}
     plan = make_plan(model, settings | way, names, format)
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
     system = _load(model, device)
+    if adapter:
+        system = adapter.applied(system)
     finish.check(system.seconds)
     if fast:
         if system.device.type != "cuda":
@@ -171,6 +181,12 @@ def generate(
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
     clips = "1 clip" if len(every) == 1 else f"{len(every)} clips"
     typer.echo(f"{clips} of {length:.2f} s in {out} ({how}){before}")
+
+
+def _adapter(path: Path) -> Adapter:
+    from latentclap.lora import Adapter  # needs torch
+
+    return Adapter.read(path)
 
 
 def _at_least(*options: tuple[str, float, int]) -> None:

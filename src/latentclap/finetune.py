@@ -23,6 +23,14 @@ from latentclap.errors import InputError
 from latentclap.files import atomic_path, load_tensors
 from latentclap.latent_clap import LatentCLAP
 from latentclap.limits import check_values
+from latentclap.lora import (
+    ADAPTER,
+    add_adapters,
+    base_digest,
+    merge_adapters,
+    save_adapter,
+    take_adapters,
+)
 from latentclap.losses import LatentCLAPLoss, ddpm_loss, total_loss
 from latentclap.memory import foretold
 from latentclap.pretrain.tasks import LatentCLAPTask, normal, randint, uniform
@@ -57,6 +65,8 @@ class FinetuneConfig:
         checkpoint_seconds: time between checkpoints (see ``TrainConfig``); no effect on the result.
         grad_accum: forward passes per step of Adam: a step then has batch_size x grad_accum clips, in the memory of
             batch_size.
+        lora_rank: rank of the adapters that train instead of the UNet's weights (``latentclap.lora``); 0: all weights
+            train, as in the paper. Adapters want a larger ``lr`` than the paper's: see the book's page on scale.
     """
 
     lam: float = 0.0
@@ -75,6 +85,7 @@ class FinetuneConfig:
     clamp: float = 0.0
     checkpoint_seconds: float = 20.0
     grad_accum: int = 1
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         check_values({f"finetune.{name}": value for name, value in asdict(self).items()}, "")
@@ -180,7 +191,8 @@ def finetune(
         progress: show a progress bar.
 
     Returns:
-        The fine-tuned system, and what the loop reports.
+        The fine-tuned system, and what the loop reports. With ``config.lora_rank`` the adapters are merged into the
+        UNet, and a run that is finished leaves them in ``folder`` as ``lora.ADAPTER``, with the tuning layer.
     """
     if config.lam and phi is None:
         raise InputError(
@@ -189,6 +201,8 @@ def finetune(
     system.need_own_weights("to train")
     tuned = copy.copy(system)
     _begin(tuned, config.tuning)
+    if config.lora_rank:
+        add_adapters(tuned.unet, config.lora_rank, seed=config.seed)
     loss = None
     if config.lam:
         loss = LatentCLAPLoss(
@@ -202,6 +216,8 @@ def finetune(
         )
     data = batches(cache, "mean", "logvar", "E_audio", "E_text")
     task = FinetuneTask(tuned, loss, config.lam, drop=config.drop)
+    if config.lora_rank:
+        task.frozen = f"LoRA of rank {config.lora_rank} on weights {base_digest(system)}"
     steps = max(1, config.epochs * len(data) // (config.batch_size * config.grad_accum))
     settings = TrainConfig(
         steps=steps,
@@ -229,7 +245,9 @@ def finetune(
     ):
         if on_gpu:
             used = phi if config.lam else None
-            _warn_of_memory(system, used, settings, lambda: _room(where, [tuned.unet, used]))
+            _warn_of_memory(
+                system, used, settings, lambda: _room(where, [tuned.unet, used]), lora_rank=config.lora_rank
+            )
         try:
             result = train(
                 task,
@@ -237,12 +255,23 @@ def finetune(
                 settings,
                 folder,
                 progress=progress,
-                description=f"fine-tuning lam={config.lam:g}{' +tuning' if config.tuning else ''}",
+                description=f"fine-tuning lam={config.lam:g}{_ways(config)}",
             )
         finally:
             if checkpointing:
                 tuned.unet.disable_gradient_checkpointing()
+    if config.lora_rank:
+        if result.finished and processes().is_main_process:
+            adapters = take_adapters(tuned.unet)
+            save_adapter(Path(folder) / ADAPTER, adapters, system, tuned.tuning)
+        merge_adapters(tuned.unet).requires_grad_(True)
     return tuned.eval(), result
+
+
+def _ways(config: FinetuneConfig) -> str:
+    """How a run differs from plain fine-tuning, for its progress bar."""
+    lora = f" LoRA {config.lora_rank}" if config.lora_rank else ""
+    return lora + (" +tuning" if config.tuning else "")
 
 
 def _begin(tuned: FoleySystem, tuning: bool) -> None:
@@ -308,7 +337,12 @@ def _room(device: torch.device, held: list[nn.Module | None]) -> int:
 
 
 def _warn_of_memory(
-    system: FoleySystem, phi: nn.Module | None, settings: TrainConfig, free: Callable[[], int]
+    system: FoleySystem,
+    phi: nn.Module | None,
+    settings: TrainConfig,
+    free: Callable[[], int],
+    *,
+    lora_rank: int = 0,
 ) -> None:
     """Say before the first step that a batch will hardly fit: a warning, since the figure is an estimate."""
     try:
@@ -323,6 +357,7 @@ def _warn_of_memory(
             precision=resolved(settings.precision),
             ema=bool(settings.ema_decay),
             processes=world,
+            lora_rank=lora_rank,
         )
     except Exception as error:  # an estimate must not keep a run from its first step
         reason = (str(error).splitlines() or [""])[0]

@@ -38,6 +38,7 @@ MAKERS = (
     "fast",
     "finish",
     "generation",
+    "lora",
     "storage",
     "system",
 )
@@ -210,7 +211,7 @@ def write_clips(
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     heard = finish(wave, system.sampling_rate)
-                    comment = _comment(text, path, settings, plan["model"])
+                    comment = _comment(text, path, settings, _named(plan))
                     write_wave(
                         path, within_full_scale(heard), finish.rate(system.sampling_rate), comment=comment
                     )
@@ -220,13 +221,19 @@ def write_clips(
     return made
 
 
+def _named(plan: dict[str, Any]) -> str:
+    """The model's name, with its adapter's."""
+    lora = plan["settings"].get("lora")
+    return Path(plan["model"]).name + (f" with LoRA {lora['digest']}" if lora else "")
+
+
 def _comment(text: str, path: Path, settings: dict[str, Any], model: str) -> str:
     """What a clip says of itself once it lies in a sound library, without its folder's record."""
     from latentclap import __version__
 
     how = ", ".join(f"{key} {value}" for key, value in settings.items())
     number = int(path.stem.rpartition("_")[2])
-    return f"{text} (clip {number}, {how}; {Path(model).name} by latentclap {__version__})"
+    return f"{text} (clip {number}, {how}; {model} by latentclap {__version__})"
 
 
 def _batches(files: list[Path], kept: Collection[Path], size: int) -> Iterator[tuple[int, list[Path]]]:

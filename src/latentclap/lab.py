@@ -385,6 +385,8 @@ def _relevant(config: FinetuneConfig) -> dict[str, Any]:
     """A configuration without what has no effect: with λ = 0, eq. 3's options name the same baseline run."""
     values = asdict(config)
     values.pop("checkpoint_seconds")
+    if not config.lora_rank:  # points from before there was a choice
+        values.pop("lora_rank")
     if not config.lam:
         for name in ("weighting", "reading", "reduction", "normalize", "clamp"):
             values.pop(name)

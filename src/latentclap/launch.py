@@ -50,6 +50,7 @@ part = "finetune"                # eq. 4; or "latent_clap": the encoder φ by eq
 lam = 2000.0
 batch_size = 64                  # clips of a pass, over all processes together
 grad_accum = 1                   # passes per step: more clips in the same memory
+lora_rank = 0                    # 16, say: LoRA adapters train instead of all weights; give a larger lr
 """
 #: what says that a folder holds a run that trained
 TRAINED = ("checkpoint.pt", "stats.jsonl", "summary.json")
@@ -266,8 +267,9 @@ class Launch:
         """What decides the result: how many processes there are is not part of it."""
         values = dict(self.values)
         values.pop("checkpoint_seconds", None)
-        if values.get("grad_accum") == 1:  # runs from before there was a choice go on
-            values.pop("grad_accum")
+        for name, only in (("grad_accum", 1), ("lora_rank", 0)):
+            if values.get(name) == only:  # runs from before there was a choice go on
+                values.pop(name)
         return {
             "part": self.file.part,
             "model": asdict(self.profile.model),
@@ -343,6 +345,7 @@ class Launch:
                 checkpointing=checkpointing,
                 ema=bool(config.ema_decay),
                 processes=world,
+                lora_rank=config.lora_rank,
             )
         except Exception as error:  # an estimate must not keep the rest from being said
             return f"memory of a GPU: could not be told ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
@@ -350,7 +353,7 @@ class Launch:
         name = "fp32" if precision == "no" else precision
         return (
             f"memory of a GPU, {name}, uncompiled, estimated: {footprint.peak(batch) / GIB:.1f} GiB for {batch} clips"
-            f" a process; the largest batch a process: {fits}"
+            f" a process; the largest batch a process: {fits}{_trained(config, system)}"
         )
 
     def _parts(self) -> tuple[FinetuneConfig, FoleySystem, LatentCLAP | None]:
@@ -513,6 +516,20 @@ def _need_launcher() -> None:
             f"SLURM started {tasks} tasks, and each would train for itself: one task a node, with a launcher, as"
             " srun --ntasks-per-node=1 torchrun --nproc-per-node=8 -m latentclap.train CONFIG"
         )
+
+
+def _trained(config: FinetuneConfig, system: FoleySystem) -> str:
+    """How much of the UNet trains where not all of it does, and the size of the file that it goes into."""
+    if not config.lora_rank:
+        return ""
+    from latentclap.lora import adapter_parameters
+
+    trained, total = adapter_parameters(system.unet.config, config.lora_rank)
+    layer = 4 * system.embed_dim * (system.embed_dim + 1) * config.tuning
+    return (
+        f"\nLoRA of rank {config.lora_rank}: {trained / 1e6:.2f} M parameters train beside {total / 1e6:.2f} M;"
+        f" a file of {(4 * trained + layer) / 1e6:.1f} MB"
+    )
 
 
 def _launchers_precision() -> str:

@@ -11,6 +11,8 @@ from latentclap.errors import InputError
 from latentclap.profiles import Profile
 
 _MANY = math.inf
+#: of LoRA's adapters: with more than a layer's width they are no smaller than the layer, 960 in the paper's UNet
+MOST_RANK = 1024
 #: number -> least and largest value; a profile's are section.key, a notebook's parameters have no section
 NUMBERS: dict[str, tuple[float, float]] = {
     "data.dev_per_class": (1, _MANY),
@@ -29,6 +31,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "finetune.checkpoint_seconds": (0, _MANY),
     "finetune.drop": (0, 1),
     "finetune.lam": (0, _MANY),
+    "finetune.lora_rank": (0, MOST_RANK),
     "finetune.lam_tuning": (0, _MANY),
     "generate.steps": (1, 1000),
     "generate.guidance_scale": (0, _MANY),
@@ -54,6 +57,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "seed": (0, _MANY),
     "seeds": (0, _MANY),
     "lams": (0, _MANY),
+    "lora_rank": (0, MOST_RANK),
 }
 #: numbers that lie between two, and at neither
 BETWEEN = {"data.dev_fraction": (0, 1), "latent_clap.lr": (0, 1), "finetune.lr": (0, 1)}

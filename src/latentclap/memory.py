@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from latentclap.diffusion import NoiseSchedule
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
+from latentclap.lora import add_adapters
 from latentclap.losses import LatentCLAPLoss, ddpm_loss
 
 GIB = 2**30
@@ -67,6 +68,7 @@ def training_footprint(
     checkpointing: bool = False,
     ema: bool = False,
     processes: int = 1,
+    lora_rank: int = 0,
 ) -> Footprint:
     """Walk through eq. 4's step in three batches; takes seconds, whatever the size.
 
@@ -78,6 +80,7 @@ def training_footprint(
         checkpointing: activations of the UNet are computed again in the backward pass.
         ema: averaged weights are kept too.
         processes: with more than one, the buckets in which gradients are exchanged are there before the gradients.
+        lora_rank: of adapters that train instead of the weights; 0: all weights train.
 
     Raises:
         InputError: an unknown precision.
@@ -86,7 +89,8 @@ def training_footprint(
         raise InputError(f"precision={precision!r}: one of no, tf32, bf16, fp16")
     small, large = 32, 64
     half = precision in ("bf16", "fp16")
-    weights, (one, low, high) = _peaks(unet, phi, latent_shape, (1, small, large), half, checkpointing)
+    sizes = (1, small, large)
+    weights, (one, low, high) = _peaks(unet, phi, latent_shape, sizes, half, checkpointing, lora_rank)
     per_clip = (high - low) // (large - small)
     more = weights * (ema + (processes > 1))
     return Footprint(one + more, low - per_clip * small + more, round(ALLOWANCE * per_clip))
@@ -137,19 +141,22 @@ def _peaks(
     batches: tuple[int, ...],
     half: bool,
     checkpointing: bool,
+    lora_rank: int = 0,
 ) -> tuple[int, list[int]]:
-    """Bytes of the UNet's weights, and those alive at most in a step of each batch, once Adam has its moments."""
+    """Bytes of the UNet's weights that train; those alive at most in a step of each batch, once Adam has moments."""
     from diffusers import UNet2DConditionModel
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     peaks = []
     # "cpu" names no memory here: fake tensors have none, and a fake GPU's backward pass asks for a real one
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
-        unet = UNet2DConditionModel.from_config(config).train()
+        unet = _adapted(config, lora_rank) if lora_rank else UNet2DConditionModel.from_config(config)
+        unet.train()
         schedule = NoiseSchedule()
         if checkpointing:
             unet.enable_gradient_checkpointing()
-        optimizer = torch.optim.AdamW(unet.parameters(), foreach=False)
+        trained = [p for p in unet.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, foreach=False)
         loss = None
         if phi is not None:
             loss = LatentCLAPLoss(LatentCLAP(**phi).eval().requires_grad_(False), schedule=schedule)
@@ -157,7 +164,7 @@ def _peaks(
         for held in (*unet.parameters(), *(loss.phi.parameters() if loss else ())):
             live.add(held)
         with live, _norms_in_float32(unet, half):
-            for p in unet.parameters():
+            for p in trained:
                 p.grad = torch.zeros_like(p)
             optimizer.step()  # its moments are there from now on
             optimizer.zero_grad()
@@ -167,15 +174,29 @@ def _peaks(
                 optimizer.step()
                 optimizer.zero_grad()
                 peaks.append(live.peak)
-        weights = sum(p.numel() * p.element_size() for p in unet.parameters())
+        weights = sum(p.numel() * p.element_size() for p in trained)
     return weights, peaks
+
+
+def _adapted(config: Mapping[str, Any], rank: int) -> nn.Module:
+    """A UNet with adapters: put in on torch's meta device, since peft moves them, which fake tensors do not allow."""
+    from diffusers import UNet2DConditionModel
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with torch.device("meta"), unset_fake_temporarily():
+        unet = add_adapters(UNet2DConditionModel.from_config(config), rank)
+    for module in unet.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                module._parameters[name] = nn.Parameter(torch.empty(p.shape), requires_grad=p.requires_grad)
+    return unet
 
 
 def _step(
     unet: nn.Module, loss: LatentCLAPLoss | None, schedule: NoiseSchedule, shape: tuple[int, ...], half: bool
 ) -> None:
     """Forward and backward pass of eq. 4."""
-    dim = unet.class_embedding.in_features if isinstance(unet.class_embedding, nn.Linear) else 512
+    dim = getattr(unet.class_embedding, "in_features", 512)
     s_0, eps = torch.randn(shape), torch.randn(shape)
     n, E = torch.zeros(shape[0], dtype=torch.long), torch.randn(shape[0], dim)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):

@@ -76,6 +76,7 @@ class FinetuneSection:
     weighting: str = "paper"
     reading: str = "x0"
     reduction: str = "mean"
+    lora_rank: int = 0
     checkpoint_seconds: float = 20.0
 
 

@@ -75,6 +75,7 @@ CORE = (
     "finetune",
     "lab",
     "latent_clap",
+    "lora",
     "losses",
     "measure",
     "postfilter",

@@ -402,6 +402,22 @@ class FoleySystem:
             fast.unet.compile(dynamic=False)
         return fast
 
+    def with_lora(self, path: str | Path) -> FoleySystem:
+        """A copy with LoRA adapters merged into its UNet, and the tuning layer that was trained along.
+
+        The copy is an ordinary system: it generates, trains and saves as any other.
+
+        Args:
+            path: the file that fine-tuning with ``lora_rank`` leaves, or its folder; or one of diffusers' or peft's.
+
+        Raises:
+            InputError: no such file, one that is damaged, or adapters for another UNet. (For the same UNet with other
+                weights there is a warning.)
+        """
+        from latentclap.lora import Adapter
+
+        return Adapter.read(path).applied(self)
+
     def need_own_weights(self, what: str) -> None:
         """Refuse what the rounded weights of :meth:`for_generation` would spoil.
 

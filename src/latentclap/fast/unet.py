@@ -48,9 +48,14 @@ def image(x: Tensor, like: Tensor) -> Tensor:
     return x.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
 
 
-def pointwise(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution of (N, P, C) as the matrix product that it is."""
-    return F.linear(x, module.weight.flatten(1), module.bias)
+def pointwise(module: nn.Module, x: Tensor, like: Tensor) -> Tensor:
+    """A 1x1 convolution of (N, P, C), pixels of an image as high and wide as another, as the product that it is.
+
+    One with an adapter computes by itself: its weight alone is not all of it.
+    """
+    if type(module) is nn.Conv2d:
+        return F.linear(x, module.weight.flatten(1), module.bias)
+    return pixels(module(image(x, like)))
 
 
 class FastResnetBlock(ResnetBlock2D):
@@ -63,18 +68,24 @@ class FastResnetBlock(ResnetBlock2D):
         shift = self.time_emb_proj(F.silu(temb)) + self.conv1.bias
         h = self.conv2(self.dropout(norm(self.norm2, h, shift=shift, silu=True)))
         if self.conv_shortcut is not None:
-            input_tensor = image(pointwise(self.conv_shortcut, pixels(input_tensor)), h)
+            input_tensor = image(pointwise(self.conv_shortcut, pixels(input_tensor), h), h)
         return input_tensor + h
 
 
 class FastAttention(Attention):
-    """Self-attention by one product for query, key and value."""
+    """Self-attention by one product for query, key and value; by three where one has an adapter."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(N, P, C) -> (N, P, C)."""
-        weight = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
-        qkv = F.linear(hidden_states, weight).unflatten(2, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, P, C / heads)
+        layers = (self.to_q, self.to_k, self.to_v)
+        if all(type(layer) is nn.Linear for layer in layers):
+            weight = torch.cat([layer.weight for layer in layers])
+            qkv = F.linear(hidden_states, weight).unflatten(2, (3, self.heads, -1))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, P, C / heads)
+        else:  # the weight of a layer with an adapter is not all of it
+            q, k, v = (
+                layer(hidden_states).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in layers
+            )
         mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
@@ -96,13 +107,13 @@ class FastTransformer(Transformer2DModel):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         """(N, C, H, W) -> the same."""
-        x = pointwise(self.proj_in, pixels(norm(self.norm, hidden_states)))
+        x = pointwise(self.proj_in, pixels(norm(self.norm, hidden_states)), hidden_states)
         for block in self.transformer_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x)
             else:
                 x = block(x)
-        return (image(pointwise(self.proj_out, x), hidden_states) + hidden_states,)
+        return (image(pointwise(self.proj_out, x, hidden_states), hidden_states) + hidden_states,)
 
 
 class FastUpsample(Upsample2D):
@@ -119,7 +130,8 @@ class FastUpsample(Upsample2D):
 
 def _plain_resnet(m: nn.Module) -> bool:
     return (
-        m.upsample is None
+        type(m.conv1) is nn.Conv2d
+        and m.upsample is None
         and m.downsample is None
         and m.time_emb_proj is not None
         and m.time_embedding_norm == "default"
@@ -181,9 +193,10 @@ _OURS = {
 def speed_up(net: Net) -> Net:
     """Let a UNet of diffusers' compute the same in fewer passes over memory, in place; weights and names stay.
 
-    Blocks with options that AudioLDM does not use stay as they are. Results differ by rounding: in float32 about as
-    much as between two orders of adding, in bf16 by less than bf16's own error. ``condition`` must be given as class
-    labels, as AudioLDM's is: the second attention of each block looks at no other tokens.
+    Blocks with options that AudioLDM does not use stay as they are; layers with LoRA adapters compute by themselves.
+    Results differ by rounding: in float32 about as much as between two orders of adding, in bf16 by less than bf16's
+    own error. ``condition`` must be given as class labels, as AudioLDM's is: the second attention of each block looks
+    at no other tokens.
 
     Args:
         net: a ``UNet2DConditionModel``, or a part of one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,19 +12,30 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of parameters, with AudioLDM's warm-up (facts A4).
 
-    Batch statistics are averaged like the weights that they belong to; whole numbers (counters) are copied.
+    Batch statistics are averaged like the weights that they belong to; whole numbers (counters) are copied. Weights
+    ``without`` are not averaged: module.name, of those that are frozen.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], decay: float) -> None:
-        self.decay, self.count = decay, 0
-        self.shadow = {f"{m}.{k}": v.detach().clone().float() for m, k, v in _named_state(modules)}
+    def __init__(
+        self, modules: Mapping[str, nn.Module], decay: float, *, without: Collection[str] = ()
+    ) -> None:
+        self.decay, self.count, self.without = decay, 0, frozenset(without)
+        self.shadow = {name: v.detach().clone().float() for name, v in self._state(modules)}
+
+    def _state(self, modules: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+        named = [
+            (f"{m}.{k}", v)
+            for m, module in modules.items()
+            for k, v in module.state_dict(keep_vars=True).items()
+        ]
+        return [(name, v) for name, v in named if name not in self.without]
 
     @torch.no_grad()
     def update(self, modules: Mapping[str, nn.Module]) -> None:
         """Take one step towards the current weights."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
         self.count += 1
-        pairs = [(self.shadow[f"{m}.{k}"], v) for m, k, v in _named_state(modules)]
+        pairs = [(self.shadow[name], v) for name, v in self._state(modules)]
         moving = [(shadow, v.float()) for shadow, v in pairs if v.is_floating_point()]
         # all at once: on a GPU a launch per weight would take longer than the arithmetic
         torch._foreach_lerp_([shadow for shadow, _ in moving], [v for _, v in moving], 1 - decay)
@@ -35,8 +46,8 @@ class EMA:
     @torch.no_grad()
     def copy_to(self, modules: Mapping[str, nn.Module]) -> None:
         """Write the averaged weights into the modules."""
-        for m, k, v in _named_state(modules):
-            v.copy_(self.shadow[f"{m}.{k}"])
+        for name, v in self._state(modules):
+            v.copy_(self.shadow[name])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -47,7 +58,3 @@ class EMA:
         self.count = state["count"]
         for key, value in state["shadow"].items():
             self.shadow[key].copy_(value)
-
-
-def _named_state(modules: Mapping[str, nn.Module]) -> list[tuple[str, str, Tensor]]:
-    return [(m, k, v) for m, module in modules.items() for k, v in module.state_dict(keep_vars=True).items()]

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
@@ -148,7 +148,9 @@ class _Loop:
         )
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         self.parameters = parameters
-        self.ema = EMA(self.modules, config.ema_decay) if config.ema_decay else None
+        #: module.name of weights that neither train nor are kept
+        self.left_out = _frozen(self.modules) if task.frozen else frozenset()
+        self.ema = self._average() if config.ema_decay else None
         self.main = self.accelerator.is_main_process
         self.bar = tqdm(
             total=config.steps, desc=description, disable=not (progress and self.main), leave=False
@@ -419,17 +421,35 @@ class _Loop:
             "begun": self.begun,
             "seconds": self.seconds,
             "config": asdict(self.config),
-            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "modules": {name: self._weights(name, kept=True) for name in self.modules},
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state() if self.ema else None,
         }
+        if self.bare.frozen:
+            state["frozen"] = self.bare.frozen
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         save_checkpoint(self.folder, state)
 
+    def _weights(self, name: str, *, kept: bool) -> dict[str, Tensor]:
+        """A module's weights that checkpoints keep, or those that they leave out."""
+        state = self.modules[name].state_dict()
+        for key in [k for k in state if (f"{name}.{k}" in self.left_out) is kept]:
+            del state[key]
+        return state
+
+    def _average(self) -> EMA:
+        return EMA(self.modules, self.config.ema_decay, without=self.left_out)
+
     def _resume(self) -> None:
         state = load_checkpoint(self.folder, self.config)
         if state is not None:
+            theirs, ours = state.get("frozen", ""), self.bare.frozen
+            if theirs != ours:
+                raise InputError(
+                    f"{self.folder / CHECKPOINT} is of another run ({theirs or 'all weights train'}; here"
+                    f" {ours or 'all weights train'}): use another folder, or delete it to start anew"
+                )
             try:
                 self._take(state)
             except torch.OutOfMemoryError:
@@ -447,12 +467,15 @@ class _Loop:
     def _take(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's state."""
         for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
+            weights = state["modules"][name]
+            for key, value in self._weights(name, kept=False).items():
+                weights.setdefault(key, value)
+            module.load_state_dict(weights)
         self.step, self.seconds = state["step"], state["seconds"]
         if state["optimizer"] is None:  # packed: the weights are the averaged ones
             self.begun = self.step
             if self.ema:
-                self.ema = EMA(self.modules, self.config.ema_decay)
+                self.ema = self._average()
                 self.ema.count = state["ema"]["count"]
             return
         self.begun = state.get("begun", 0)
@@ -478,6 +501,15 @@ class _Loop:
                 f"the processes do not see the same checkpoint (steps {steps}): {self.folder} must be on a file"
                 " system that all machines share"
             )
+
+
+def _frozen(modules: Mapping[str, nn.Module]) -> frozenset[str]:
+    return frozenset(
+        f"{name}.{key}"
+        for name, m in modules.items()
+        for key, p in m.named_parameters()
+        if not p.requires_grad
+    )
 
 
 @contextmanager

@@ -26,9 +26,12 @@ class Task(nn.Module):
     Attributes:
         divisible: whether "loss" is a mean over the items of a batch, so that several processes may share one.
             A contrastive loss is not: it compares the items with one another.
+        frozen: where weights inside the trained modules are frozen, what trains beside which of them, by a digest:
+            checkpoints and averages then leave them out, and a checkpoint of others is refused. Empty: all is kept.
     """
 
     divisible: ClassVar[bool] = True
+    frozen: str = ""
 
     def trained(self) -> dict[str, nn.Module]:
         """Name -> module that is trained, saved and averaged. By default all children."""

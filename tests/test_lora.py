@@ -1,0 +1,459 @@
+"""Fine-tuning of LoRA adapters: they train, stop and go on, travel in a file of their own, and are merged."""
+
+import copy
+import json
+
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from latentclap import cli
+from latentclap.errors import InputError
+from latentclap.fast import slow_down, speed_up
+from latentclap.files import read_json, weights_digest
+from latentclap.finetune import FinetuneConfig, finetune
+from latentclap.latent_clap import LatentCLAP
+from latentclap.lora import (
+    ADAPTER,
+    TARGETS,
+    Adapter,
+    adapter_parameters,
+    add_adapters,
+    base_digest,
+    merge_adapters,
+    save_adapter,
+    take_adapters,
+)
+from latentclap.memory import _peaks, training_footprint
+from latentclap.models import audioldm_unet, random_system
+from latentclap.train.records import pack
+
+RANK = 3
+
+
+@pytest.fixture(scope="module")
+def phi():
+    torch.manual_seed(0)
+    return LatentCLAP(width=4).eval()
+
+
+def config(**changes):
+    return FinetuneConfig(**{"epochs": 2, "batch_size": 4, "lr": 1e-2, "lora_rank": RANK, **changes})
+
+
+def run(tiny, phi, cache, folder, *, compile=False, checkpointing=False, minutes=0.0, **changes):
+    ways = {"compile": compile, "checkpointing": checkpointing, "minutes": minutes}
+    return finetune(tiny, phi, cache, config(**changes), folder, progress=False, **ways)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, phi, tiny_cache, tmp_path_factory):
+    """A system with a tuning layer that was trained along, what the loop reports, and the folder."""
+    folder = tmp_path_factory.mktemp("lora")
+    return *run(tiny, phi, tiny_cache, folder, lam=100.0, tuning=True), folder
+
+
+@pytest.fixture
+def adapted(tiny):
+    """A UNet with adapters that are not zero."""
+    unet = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=1)
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, p in unet.named_parameters():
+            if ".lora_B." in name:
+                p.copy_(0.3 * torch.randn(p.shape, generator=g))
+    return unet
+
+
+def told(unet, tiny, batch=2):
+    g = torch.Generator().manual_seed(0)
+    s, E = torch.randn(batch, *tiny.latent_shape, generator=g), torch.randn(batch, 512, generator=g)
+    return unet(s, torch.tensor([10, 900]), encoder_hidden_states=None, class_labels=E).sample
+
+
+def same(one, other, **close):
+    pairs = [(one.state_dict(), other.state_dict())]
+    assert all(a.keys() == b.keys() for a, b in pairs)
+    if close:
+        return all(torch.allclose(a[k], b[k], **close) for a, b in pairs for k in a)
+    return all(torch.equal(a[k], b[k]) for a, b in pairs for k in a)
+
+
+# ---------------------------------------------------------------------------------------- adapters
+
+
+def test_they_begin_as_the_same_function_of_the_seed_alone(tiny):
+    before = torch.get_rng_state()
+    unet = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(77)
+    again = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=5)
+    other = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=6)
+    assert same(unet, again) and not same(unet, other)
+    with torch.no_grad():
+        assert torch.equal(told(unet, tiny), told(tiny.unet, tiny))
+    with pytest.raises(InputError, match="has adapters already"):
+        add_adapters(unet, RANK)
+
+
+def test_every_target_and_nothing_else_trains(tiny, adapted):
+    names = {key.rpartition(".lora_")[0] for key in take_adapters(adapted)}
+    for target in TARGETS:
+        assert any(f".{name}".endswith(f".{target}") for name in names), target
+    products = {
+        name
+        for name, m in tiny.unet.named_modules()
+        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    }
+    left = products - names
+    assert {n for n in left if not n.endswith("conv_shortcut")} == {
+        "time_embedding.linear_1",
+        "time_embedding.linear_2",
+    }
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in tiny.unet.parameters())
+    assert adapter_parameters(tiny.unet.config, RANK) == (trained, total)
+    assert sum(v.numel() for v in take_adapters(adapted).values()) == trained
+
+
+def test_the_full_size_is_counted_without_memory():
+    with torch.device("meta"):
+        config = audioldm_unet().config
+    trained, total = adapter_parameters(config, 16)
+    assert round(total / 1e6, 2) == 415.95 and trained / total < 0.05
+    assert adapter_parameters(config, 64)[0] == 4 * trained
+    assert adapter_parameters(config, 0) == (total, total)
+
+
+def test_merged_is_the_same_function_in_an_ordinary_unet(tiny, adapted):
+    with torch.no_grad():
+        apart, base = told(adapted, tiny), told(tiny.unet, tiny)
+        merged = told(merge_adapters(adapted), tiny)
+    assert (apart - base).abs().max() > 0.1
+    torch.testing.assert_close(merged, apart, rtol=1e-4, atol=1e-5)
+    assert [n for n, _ in adapted.named_modules()] == [n for n, _ in tiny.unet.named_modules()]
+    assert adapted.state_dict().keys() == tiny.unet.state_dict().keys()
+    assert [type(m) for m in adapted.modules()] == [type(m) for m in tiny.unet.modules()]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_our_kernels_see_the_adapters(tiny, adapted, checkpointing):
+    """Loss and gradients, of UNets that differ in nothing but our blocks."""
+    fast = speed_up(copy.deepcopy(adapted))
+    assert type(fast.mid_block.attentions[0]).__name__ == "FastTransformer"
+    if checkpointing:
+        fast.enable_gradient_checkpointing()
+    results = []
+    for net in (adapted, fast.train()):
+        loss = told(net, tiny).square().mean()
+        loss.backward()
+        results.append((loss, {n: p.grad for n, p in net.named_parameters() if p.requires_grad}))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
+    for name, grad in results[0][1].items():
+        assert grad is not None and grad.abs().max() > 0, name
+        torch.testing.assert_close(results[1][1][name], grad, rtol=1e-3, atol=1e-5)
+    assert same(slow_down(fast), adapted)
+
+
+def test_one_adapter_by_itself_is_seen_by_our_kernels(tiny):
+    """Whichever layer has one: also one that we never put there."""
+    from peft import LoraConfig
+
+    names = [*TARGETS, "conv1", "conv_shortcut", "conv_out", "time_embedding.linear_1"]
+    for target in names:
+        net = copy.deepcopy(tiny.unet)
+        net.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=[target], init_lora_weights=False))
+        with torch.no_grad():
+            apart = told(net, tiny)
+            if (apart - told(tiny.unet, tiny)).abs().max() < 1e-5:
+                pytest.fail(f"{target}: the adapter does nothing")
+            torch.testing.assert_close(told(speed_up(net), tiny), apart, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------- training
+
+
+def test_only_adapters_and_tuning_layer_train(tiny, trained):
+    tuned, result, folder = trained
+    assert result.finished and not same(tuned.unet, tiny.unet)
+    changed = {k for k, v in tuned.unet.state_dict().items() if not torch.equal(v, tiny.unet.state_dict()[k])}
+    assert {k.removesuffix(".weight") for k in changed} == {
+        k.rpartition(".lora_")[0] for k in Adapter.read(folder).unet
+    }
+    assert not torch.equal(tuned.tuning.weight, torch.eye(512)) and tiny.tuning is None
+    assert all(p.requires_grad for p in tuned.unet.parameters())
+    assert tuned.generate(["rain"], 1, steps=2).shape == (1, tuned.samples)
+
+
+def test_without_a_rank_nothing_of_it_is_there(tiny, phi, tiny_cache, tmp_path):
+    tuned, _ = run(tiny, phi, tiny_cache, tmp_path, lora_rank=0, epochs=1)
+    assert not (tmp_path / ADAPTER).exists()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert "frozen" not in state and state["modules"]["unet"].keys() == tiny.unet.state_dict().keys()
+    assert not hasattr(tuned.unet, "peft_config")
+
+
+def test_a_checkpoint_holds_what_trains(trained, tiny):
+    folder = trained[2]
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    unet = state["modules"]["unet"]
+    assert unet and all(".lora_" in k for k in unet) and set(state["modules"]["tuning"]) == {"weight", "bias"}
+    assert len(state["optimizer"]["state"]) == len(unet) + 2
+    assert state["frozen"] == f"LoRA of rank {RANK} on weights {base_digest(tiny)}"
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.5, "tuning": True}], ids=["plain", "averaged"])
+def test_an_interrupted_run_goes_on_exactly(tiny, phi, tiny_cache, tmp_path, changes):
+    whole, one = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0, **changes)
+    for _ in range(20):
+        parts, two = run(tiny, phi, tiny_cache, tmp_path / "b", lam=100.0, minutes=1e-9, **changes)
+        if two.finished:
+            break
+        assert not (tmp_path / "b" / ADAPTER).exists()
+    assert one.step == two.step == 6
+    assert same(whole.unet, parts.unet)
+    assert whole.tuning is None or same(whole.tuning, parts.tuning)
+    a, b = (load_file(tmp_path / name / ADAPTER) for name in "ab")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    if changes:
+        state = torch.load(tmp_path / "b" / "checkpoint.pt", weights_only=True)
+        assert {k.partition(".")[0] for k in state["ema"]["shadow"]} == {"unet", "tuning"}
+        assert all(".lora_" in k for k in state["ema"]["shadow"] if k.startswith("unet."))
+
+
+def test_a_packed_checkpoint_goes_on(tiny, phi, tiny_cache, tmp_path):
+    run(tiny, phi, tiny_cache, tmp_path / "a", minutes=1e-9, ema_decay=0.5)
+    (tmp_path / "b").mkdir()
+    assert pack(tmp_path / "a", tmp_path / "b" / "checkpoint.pt") == 1
+    _, result = run(tiny, phi, tiny_cache, tmp_path / "b", ema_decay=0.5)
+    assert result.finished
+
+
+def test_a_checkpoint_of_another_base_rank_or_way_is_refused(tiny, phi, tiny_cache, tmp_path):
+    run(tiny, phi, tiny_cache, tmp_path, minutes=1e-9)
+    other = copy.copy(tiny)
+    other.unet = copy.deepcopy(tiny.unet)
+    other.unet.conv_in.weight.data += 1
+    for system, rank in ((other, RANK), (tiny, RANK + 1), (tiny, 0)):
+        with pytest.raises(InputError, match=f"is of another run .LoRA of rank {RANK} on") as stop:
+            run(system, phi, tiny_cache, tmp_path, lora_rank=rank)
+        assert "\n" not in str(stop.value)
+    run(tiny, phi, tiny_cache, tmp_path / "full", lora_rank=0, minutes=1e-9)
+    with pytest.raises(InputError, match="all weights train; here LoRA"):
+        run(tiny, phi, tiny_cache, tmp_path / "full")
+
+
+def test_the_seed_is_that_of_the_run(tiny, phi, tiny_cache, tmp_path):
+    first = [
+        run(tiny, phi, tiny_cache, tmp_path / n, seed=s, epochs=1)[0]
+        for n, s in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert same(first[0].unet, first[1].unet) and not same(first[0].unet, first[2].unet)
+
+
+def test_recomputing_and_compiling_change_nothing(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """As in test_finetune: graphs are captured, with our kernels in them, and no code is generated."""
+
+    def capture(module, **_):
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", capture)
+    _, one = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0)
+    for name, ways in (("b", {"checkpointing": True}), ("c", {"compile": True})):
+        other, two = run(tiny, phi, tiny_cache, tmp_path / name, lam=100.0, **ways)
+        losses = [[line["loss"] for line in r.history] for r in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+        assert [type(m) for m in other.unet.modules()] == [type(m) for m in tiny.unet.modules()]
+
+
+def test_traced_in_one_piece(tiny, adapted):
+    """torch.compile sees our kernels and the adapters as one graph."""
+    net = speed_up(adapted)
+    graph = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(told(graph, tiny), told(net, tiny))
+
+
+@pytest.mark.parametrize("tuning", [True, False])
+def test_over_a_system_s_own_tuning_layer(tiny, phi, tiny_cache, tmp_path, tuning):
+    """Trained further, or folded in: the file, applied to the same base, gives the same system."""
+    own = copy.copy(tiny)
+    own.tuning = nn.Linear(512, 512)
+    own.tuning.requires_grad_(False)
+    tuned, _ = run(own, phi, tiny_cache, tmp_path, tuning=tuning)
+    applied = own.with_lora(tmp_path)
+    assert same(applied.unet, tuned.unet) and (applied.tuning is None) is not tuning
+    assert not tuning or same(applied.tuning, tuned.tuning)
+
+
+def test_memory_is_that_of_the_adapters(tiny):
+    about = (tiny.unet.config, None, tiny.latent_shape)
+    full, lora = (training_footprint(*about, precision="no", lora_rank=r) for r in (0, RANK))
+    trained, total = adapter_parameters(tiny.unet.config, RANK)
+    # without the moments of all weights; blocks of 512 bytes weigh much at this size
+    assert full.fixed - lora.fixed == pytest.approx(2 * 4 * (total - trained) - 4 * trained, rel=0.3)
+    assert lora.least < full.least and _peaks(*about, (1,), False, False, RANK)[0] == 4 * trained
+    shared = training_footprint(*about, precision="no", lora_rank=RANK, ema=True, processes=8)
+    assert shared.fixed - lora.fixed == 2 * 4 * trained
+
+
+def test_the_rank_has_limits():
+    for rank in (-1, 4096):
+        with pytest.raises(InputError, match=r"finetune\.lora_rank=\S+: must be from 0 to 1024"):
+            config(lora_rank=rank)
+
+
+# ---------------------------------------------------------------------------------------- the file
+
+
+def test_the_file_gives_the_trained_system(tiny, trained):
+    tuned, _, folder = trained
+    for path in (folder, folder / ADAPTER):
+        applied = tiny.with_lora(path)
+        assert same(applied.unet, tuned.unet) and same(applied.tuning, tuned.tuning)
+    assert applied.unet is not tiny.unet and tiny.tuning is None
+    assert (
+        not any(p.requires_grad for p in applied.unet.parameters()) or tiny.unet.conv_in.weight.requires_grad
+    )
+
+
+def test_what_the_file_tells(tiny, trained, tmp_path):
+    with safe_open(trained[2] / ADAPTER, "pt") as opened:
+        header = opened.metadata()
+    about = {"rank": RANK, "alpha": RANK, "base": tiny.name, "base_digest": weights_digest(tiny.unet)}
+    assert json.loads(header["latentclap"]) == about | {"tuning": True}
+    told = json.loads(header["lora_adapter_metadata"])
+    assert told == {"unet.r": RANK, "unet.lora_alpha": RANK, "unet.target_modules": list(TARGETS)}
+    named = copy.copy(tiny)
+    named.name = str(tmp_path)
+    save_adapter(tmp_path / "a.safetensors", Adapter.read(trained[2]).unet, named)
+    assert Adapter.read(tmp_path / "a.safetensors").about["base"] == tmp_path.name  # no path of this machine
+
+
+def test_diffusers_opens_it(tiny, phi, tiny_cache, tmp_path):
+    """In the pipeline that a saved system opens in, by diffusers' own loader."""
+    from diffusers import AudioLDMPipeline
+
+    tuned, _ = run(tiny, phi, tiny_cache, tmp_path / "run", lam=100.0)
+    tiny.save_pretrained(tmp_path / "system")
+    pipe = AudioLDMPipeline.from_pretrained(tmp_path / "system")
+    folder, file = (tmp_path / "run", {"use_safetensors": True}), (tmp_path / "run" / ADAPTER, {})
+    for name, (place, options) in {"folder": folder, "file": file}.items():
+        pipe.unet.load_lora_adapter(place, prefix="unet", adapter_name=name, **options)
+        pipe.unet.set_adapters(name)
+        with torch.no_grad():
+            torch.testing.assert_close(told(pipe.unet, tiny), told(tuned.unet, tiny), rtol=1e-4, atol=1e-5)
+    pipe.unet.fuse_lora(adapter_names=["file"])
+    pipe.unet.unload_lora()
+    assert same(pipe.unet, tuned.unet)
+
+
+def test_files_of_others(tiny, adapted, tmp_path):
+    """diffusers' own writing, without our notes and without a prefix; peft's scale counts."""
+    for config in adapted.peft_config.values():
+        assert config.lora_alpha == config.r
+    adapted.save_lora_adapter(tmp_path)
+    with torch.no_grad():
+        told_apart = told(adapted, tiny)
+        torch.testing.assert_close(
+            told(tiny.with_lora(tmp_path).unet, tiny), told_apart, rtol=1e-4, atol=1e-5
+        )
+    half = {f"unet.{k}": v for k, v in take_adapters(adapted).items()}
+    header = {"lora_adapter_metadata": json.dumps({"unet.r": RANK, "unet.lora_alpha": 2 * RANK})}
+    save_file(half, tmp_path / "double.safetensors", metadata=header)
+    double = tiny.with_lora(tmp_path / "double.safetensors").unet.class_embedding.weight
+    single = tiny.with_lora(tmp_path).unet.class_embedding.weight
+    base = tiny.unet.class_embedding.weight
+    torch.testing.assert_close(double - base, 2 * (single - base), rtol=1e-3, atol=1e-5)
+
+
+def test_another_base_of_the_same_shape_is_a_warning(trained, tiny):
+    other = random_system("tiny", seed=1)
+    with pytest.warns(UserWarning, match=r"was trained on other weights \(.+\) than those of"):
+        other.with_lora(trained[2])
+
+
+EMBEDDING = "unet.class_embedding.lora"
+
+
+def changed(path, out, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({f"unet.no.lora_{x}.weight": torch.zeros(2, 2) for x in "AB"}), "no is no layer of"),
+        (lambda t: t.pop(f"{EMBEDDING}_B.weight"), "class_embedding has A or B only"),
+        (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.zeros(RANK, 7)}), "of 32 x 7, the UNet's has 32 x 512"),
+        (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.zeros(5)}), "class_embedding is of a layer of"),
+        (lambda t: t.update({"tuning.weight": torch.zeros(3, 3)}), "tuning is not a layer of 512 x 512"),
+        (lambda t: t.update({"unet.x": torch.zeros(2)}), "no LoRA adapters of a UNet"),
+        (lambda t: [t.pop(k) for k in list(t) if k.startswith("unet.")], "no LoRA adapters of a UNet"),
+    ],
+)  # fmt: skip
+def test_adapters_that_do_not_fit_are_a_line(trained, tiny, tmp_path, change, message):
+    path = changed(trained[2] / ADAPTER, tmp_path / "x.safetensors", change)
+    with pytest.raises(InputError, match=message) as stop:
+        tiny.with_lora(path)
+    assert "\n" not in str(stop.value) and str(path) in str(stop.value)
+    assert not hasattr(tiny.unet, "peft_config")
+
+
+def test_files_that_are_none(tiny, tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"cut short")
+    for name, message in (
+        ("", f"no {ADAPTER} there"),
+        ("none", "no such adapter file"),
+        ("cut.safetensors", "damaged"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tiny.with_lora(tmp_path / name)
+
+
+def test_another_model_s_adapters(trained, mini):
+    with pytest.raises(InputError, match=r"which is of .+, does not fit mini: .+, and \d+ more$"):
+        mini.with_lora(trained[2])
+
+
+# ------------------------------------------------------------------------------------ command line
+
+
+def test_generate_with_adapters(tiny, trained, tmp_path):
+    """The clips are the trained system's; the record names the file; another one is another run."""
+    tuned, _, folder = trained
+    tiny.save_pretrained(tmp_path / "base")
+    tuned.save_pretrained(tmp_path / "tuned")
+    common = ["generate", "--classes", "rain", "--steps", "2", "--quiet", "--model"]
+
+    def clips(model, out, *more):
+        done = CliRunner().invoke(cli.app, [*common, str(tmp_path / model), "-o", str(tmp_path / out), *more])
+        assert done.exception is None or isinstance(done.exception, InputError), done.exception
+        return done.output + str(done.exception or "")
+
+    assert "1 clip of" in clips("base", "a", "--lora", str(folder))
+    clips("tuned", "b")
+    clips("base", "c")
+    waves = [soundfile.read(tmp_path / n / "rain" / "rain_000.wav")[0] for n in "abc"]
+    loudest = abs(waves[2]).max()
+    assert abs(waves[0] - waves[1]).max() <= 1e-3 * loudest < abs(waves[0] - waves[2]).max()
+    record = read_json(tmp_path / "a" / "generation.json")
+    digest = Adapter.read(folder).digest
+    assert (
+        record["settings"]["lora"]
+        == record["plan"]["settings"]["lora"]
+        == {"file": ADAPTER, "digest": digest}
+    )
+    assert "lora" not in read_json(tmp_path / "b" / "generation.json")["settings"]
+    assert "1 of them made before" in clips("base", "a", "--lora", str(folder / ADAPTER))
+    other = changed(folder / ADAPTER, tmp_path / "o.safetensors", lambda t: t["tuning.bias"].add_(1))
+    for more in (("--lora", str(other)), ()):
+        assert "would be replaced, by clips of other settings" in clips("base", "a", *more)
+    assert "no such adapter file" in clips("base", "d", "--lora", str(tmp_path / "none"))
+    assert not (tmp_path / "d").exists()
