@@ -138,6 +138,7 @@ rule book:
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
         longer="book/runs/table1_evening.json",
         own="book/runs/own/own.json",
+        lora="book/runs/lora.json",
         scripts=SCRIPTS,
         prose=PROSE,
     output:
@@ -170,6 +171,7 @@ rule book:
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/python -m latentclap.book longer {input.longer} && "
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
+        "{BIN}/python -m latentclap.book lora {input.lora} && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"

@@ -110,7 +110,7 @@ def test_whatever_changes_training_makes_another_point(lam):
     plain = FinetuneConfig(lam=lam)
     changes = {
         "tuning": True, "epochs": 7, "batch_size": 3, "lr": 1e-4, "grad_clip": 0.5, "ema_decay": 0.9, "drop": 0.2,
-        "seed": 4, "grad_accum": 2, "lam": 6.0,
+        "seed": 4, "grad_accum": 2, "lam": 6.0, "lora_rank": 8,
     }  # fmt: skip
     of_eq_3 = {"weighting": "snr", "reading": "ddim", "reduction": "sum", "normalize": True, "clamp": 2.0}
     for name, value in changes.items():

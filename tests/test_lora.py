@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -11,12 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from latentclap import cli
+from latentclap import cli, lab, launch
+from latentclap.book.lora import lora_tables
+from latentclap.cache.settings import settings
+from latentclap.cache.shards import settle, write_manifest, write_shard
 from latentclap.errors import InputError
 from latentclap.fast import slow_down, speed_up
-from latentclap.files import read_json, weights_digest
+from latentclap.files import read_json, weights_digest, write_json
 from latentclap.finetune import FinetuneConfig, finetune
 from latentclap.latent_clap import LatentCLAP
+from latentclap.limits import check_values
 from latentclap.lora import (
     ADAPTER,
     TARGETS,
@@ -28,8 +33,11 @@ from latentclap.lora import (
     save_adapter,
     take_adapters,
 )
-from latentclap.memory import _peaks, training_footprint
+from latentclap.memory import _peaks
 from latentclap.models import audioldm_unet, random_system
+from latentclap.profiles import load_profile
+from latentclap.profiles import names as profile_names
+from latentclap.system import FoleySystem
 from latentclap.train.records import pack
 
 RANK = 3
@@ -290,14 +298,13 @@ def test_over_a_system_s_own_tuning_layer(tiny, phi, tiny_cache, tmp_path, tunin
 
 
 def test_memory_is_that_of_the_adapters(tiny):
-    about = (tiny.unet.config, None, tiny.latent_shape)
-    full, lora = (training_footprint(*about, precision="no", lora_rank=r) for r in (0, RANK))
+    (all_, (full,)), (some, (lora,)) = (
+        _peaks(tiny.unet.config, None, tiny.latent_shape, (1,), False, False, rank) for rank in (0, RANK)
+    )
     trained, total = adapter_parameters(tiny.unet.config, RANK)
-    # without the moments of all weights; blocks of 512 bytes weigh much at this size
-    assert full.fixed - lora.fixed == pytest.approx(2 * 4 * (total - trained) - 4 * trained, rel=0.3)
-    assert lora.least < full.least and _peaks(*about, (1,), False, False, RANK)[0] == 4 * trained
-    shared = training_footprint(*about, precision="no", lora_rank=RANK, ema=True, processes=8)
-    assert shared.fixed - lora.fixed == 2 * 4 * trained
+    assert (all_, some) == (4 * total, 4 * trained)
+    # gradients and moments of all weights; blocks of 512 bytes weigh much at this size
+    assert full - lora > 1.5 * (all_ - 2 * some)
 
 
 def test_the_rank_has_limits():
@@ -457,3 +464,108 @@ def test_generate_with_adapters(tiny, trained, tmp_path):
         assert "would be replaced, by clips of other settings" in clips("base", "a", *more)
     assert "no such adapter file" in clips("base", "d", "--lora", str(tmp_path / "none"))
     assert not (tmp_path / "d").exists()
+
+
+# ----------------------------------------------------------------------- configurations, notebooks, book
+
+
+@pytest.fixture(scope="module")
+def configured(tiny_family, tiny_profile, tmp_path_factory):
+    """A cache of the tiny family with made-up latents, and a configuration that trains adapters on it."""
+    folder = tmp_path_factory.mktemp("configured")
+    system = FoleySystem.from_pretrained(tiny_family)
+    g = torch.Generator().manual_seed(1)
+    mean = torch.randn(8, *system.latent_shape, generator=g)
+    E = nn.functional.normalize(torch.randn(8, 512, generator=g), dim=-1)
+    tensors = {
+        "mean": mean.half(),
+        "logvar": torch.full_like(mean, -4.0).half(),
+        "E_audio": E,
+        "E_text": E.flip(0),
+    }
+    settle(folder / "cache", settings(system, torch.float16))
+    write_shard(folder / "cache", "0", tensors, keys=[str(i) for i in range(8)])
+    write_manifest(folder / "cache", ["0"])
+
+    def write(**changes):
+        values = "\n".join(f"{k} = {json.dumps(v)}" for k, v in changes.items())
+        (folder / "train.toml").write_text(
+            f'profile = "{tiny_profile}"\ncache = "{folder / "cache"}"\nfolder = "{folder / "run"}"\n'
+            f"[finetune]\n{values}\n"
+        )
+        return folder / "train.toml"
+
+    return folder / "run", write
+
+
+def alone(config, *options):
+    result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
+    assert result.exception is None or isinstance(result.exception, InputError), result.exception
+    return result.output + str(result.exception or "")
+
+
+def test_from_a_configuration(configured, tiny_family, monkeypatch):
+    folder, write = configured
+    changes = {"lam": 0.0, "tuning": True, "epochs": 2, "batch_size": 4}
+    with monkeypatch.context() as patched:
+        patched.setattr(launch.Launch, "foretell", lambda self: "")
+        plain = alone(write(**changes), "--dry-run")
+    assert "lora" not in plain  # older runs go on
+    assert "lora_rank=-1: must be from 0 to 1024" in alone(write(**changes, lora_rank=-1), "--dry-run")
+    config = write(**changes, lora_rank=2)
+    told = alone(config, "--dry-run")
+    trained, total = adapter_parameters(FoleySystem.from_pretrained(tiny_family).unet.config, 2)
+    bytes_ = 4 * (trained + 512 * 513)
+    assert f"LoRA of rank 2: {trained / 1e6:.2f} M parameters train beside {total / 1e6:.2f} M" in told
+    assert f"a file of {bytes_ / 1e6:.1f} MB" in told and "'lora_rank': 2" in told
+    assert "the same command goes on" in alone(config, "--minutes", "1e-9")
+    assert "4 steps in" in alone(config)
+    assert bytes_ < (folder / ADAPTER).stat().st_size < 1.05 * bytes_
+    assert read_json(folder / "config.json")["finetune"]["lora_rank"] == 2
+    saved = FoleySystem.from_pretrained(folder / "system")
+    applied = FoleySystem.from_pretrained(tiny_family).with_lora(folder)
+    assert same(saved.unet, applied.unet, rtol=1e-6, atol=1e-7) and same(saved.tuning, applied.tuning)
+    assert "holds another run (finetune differ)" in alone(write(**changes, lora_rank=3))
+
+
+def test_a_point_of_the_lab(tiny_profile, tmp_path, monkeypatch):
+    """A point without adapters keeps its place; one with them leaves the file."""
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path))
+    bench = lab.Lab(load_profile(tiny_profile), progress=False)
+    config = bench.config("LDM", lora_rank=2)
+    assert "lora_rank" not in lab._relevant(replace(config, lora_rank=0))
+    assert lab._relevant(config)["lora_rank"] == 2
+    point = bench.point(config)
+    assert same(bench.load(point).unet, bench.system.with_lora(point.folder).unet)
+
+
+def test_the_rank_is_in_the_profile_and_in_the_notebook(repo_root):
+    for name in profile_names():
+        assert load_profile(name).finetune.lora_rank == 0
+    profile = load_profile("quick").override(finetune__lora_rank=8)
+    assert FinetuneConfig.of(profile.finetune).lora_rank == 8
+    source = (repo_root / "notebooks" / "03_finetune.ipynb").read_text()
+    assert "lora_rank=lora_rank or run.profile.finetune.lora_rank" in source
+    for values, message in (
+        ({"lora_rank": -1}, "from 0 to 1024"),
+        ({"lr": -1.0}, "lr=-1: must be from 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_values(values, "parameter ")
+
+
+def test_the_book_s_tables(repo_root, tmp_path):
+    record = repo_root / "book/runs/lora.json"
+    told, text = read_json(record), lora_tables(record, tmp_path / "lora.md").read_text()
+    for row in told["count"]["rows"]:
+        assert f"| {row['trained'] / 1e6:.2f} |" in text
+    for row in told["train"]["rows"]:
+        assert f"| {row['ddpm']:.4f} |" in text
+    with torch.device("meta"):
+        unet = audioldm_unet().config
+    counted = {row["rank"]: row["trained"] for row in told["count"]["rows"]}
+    assert counted == {rank: adapter_parameters(unet, rank)[0] for rank in counted}
+    write_json(tmp_path / "other.json", {"count": {}})
+    for name, message in (("other", "count and train are not both"), ("absent", "no such file")):
+        with pytest.raises(InputError, match=message):
+            lora_tables(tmp_path / f"{name}.json", tmp_path / "x.md")

@@ -57,6 +57,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "seed": (0, _MANY),
     "seeds": (0, _MANY),
     "lams": (0, _MANY),
+    "lr": (0, 1),
     "lora_rank": (0, MOST_RANK),
 }
 #: numbers that lie between two, and at neither

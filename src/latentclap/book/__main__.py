@@ -164,6 +164,17 @@ def cache(
 
 
 @app.command()
+def lora(
+    record: Annotated[Path, typer.Argument(help="JSON that data_scripts/benchmarks/lora.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/lora.md"),
+) -> None:
+    """Write the tables of what LoRA trains, and how."""
+    from latentclap.book.lora import lora_tables
+
+    typer.echo(str(lora_tables(record, out)))
+
+
+@app.command()
 def speed(
     records: Annotated[list[Path], typer.Argument(help="JSON that data_scripts/benchmarks/speed.py wrote.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/speed.md"),

@@ -44,6 +44,7 @@ def settings_beside(lab: Lab, own: Mapping[str, object] | None = None) -> pd.Dat
         row("epochs", "finetune", "epochs"),
         ("batch size", NOT_GIVEN, str(profile.finetune.batch_size), ""),
         row("learning rate of Adam", "finetune", "lr"),
+        ("rank of LoRA adapters", "none", str(profile.finetune.lora_rank or "none"), "IV-B"),
         ("gradient clipped at norm", NOT_GIVEN, f"{profile.finetune.grad_clip:g}", ""),
         row("λ without tuning layer", "finetune", "lam"),
         row("λ with tuning layer", "finetune", "lam_tuning"),
