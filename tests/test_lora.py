@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -526,6 +530,24 @@ def test_from_a_configuration(configured, tiny_family, monkeypatch):
     applied = FoleySystem.from_pretrained(tiny_family).with_lora(folder)
     assert same(saved.unet, applied.unet, rtol=1e-6, atol=1e-7) and same(saved.tuning, applied.tuning)
     assert "holds another run (finetune differ)" in alone(write(**changes, lora_rank=3))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(configured):
+    """The adapters of a run in one process, up to rounding."""
+    folder, write = configured
+    changes = {"lam": 0.0, "epochs": 3, "batch_size": 4, "lora_rank": 2}
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "1"}
+    command += ["-m", "latentclap.train", str(write(**changes)), "--quiet"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and "6 steps in" in done.stdout, done.stderr[-3000:]
+    shared = Adapter.read(folder).unet
+    shutil.rmtree(folder)
+    assert "6 steps in" in alone(write(**changes))
+    for name, value in Adapter.read(folder).unet.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_a_point_of_the_lab(tiny_profile, tmp_path, monkeypatch):
