@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from latentclap import papers, stats
 from latentclap.classes import CLASSES
 from latentclap.files import read_json
+from latentclap.lora import ADAPTER
 from latentclap.workflow import run_folder
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,10 @@ def test_form(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_runs_alone(path, tiny_profile, runs, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    more = ("-p", "survey_items", 1) if path.stem == "04_table1" else ()
+    more = {
+        "03_finetune": ("-p", "lora_rank", 2, "-p", "lr", 1e-2, "-p", "save_system", True),
+        "04_table1": ("-p", "survey_items", 1),
+    }.get(path.stem, ())
     done = papermill(path, "out.ipynb", "-p", "profile", tiny_profile, *more, runs=runs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
@@ -73,7 +77,9 @@ def test_it_runs_alone(path, tiny_profile, runs, tmp_path):
     folder = tmp_path / run_folder(tmp_path / "out.ipynb")
     assert (folder / "metrics.json").is_file()
     assert read_json(folder / "provenance.json")["profile"] == "tiny"
-    if more:  # the paper's seven surveys of this run's clips
+    if path.stem == "03_finetune":
+        assert (folder / ADAPTER).is_file() and (folder / "system" / "unet").is_dir()
+    if path.stem == "04_table1":  # the paper's seven surveys of this run's clips
         assert len(list((folder / "survey/pages").glob("*.html"))) == 7 + 1
         key = pd.read_csv(folder / "survey/key.csv")
         assert key.groupby("class").model.apply(list).to_dict() == {
