@@ -582,7 +582,7 @@ def test_the_book_s_tables(repo_root, tmp_path):
     for row in told["count"]["rows"]:
         assert f"| {row['trained'] / 1e6:.2f} |" in text
     for row in told["train"]["rows"]:
-        assert f"| {row['ddpm']:.4f} |" in text
+        assert f"| {row['ddpm']:.5f} | {1e5 * row['lclap']:.3f} |" in text
     with torch.device("meta"):
         unet = audioldm_unet().config
     counted = {row["rank"]: row["trained"] for row in told["count"]["rows"]}
