@@ -35,8 +35,8 @@ from latentclap.book.commands import commands_page
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.longer import longer_page
 from latentclap.book.loops import loops_page
-from latentclap.book.own import own_page
 from latentclap.book.lora import lora_tables
+from latentclap.book.own import own_page
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables

@@ -272,6 +272,24 @@ def test_without_an_encoder_eq_3_needs_one_and_eq_1_does_not(sounds, tiny, tmp_p
     assert "eq. 3" not in said.output.splitlines()[-2]
 
 
+def test_adapters_are_left_beside_the_system(sounds, family, tmp_path):
+    out = tmp_path / "out"
+    options = (sounds, "-o", out, "--model", family, "--epochs", 1, "--listen", 0, "--lora-rank", 2)
+    said = run(*options)
+    assert "adapters do not move at the paper's learning rate" in str(said.exception)
+    assert not out.exists()
+    said = run(*options, "--lr", 1e-2)
+    assert said.exit_code == 0, said.output
+    assert f"for latentclap generate --model {family} --lora {out}" in said.output
+    base = FoleySystem.from_pretrained(family)
+    ours, theirs = (
+        base.with_lora(out).unet.state_dict(),
+        FoleySystem.from_pretrained(out / "system").unet.state_dict(),
+    )
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    assert not all(torch.equal(value, theirs[name]) for name, value in base.unet.state_dict().items())
+
+
 def test_heldout_losses_without_an_encoder(tiny, phi_free_cache):
     told = heldout_losses(tiny, None, phi_free_cache, levels=4)
     assert np.isfinite(told["ddpm"]).all()
@@ -307,9 +325,10 @@ def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys)
     folder, _, _ = tuned
     own = Own(find_sounds(folder / "sounds"), folder / "out")
     loss = {"sounds": 4, "before": 0.1, "after": 0.2, "change": 0.1}
-    _tell(own, {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
+    training = {"training": {"lora_rank": 0}}
+    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
     assert "warning" not in capsys.readouterr().err
-    _tell(own, {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
+    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
     assert "warning: eq. 1 went up on sounds that it was not trained on" in capsys.readouterr().err
 
 
@@ -320,6 +339,7 @@ def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
     assert (config.seed, config.lam, config.lr) == (3, 2000.0, 3e-4)
     assert Own(own.sounds, tmp_path, changes={"epochs": 2, "tuning": True}).config(54).epochs == 2
     assert Own(own.sounds, tmp_path, changes={"tuning": True}).config(54).lam == 1000.0
+    assert Own(own.sounds, tmp_path, changes={"lora_rank": 4}).config(54).lr == 1e-3
     other = Own(own.sounds, tmp_path, "somewhere/else", phi="phi").config(54)
     assert (other.epochs, other.lr, other.batch_size) == (500, 3e-6, 16)
 

@@ -57,8 +57,14 @@ def finetune(
         ),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Adam's learning rate; default: the paper's 3e-6, with mini 3e-4.")
+        float | None,
+        typer.Option(
+            help="Adam's learning rate; default: the paper's 3e-6, with mini 3e-4, of adapters 1e-3."
+        ),
     ] = None,
+    lora_rank: Annotated[
+        int, typer.Option(help="Train LoRA adapters of this rank (16, say): a file of MB; 0: all weights.")
+    ] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step; default: 16, with mini 8.")] = None,
     seed: Annotated[int, typer.Option(help="Of order, noise and dropout, and of the page's clips.")] = 0,
     hold_out: Annotated[float, typer.Option(help="Share of the sounds that is only measured.")] = 0.1,
@@ -88,7 +94,7 @@ def finetune(
     """Fine-tune a system on sounds of one's own."""
     given = {"lam": lam, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     changes = {name: value for name, value in given.items() if value is not None}
-    changes |= {"seed": seed, "tuning": tuning}
+    changes |= {"seed": seed, "tuning": tuning} | ({"lora_rank": lora_rank} if lora_rank else {})
     for option, value, least in (
         ("--crops", crops, 1),
         ("--listen", listen, 0),
@@ -195,6 +201,13 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
                 " --epochs, a lower --lr or more sounds help",
                 err=True,
             )
+    if record["training"]["lora_rank"]:
+        from latentclap.lora import ADAPTER
+
+        size = (own.out / ADAPTER).stat().st_size / 1e6
+        typer.echo(
+            f"its adapters, {size:.1f} MB, for latentclap generate --model {own.model} --lora {own.out}"
+        )
     if "page" in record:
         typer.echo(f"to hear it before and after: {own.out / record['page']}")
     text = own.sounds.captions[0].replace('"', '\\"')

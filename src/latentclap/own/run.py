@@ -34,6 +34,8 @@ OTHERS = "paper"
 #: and what else is taken with the shipped models: for a sound that they have not learnt, the profile's steps are too
 #: short (of 1e-4 and 3e-4, tried on data_scripts/example_sounds.py, the second makes zaps, the first none)
 MINI_CHANGES = {"lr": 3e-4}
+#: adapters want more (book/runs/lora.json)
+MINI_LORA_LR = 1e-3
 #: steps by default with the shipped models, as many as the profile evening makes: minutes on two cores
 MINI_STEPS = 500
 #: captions of which the page plays clips, at most
@@ -88,7 +90,15 @@ class Own:
             InputError: a value of another type or out of range, or λ without an encoder φ.
         """
         profile = load_profile(self.profile)
-        changes = (MINI_CHANGES if self.model in PROFILES else {}) | self.changes
+        changes = self.changes
+        if self.model in PROFILES:
+            more = {"lr": MINI_LORA_LR} if changes.get("lora_rank") else {}
+            changes = MINI_CHANGES | more | changes
+        elif changes.get("lora_rank") and "lr" not in changes:
+            raise InputError(
+                f"--lora-rank {changes['lora_rank']}: adapters do not move at the paper's learning rate, 3e-6; give"
+                f" --lr (with mini {MINI_LORA_LR:g} served best)"
+            )
         config = finetune_config(profile, changes)
         if self.model in PROFILES and "epochs" not in changes:
             epochs = math.ceil(MINI_STEPS * config.batch_size * config.grad_accum / clips)
