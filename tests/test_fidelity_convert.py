@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parent / "fidelity"))
@@ -19,7 +20,9 @@ import recipe
 from latentclap import FoleySystem
 from latentclap.cli import app
 from latentclap.convert import Checkpoint, convert_audioldm, convert_clap, read_checkpoint
-from latentclap.convert.vae import fold_weight_norm
+from latentclap.convert.audioldm import load_tokenizer
+from latentclap.convert.unet import infer_unet
+from latentclap.convert.vae import fold_weight_norm, infer_vocoder
 from latentclap.errors import InputError
 from latentclap.models import random_system, train_tokenizer
 from latentclap.storage import checkpoint_files
@@ -166,6 +169,22 @@ def test_unknown_entries_are_told_and_many_refused(state):
     much = changed(state, **{"model.diffusion_model.extra.weight": torch.zeros(1000, 1000)})
     with pytest.raises(InputError, match=r"unet: 92\.\d\d% of the parameters match"):
         convert_audioldm(much, ema=False)
+    over = changed(state, **{"model.diffusion_model.extra.weight": torch.zeros(200, 1000)})
+    with pytest.raises(InputError, match=r"unet: 98\.\d\d% of the parameters match"):
+        convert_audioldm(over, ema=False)
+
+
+def test_weights_are_float32_and_the_system_s_own(state, folder):
+    """Of a file in half precision too; the file is mapped into memory, and may be written anew or go away."""
+    names = ("model.diffusion_model.out.2.weight", "first_stage_model.decoder.conv_out.weight")
+    mine = {names[0]: state[names[0]].clone(), names[1]: state[names[1]].half()}
+    system = convert_audioldm(changed(state, **mine), ema=False, tokenizer=folder / "roberta-base").system
+    kept = mine[names[0]].clone()
+    mine[names[0]].zero_()
+    assert torch.equal(system.unet.conv_out.weight, kept)
+    for part in system.parts.values():
+        assert not part.training
+        assert all(p.dtype == torch.float32 for p in part.parameters())
 
 
 def test_original_training_extras_are_benign(state):
@@ -180,7 +199,68 @@ def test_original_training_extras_are_benign(state):
     assert all(r.share == 1 and not r.unexpected for r in reports)
 
 
+def test_the_training_code_s_file_is_read_too(state):
+    """It keeps the CLAP that conditions elsewhere, and another one that ranks candidates."""
+    there = {n.replace("cond_stage_model.model.", "cond_stage_models.0.model."): t for n, t in state.items()}
+    file = changed(there, **{"clap.model.logit_scale_a": torch.zeros(())})
+    done = convert_audioldm(Checkpoint(file.path, file.state, ["numpy.dtype"]), report_only=True)
+    reports = {r.part: r for r in done.reports}
+    assert all(r.share == 1 and not r.unexpected and not r.missing for r in reports.values())
+    assert reports["rest"].benign["the CLAP by which the training code ranks candidates"] == [
+        "clap.model.logit_scale_a"
+    ]
+    assert done.facts["not_run"] == ["numpy.dtype"]
+
+
+def test_a_vae_without_attention_is_whole(state):
+    plain = {n: None for n in state if n.startswith("first_stage_model.") and ".mid.attn_1." in n}
+    assert len(plain) == 20
+    reports = {r.part: r for r in convert_audioldm(changed(state, **plain), report_only=True).reports}
+    assert reports["vae"].share == 1 and not reports["vae"].missing
+
+
 # -------------------------------------------------------------------------------------- settings
+
+
+def original_unet(channels, residual_blocks=2):
+    """Names and shapes by which an original UNet is recognised; attention in all levels but the first."""
+    state, block = {"input_blocks.0.0.weight": (channels[0], 8, 3, 3)}, 1
+    for level, width in enumerate(channels):
+        for _ in range(residual_blocks):
+            state[f"input_blocks.{block}.0.out_layers.3.weight"] = (width, width, 3, 3)
+            if level:
+                state[f"input_blocks.{block}.1.proj_in.weight"] = (width, width, 1, 1)
+            block += 1
+        if level < len(channels) - 1:
+            state[f"input_blocks.{block}.0.op.weight"] = (width, width, 3, 3)
+            block += 1
+    state |= {"out.2.weight": (8, channels[0], 3, 3), "film_emb.weight": (4 * channels[0], 512)}
+    return {name: torch.empty(shape, device="meta") for name, shape in state.items()}
+
+
+def test_heads_of_every_size_of_audioldm():
+    """32 channels a head in S and M, 64 in L (facts A5), which no shape tells."""
+    for channels, heads in (
+        ([128, 256, 384, 640], [4, 8, 12, 20]),
+        ([192, 384, 576, 960], [6, 12, 18, 30]),
+        ([256, 512, 768, 1280], [4, 8, 12, 20]),
+    ):
+        config = infer_unet(original_unet(channels))
+        assert config["block_out_channels"] == channels and config["attention_head_dim"] == heads
+        assert config["layers_per_block"] == 2
+    alone = infer_unet(original_unet([64], residual_blocks=3))
+    assert (alone["layers_per_block"], alone["block_out_channels"]) == (3, [64])
+
+
+def test_another_vocoder_is_refused(state):
+    """Its upsampling rates would have to be guessed from its kernels."""
+    prefix = "first_stage_model.vocoder."
+    own = fold_weight_norm({n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)})
+    assert infer_vocoder(own)["upsample_rates"] == [5, 4, 2, 2, 2]
+    assert infer_vocoder(own)["sampling_rate"] == 16_000
+    a, b, _ = own["ups.0.weight"].shape
+    with pytest.raises(InputError, match=r"upsampling kernels \(12, 16, 8, 4, 4\): only AudioLDM's 16 kHz"):
+        infer_vocoder(own | {"ups.0.weight": torch.zeros(a, b, 12)})
 
 
 def test_the_file_s_scale_factor_wins(state, folder):
@@ -193,15 +273,30 @@ def test_the_file_s_scale_factor_wins(state, folder):
         convert_audioldm(without, ema=False, tokenizer=words)
     given = convert_audioldm(without, ema=False, scale_factor=0.9, report_only=True)
     assert given.facts["scale_factor"] == 0.9
-    with pytest.raises(InputError, match="must be positive"):
-        convert_audioldm(changed(state, scale_factor=torch.tensor(0.0)), report_only=True)
+    for wrong in (0.0, -1.0, torch.nan):
+        with pytest.raises(InputError, match="must be positive"):
+            convert_audioldm(changed(state, scale_factor=torch.tensor(wrong)), report_only=True)
 
 
 def test_schedule_must_be_audioldm_s(state):
     with pytest.raises(InputError, match="not linear in their square root"):
         convert_audioldm(changed(state, betas=torch.linspace(0.0015, 0.0195, 1000)), report_only=True)
-    done = convert_audioldm(changed(state, betas=None), report_only=True)
-    assert done.facts["num_train_timesteps"] == 1000
+    nearly = state["betas"].clone()
+    nearly[500] += 1e-5
+    with pytest.raises(InputError, match="not linear in their square root"):
+        convert_audioldm(changed(state, betas=nearly), report_only=True)
+    facts = convert_audioldm(changed(state, betas=None), report_only=True).facts
+    assert [facts[k] for k in ("num_train_timesteps", "beta_start", "beta_end")] == [1000, 0.0015, 0.0195]
+
+
+def test_the_file_s_own_schedule_is_taken(state, folder):
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 400, dtype=torch.float64) ** 2
+    done = convert_audioldm(changed(state, betas=betas.float()), ema=False, tokenizer=folder / "roberta-base")
+    config = done.system.scheduler.config
+    assert (config.num_train_timesteps, config.beta_start, config.beta_end) == (400, 0.00085, 0.012)
+    torch.testing.assert_close(done.system.scheduler.betas.double(), betas, rtol=1e-5, atol=0)
+    # latents go well beyond 1, and diffusers' own default would cut them off in every step
+    assert config.clip_sample is False
 
 
 def test_moving_average_must_be_there(state):
@@ -209,6 +304,11 @@ def test_moving_average_must_be_there(state):
     assert convert_audioldm(plain, report_only=True).facts["unet_weights"] == "training"
     with pytest.raises(InputError, match="--no-ema"):
         convert_audioldm(plain, ema=True, report_only=True)
+    # a part of one is none
+    part = changed(state, **{"model_ema.diffusion_modelout2weight": None})
+    assert convert_audioldm(part, report_only=True).facts["unet_weights"] == "training"
+    with pytest.raises(InputError, match=r"no moving average of 1 of the UNet's \d+ entries; say --no-ema"):
+        convert_audioldm(part, ema=True, report_only=True)
 
 
 def test_heads_must_divide(state):
@@ -227,6 +327,24 @@ def test_tokenizer_must_fit(state, tmp_path):
     large.save_pretrained(tmp_path / "words")
     with pytest.raises(InputError, match="the text tower 400"):
         convert_audioldm(changed(state), ema=False, tokenizer=tmp_path / "words")
+    # RoBERTa's own has exactly as many as its tower
+    assert len(load_tokenizer(tmp_path / "words", len(large))) == len(large)
+    # and a folder without a vocabulary gives one of a few special tokens, without a word
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(InputError, match=r"has only \d+ tokens"):
+        load_tokenizer(tmp_path / "empty", 400)
+
+
+def test_texts_are_cut_where_the_tower_s_positions_end(state, folder, tmp_path):
+    """RoBERTa counts positions from 2; a tokenizer that tells no length, or a longer one, would run over."""
+    positions = state["cond_stage_model.model.text_branch.embeddings.position_embeddings.weight"].shape[0]
+    for told, kept in ((10**30, positions - 2), (positions - 1, positions - 2), (64, 64)):
+        words = load_tokenizer(folder / "roberta-base", 400)
+        words.model_max_length = told
+        words.save_pretrained(tmp_path / "words")
+        system = convert_audioldm(changed(state), ema=False, tokenizer=tmp_path / "words").system
+        assert system.tokenizer.model_max_length == kept
 
 
 @pytest.mark.parametrize("modern", [False, True])
@@ -242,6 +360,9 @@ def test_weight_norm_is_folded(modern):
     folded = fold_weight_norm(state)
     assert sorted(folded) == ["conv_pre.bias", "conv_pre.weight"]
     torch.testing.assert_close(folded["conv_pre.weight"], layer.weight.detach())
+    # one factor without the other stays as it is, to be told as unexpected
+    lone = {n: t for n, t in state.items() if not n.endswith(("weight_v", "original1"))}
+    assert fold_weight_norm(lone).keys() == lone.keys() and len(lone) == 2
 
 
 # ------------------------------------------------------------------------------------ hostile files
@@ -306,6 +427,18 @@ def test_the_older_file_format(tmp_path):
     assert read_checkpoint(path).state["a"].tolist() == [0, 1, 2]
 
 
+def test_nothing_in_a_file_of_the_older_format_is_run(tmp_path):
+    touched, path = tmp_path / "touched", tmp_path / "old.pt"
+    content = {"a": torch.zeros(2), "hook": Payload(subprocess.check_output, ["touch", str(touched)])}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    torch.load(path, weights_only=False)
+    assert touched.exists()  # the file does what it is meant to
+    touched.unlink()
+    with pytest.raises(InputError, match="cannot be read as weights only"):
+        read_checkpoint(path)
+    assert not touched.exists()
+
+
 # ------------------------------------------------------------------------------------ command line
 
 
@@ -346,6 +479,24 @@ def test_info_and_convert(folder, ckpt, tmp_path, monkeypatch):
     assert (out / "load_report.json").is_file()
 
 
+def test_every_option_of_convert_arrives(folder, state, tmp_path):
+    file = originals.write_ckpt(tmp_path / "bare.ckpt", changed(state, scale_factor=None).state)
+    # such a file can be looked at; converting it needs the number
+    assert "100.00%" in run(app, ["info", str(file)]).output
+    out, words = tmp_path / "system", str(folder / "roberta-base")
+    assert "--scale-factor" in refused("convert", file, out, "--tokenizer", words)
+    options = ("--no-ema", "--scale-factor", "0.5", "--head-channels", "16", "--half")
+    result = run(app, ["convert", str(file), str(out), "--tokenizer", words, *options])
+    assert result.exception is None, result.exception
+    told = json.loads((out / "load_report.json").read_text())
+    assert (told["unet_weights"], told["scale_factor"], told["head_channels"]) == ("training", 0.5, 16)
+    assert json.loads((out / "vae" / "config.json").read_text())["scaling_factor"] == 0.5
+    with safe_open(next((out / "unet").glob("*.safetensors")), "pt") as weights:
+        assert weights.get_tensor("conv_in.weight").dtype == torch.float16
+    # as any folder that one makes: it was a temporary one, which are for their owner alone
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_laion_file_judges(laion_tiny, tmp_path):
     path = originals.laion_file(tmp_path / "630k.pt", laion_tiny, position_ids=True)
     assert "HTSAT-tiny" in run(app, ["info", str(path)]).output
@@ -357,6 +508,9 @@ def test_a_laion_file_judges(laion_tiny, tmp_path):
     # the same command replaces it, and nothing else with it
     assert run(app, ["convert", str(path), str(tmp_path / "judge")]).exception is None
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    assert run(app, ["convert", str(path), str(tmp_path / "half"), "--half"]).exception is None
+    with safe_open(tmp_path / "half" / "model.safetensors", "pt") as weights:
+        assert weights.get_tensor("text_projection.linear1.weight").dtype == torch.float16
     (tmp_path / "disk" / "notes.txt").write_text("mine")
     assert "judge holds other things than a converted checkpoint (notes.txt)" in refused(
         "convert", path, tmp_path / "judge"
