@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
 from torch.testing import assert_close
 
 from latentclap.errors import InputError
@@ -97,6 +98,81 @@ def test_what_audioldm_does_not_use_stays(unet):
     assert type(transformer.transformer_blocks[0].attn1).__name__ == "Attention"
 
 
+OPTIONS = [
+    ("ResnetBlock2D", "", "time_embedding_norm", "scale_shift"),
+    ("ResnetBlock2D", "", "skip_time_act", True),
+    ("ResnetBlock2D", "", "nonlinearity", torch.nn.Mish()),
+    ("ResnetBlock2D", "", "time_emb_proj", None),
+    ("ResnetBlock2D", "", "upsample", torch.nn.Identity()),
+    ("ResnetBlock2D", "", "downsample", torch.nn.Identity()),
+    ("Transformer2DModel", "", "use_linear_projection", True),
+    ("Transformer2DModel", "transformer_blocks.0", "only_cross_attention", True),
+    ("Transformer2DModel", "transformer_blocks.0", "norm_type", "ada_norm_single"),
+    ("Transformer2DModel", "transformer_blocks.0", "pos_embed", torch.nn.Identity()),
+    ("Transformer2DModel", "transformer_blocks.0", "attn2", None),
+    ("Transformer2DModel", "transformer_blocks.0.ff.net.1", "p", 0.1),
+    ("Transformer2DModel", "transformer_blocks.0.ff", "net", torch.nn.ModuleList(torch.nn.Identity() for _ in "abc")),
+    ("Transformer2DModel", "transformer_blocks.0.attn1", "residual_connection", True),
+    ("Transformer2DModel", "transformer_blocks.0.attn2", "rescale_output_factor", 2.0),
+    ("Transformer2DModel", "transformer_blocks.0.attn1", "norm_q", torch.nn.LayerNorm(8)),
+    ("Transformer2DModel", "transformer_blocks.0.attn2", "group_norm", torch.nn.GroupNorm(1, 8)),
+    ("Transformer2DModel", "transformer_blocks.0.attn1", "to_q", torch.nn.Linear(8, 8)),
+    ("Upsample2D", "", "norm", torch.nn.Identity()),
+    ("Upsample2D", "", "use_conv", False),
+    ("Upsample2D", "", "use_conv_transpose", True),
+    ("Upsample2D", "", "interpolate", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "place", "option", "value"), OPTIONS)
+def test_no_block_with_another_option_is_taken(unet, kind, place, option, value):
+    """Ours know nothing of it, and would compute something else without a word."""
+    block = next(m for m in unet.modules() if type(m).__name__ == kind)
+    if option == "to_q":  # a bias, and the weight as it was
+        value.weight, value.out_features = block.get_submodule(place).to_q.weight, None
+    setattr(block.get_submodule(place), option, value)
+    speed_up(unet)
+    assert type(block).__name__ == kind
+    assert type(unet.conv_norm_out) is fast_unet.FastGroupNorm
+
+
+@pytest.mark.parametrize("size", [None, (6, 10), (7, 9)])
+def test_doubling_to_any_size(size):
+    plain = Upsample2D(4, use_conv=True)
+    fast, x = speed_up(copy.deepcopy(plain)), torch.randn(2, 4, 3, 5)
+    assert type(fast) is fast_unet.FastUpsample
+    assert_close(fast(x, size), plain(x, size))
+
+
+def test_dropout_of_a_block_stays(unet):
+    """Everything is dropped, so that both drop the same."""
+    block = next(m for m in unet.modules() if type(m).__name__ == "ResnetBlock2D")
+    block.dropout.p = 1.0
+    x, temb = torch.randn(2, block.in_channels, 6, 4), torch.randn(2, block.time_emb_proj.in_features)
+    want = block(x, temb)
+    assert_close(speed_up(block)(x, temb), want)
+
+
+def test_checkpointing_holds_less(unet):
+    """The same as diffusers' own: activations within a transformer's blocks are computed again."""
+
+    def held(module):
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t
+        ):
+            module(x)
+        own = {p.data_ptr() for p in module.parameters()}
+        return sum(t.nbytes for at, t in kept.items() if at not in own)
+
+    speed_up(unet)
+    transformer = next(m for m in unet.modules() if type(m) is fast_unet.FastTransformer)
+    x = torch.randn(2, transformer.in_channels, 16, 16)
+    plain = held(transformer)
+    unet.enable_gradient_checkpointing()
+    assert held(transformer) < 0.5 * plain
+
+
 def test_group_norm_by_the_book():
     x, shift = torch.randn(2, 24, 5, 3), torch.randn(2, 24)
     weight, bias = torch.randn(24), torch.randn(24)
@@ -142,6 +218,13 @@ KERNELS = """
             got = ops.normalised_backward(dy.float(), x, weight, bias, added, *out[1:], groups, silu)
         for a, b in zip((out[0], *got), (y, *want)):
             assert (a - b).norm() < 2e-5 * b.norm(), (c, h, (a - b).norm() / b.norm())
+        # as autograd calls them, of tensors in their usual order and of a shift that is a view
+        lying = x.detach().contiguous().requires_grad_(True)
+        view = torch.stack([shift.detach()] * 2, 2)[:, :, 0].requires_grad_(True)
+        inputs = [lying, weight, bias] + [view] * shifted
+        y2 = ops._norm(lying, weight, bias, view if shifted else None, groups, 1e-5, silu)[0]
+        for a, b in zip((y2, *torch.autograd.grad(y2, inputs, dy.float())), (y, *want)):
+            assert (a - b).norm() < 2e-5 * b.norm(), (c, h, "autograd")
     x = torch.randn(5, 7, 48).requires_grad_(True)
     value, gate = x.chunk(2, -1)
     y = value * F.gelu(gate)
@@ -150,6 +233,8 @@ KERNELS = """
     with torch.no_grad():
         torch.testing.assert_close(ops.gated(x), y)
         torch.testing.assert_close(ops.gated_backward(dy, x), dx)
+        torch.testing.assert_close(ops.gated_backward(dy.mT.contiguous().mT, x.mT.contiguous().mT), dx)
+    torch.testing.assert_close(torch.autograd.grad(ops._gate(x), x, dy)[0], dx)
     print("the same")
 """
 
@@ -258,6 +343,11 @@ def test_half_weights_are_what_autocast_makes_of_them(unet):
     with torch.autocast("cpu", torch.bfloat16):
         before = conv(x)
         assert torch.equal(half_weights(conv)(x), before)
+    linear, x = unet.time_embedding.linear_1, torch.randn(2, unet.time_embedding.linear_1.in_features)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = linear(x)
+        assert torch.equal(half_weights(linear)(x), before)
+    assert linear.weight.dtype == torch.bfloat16
     assert unet.conv_norm_out.weight.dtype == torch.float32
 
 
