@@ -181,8 +181,16 @@ def test_packing_goes_on_and_is_the_same_every_time(clips, tars, tmp_path):
     (tmp_path / "000001.tar").unlink()
     assert pack(items, tmp_path, per_shard=4).written == 1
     assert content(tmp_path) == content(tars)
+    (tmp_path / "000000.tar").write_bytes((tars / "000000.tar").read_bytes()[:-10240])  # cut by a copy
+    assert pack(items, tmp_path, per_shard=4).written == 1
+    assert content(tmp_path) == content(tars)
     with pytest.raises(InputError, match="holds other clips"):
         pack(items[1:], tmp_path, per_shard=4)
+    one = tmp_path / "one"
+    pack(items[:4], one)
+    for other in (items[:2] + items[3:4], [*items[:3], items[9]]):  # one less; another last one
+        with pytest.raises(InputError, match="holds other clips"):
+            pack(other, one)
     with pytest.raises(InputError, match="two clips are named"):
         pack([items[0], items[0]], tmp_path / "other")
     assert (tars / "missing.csv").read_text() == "shard,clip,reason\n000002.tar,uncaptioned,no caption\n"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 import tracemalloc
 
 import numpy as np
@@ -228,11 +229,61 @@ def test_what_a_disk_did_not_give_is_tried_again(tiny, tmp_path, monkeypatch, pa
 
 def test_a_clip_that_memory_did_not_hold_is_tried_again(tiny, tmp_path, monkeypatch):
     source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    (source / "9.wav").write_bytes(b"no sound")  # what comes after it is a problem of another kind
+    (source / "9.txt").write_text("broken")
     with monkeypatch.context() as patch:
         patch.setattr("latentclap.cache.front.to_model_rate", lambda *a: (_ for _ in ()).throw(MemoryError))
-        assert cache_parts(tiny, find_parts(source), out, progress=False).problems == 3
+        assert cache_parts(tiny, find_parts(source), out, progress=False).problems == 4
     made = cache_parts(tiny, find_parts(source), out, progress=False)
-    assert (made.clips, made.again) == (3, 1)
+    assert (made.clips, made.problems, made.again) == (3, 1, 1)
+    assert cache_parts(tiny, find_parts(source), out, progress=False).kept == 1
+
+
+def test_a_caption_that_a_disk_does_not_give_is_tried_again(tmp_path, monkeypatch):
+    long = json.dumps({"caption": "a sound", "id": "x" * 20_000}).encode()
+    path = archive(tmp_path / "x.tar", [("a.flac", SOUND), ("a.json", long), ("b.json", CAPTION), ("b.flac", SOUND)])  # fmt: skip  # noqa: E501
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if len(buffer) > 4096:  # no header
+                raise OSError(5, "Input/output error")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(
+        "latentclap.cache.tars.open",
+        lambda path, mode, buffering: io.BufferedReader(Failing(path), buffering),
+        raising=False,
+    )
+    told = [(i.key, i.problem, i.retry, i.caption) for i in tar_items(path)]
+    assert told[:2] == [("a", "cannot be read (Input/output error)", True, ""), ("b", "", False, "a sound")]
+    # what follows the last sample is looked at too
+    assert told[2:] == [("x", "archive: Input/output error", True, "")]
+
+
+def test_what_is_too_long_for_a_caption_is_not_read(tmp_path):
+    long = json.dumps({"caption": "x", "id": "x" * 2**20}).encode()
+    path = archive(tmp_path / "x.tar", [("a.flac", SOUND), ("a.json", long)])
+    assert [item.problem for item in tar_items(path)] == ["no caption"]
+
+
+def test_a_change_while_it_is_encoded_is_noticed_by_the_next_call(tiny, tmp_path, monkeypatch):
+    """What a shard was made of is noted before its sounds are encoded, not after."""
+    source, out = folder_of(tmp_path / "in"), tmp_path / "out"
+    parts, real, rewritten = find_parts(source), type(tiny).posterior, []
+
+    def posterior(self, waves):
+        deadline = time.monotonic() + 5
+        while "source" not in vars(parts[0]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not rewritten:
+            rewritten.append(soundfile.write(source / "0.wav", noise(9), RATE))
+        return real(self, waves)
+
+    monkeypatch.setattr(type(tiny), "posterior", posterior)
+    assert cache_parts(tiny, parts, out, batch_size=1, progress=False).clips == 3
+    made = cache_parts(tiny, find_parts(source), out, progress=False)
+    assert (made.shards, made.kept) == (1, 0)
+    assert cache_parts(tiny, find_parts(source), out, progress=False).kept == 1
 
 
 def test_what_is_no_archive_is_a_problem_and_stops_nothing(tmp_path, tiny):
@@ -342,6 +393,8 @@ def test_changed_archives_are_noticed(tiny, tmp_path):
     write("b.tar", b"six")  # the same size
     parts = find_parts(source)
     assert parts[1].compare(read_json(out / "b.entry.json")) == "changed"
+    # also where there was something to try again: "retry" would let the manifest call it whole
+    assert parts[1].compare(read_json(out / "b.entry.json") | {"retry": True}) == "changed"
     # another process that has nothing to do must not say that the cache is whole
     assert cache_parts(tiny, parts, out, rank=0, world=2, progress=False).manifest is None
     made = cache_parts(tiny, parts, out, rank=1, world=2, progress=False)
@@ -459,10 +512,13 @@ def test_no_clip_vanishes_in_a_shard(tmp_path):
     (source / "0.wav").rename(source / "__x__.wav"), (source / "0.txt").rename(source / "__x__.txt")
     for place in ("__old__", "__a.b__/c", "x/__y__", "__MACOSX"):
         folder_of(source / place)
+    (source / "__old__" / "2.txt").unlink()
     items = list_clips(source)[1]
     packed = pack(items, out, per_shard=4)
     assert (packed.clips, packed.left_out) == (9, 6)
     assert "000001.tar,__a.b__/c/1,webdataset keeps names like __name__" in (out / "missing.csv").read_text()
+    # its own reason comes first: it would stay when the folder has another name
+    assert "__old__/2,no caption" in (out / "missing.csv").read_text()
     read = [item.key for part in find_parts(out) for item in tar_items(part.tar)]
     assert len(read) == 9 and sum(count_items(path) for path in out.glob("*.tar")) == 9
     assert pack(items, out, per_shard=4).written == 0
@@ -496,6 +552,34 @@ def test_the_packer_lists_what_it_cannot_read(tmp_path, monkeypatch):
     assert [i.key for i in tar_items(out / "000000.tar")] == ["0", "2"]
     assert pack(list_clips(source)[1], out).clips == whole.clips == 3
     assert content(out) == content(tmp_path / "whole")
+
+    class Ending(io.FileIO):
+        """Beyond a place there is nothing, and there was when its size was asked for; or memory ends."""
+
+        def readinto(self, buffer):
+            if memory_ends:
+                raise MemoryError
+            return super().readinto(buffer) if self.tell() < 2_000_000 else 0
+
+    def opening(path, mode="rb"):
+        return io.BufferedReader(Ending(path), 4096) if path == source / name else open(path, mode)
+
+    for k in (1, 2):
+        with open(source / f"{k}.wav", "ab") as stream:
+            stream.truncate(3_000_000)
+    for name, kept, memory_ends, reason in (
+        ("1.wav", ["0", "2"], False, "it became shorter meanwhile"),
+        ("2.wav", ["0", "1"], False, "it became shorter meanwhile"),
+        ("2.wav", ["0", "1"], True, "does not fit into memory"),
+    ):
+        out = tmp_path / f"ending{name}{memory_ends}"
+        with monkeypatch.context() as patch:
+            patch.setattr("latentclap.cache.pack.open", opening, raising=False)
+            packed = pack(list_clips(source)[1], out)
+        assert (packed.clips, packed.left_out) == (2, 1)
+        assert f"{name[0]},cannot be read ({reason})" in (out / "missing.csv").read_text()
+        # nothing is left of it, behind the last one's end neither
+        assert [(i.key, i.problem) for i in tar_items(out / "000000.tar")] == [(key, "") for key in kept]
     (source / "3.wav").symlink_to("nowhere")
     (source / "3.txt").write_text("gone")
     told = said("pack_shards", source, tmp_path / "fourth", "--quiet")
@@ -589,10 +673,25 @@ def test_lists_of_clips_to_leave_out(tmp_path):
     (tmp_path / "marked.json").write_text('["third"]', encoding="utf-8-sig")
     names = read_exclusion([tmp_path / "marked.txt", tmp_path / "marked.json"])
     assert all(name in names for name in ("first", "second", "third"))
+    # one id of two sources, lists of either kind, and what an editor or a spreadsheet leaves around a name
+    (tmp_path / "A.JSON").write_text('{"FreeSound": ["5"], "SoundBible": [" 5 ", "6"]}')
+    (tmp_path / "b.txt").write_text("  BBC/5.wav\t\n")
+    names = read_exclusion([tmp_path / "A.JSON", tmp_path / "b.txt"])
+    assert len(names) == 4
+    for key in ("FreeSound/5", "SoundBible/5", "BBC/5", "SoundBible/6", "FreeSound/part 2/5"):
+        assert key in names, key
+    assert "FreeSound/6" not in names and "other/5" not in names
     for text in ('{"FreeSound": "1002"}', '{"data": [{"id": 1}]}', "{", "7"):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="--exclude"):
             read_exclusion([tmp_path / "bad.json"])
+
+
+def test_what_is_said_of_an_archive_is_not_excluded_with_a_clip_of_its_name(tmp_path):
+    path = archive(tmp_path / "rain.tar", [("rain.flac", SOUND), ("rain.json", CAPTION), ("noext", b"x")])
+    (tmp_path / "list.txt").write_text("rain")
+    part = Part("rain", path, exclude=read_exclusion([tmp_path / "list.txt"]))
+    assert [entry.problem for entry in part.entries()] == ["excluded", "archive: noext: no suffix"]
 
 
 def test_excluded_clips_are_neither_packed_nor_encoded(tiny, tmp_path):
