@@ -224,6 +224,10 @@ def test_a_damaged_archive_is_said(tars, tmp_path):
     assert good == wanted[: len(good)] and len(good) < 4
     assert any("archive" in reason for reason in bad)
     assert read(b"") == ([], ["archive: empty file"])
+    # cut exactly behind a member, which is whole
+    end = (whole.rindex(b'"key"') // 512 + 1) * 512
+    good, bad = read(whole[:end])
+    assert (good, bad) == (wanted, [])
 
 
 def test_only_the_beginning_is_decoded(tmp_path):

@@ -91,6 +91,10 @@ def test_ways_to_save_memory_save_it(tiny):
     weights = 4 * sum(p.numel() for p in system.unet.parameters())
     shared = training_footprint(*about, precision="no", ema=True, processes=8)
     assert shared.fixed - plain.fixed == shared.least - plain.least == 2 * weights
+    two = training_footprint(*about, precision="no", processes=2)
+    assert two.fixed - plain.fixed == two.least - plain.least == weights
+    # TensorFloat-32 is a way to multiply float32, not to store it
+    assert training_footprint(*about, precision="tf32") == plain
 
 
 def test_fits_is_the_largest_that_fits():
@@ -98,6 +102,8 @@ def test_fits_is_the_largest_that_fits():
     batch = footprint.fits(24 * GIB)
     assert footprint.peak(batch) + SPARE <= 24 * GIB < footprint.peak(batch + 1) + SPARE
     assert footprint.fits(6 * GIB) == 0 and footprint.peak(1) == 6 * GIB
+    # two clips' pass would fit, and Adam's update, which is as large whatever the batch, would not
+    assert footprint.fits(13 * GIB // 2) == 0 < footprint.fits(7 * GIB)
 
 
 def test_a_batch_that_will_not_fit_is_named(tiny):
@@ -108,6 +114,7 @@ def test_a_batch_that_will_not_fit_is_named(tiny):
     assert foretold(*about, 100, free) is None
     line = foretold(*about, 101, free)
     assert "a step of 101 clips" in line and ": 100 would fit, with checkpointing" in line
+    assert int(line.rpartition(" ")[2]) == training_footprint(*about, checkpointing=True).fits(free) > 100
     assert "checkpointing" not in foretold(*about, 10**6, free, checkpointing=True)
     assert "no batch will fit" in foretold(*about, 1, SPARE)
 
