@@ -1,9 +1,12 @@
 """What goes into the latent cache: odd archives, changed input, lists of clips to leave out, parts of long sounds."""
 
+import bz2
 import errno
 import functools
+import gzip
 import io
 import json
+import lzma
 import multiprocessing
 import os
 import resource
@@ -110,6 +113,43 @@ def test_odd_names_in_an_archive(tmp_path):
         "no sound file", "archive: noext: no suffix", "archive: link.flac: a link, not a file",
         "archive: two: of 2 sounds only .flac is used",
     }  # fmt: skip
+
+
+def test_each_damage_is_said_once(tmp_path):
+    path = tmp_path / "x.tar"
+    archive(path, [(f"{i}.{s}", b"x" * 3000) for i in range(4) for s in ("flac", "txt")])
+    whole = path.read_bytes()
+    at = whole.index(b"2.flac")
+
+    def read(data):
+        path.write_bytes(data)
+        groups = list(tar_groups(path))
+        return [g.key for g in groups if not g.problem], [g.problem for g in groups if g.problem]
+
+    # a header in the middle of which nothing is left, or which says something else: all after it is lost
+    lost = f"archive: damaged: the last {len(whole) - at} bytes cannot be read"
+    for head in (bytes(512), bytes(8) + b"\xff" * 504, b"\xff" * 512):
+        assert read(whole[:at] + head + whole[at + 512 :]) == (["0", "1"], [lost])
+    assert read(whole[: at + 1000]) == (["0", "1"], ["archive: 2.flac: unexpected end of data"])
+    assert read(whole[: at + 4096 + 700]) == (["0", "1", "2"], ["archive: 2.txt: unexpected end of data"])
+    for packed in (gzip.compress, bz2.compress, lzma.compress):
+        (good, (problem,)) = read(packed(whole))
+        assert not good and problem.endswith("; it is compressed: unpack it first")
+    archive(path, [("a.flac", SOUND), ("a.json", CAPTION), ("a.flac", encoded(noise(1)))])
+    (group, note) = tar_groups(path)
+    assert [m[0] for m in group.members] == ["flac", "json"]
+    assert note.problem == "archive: a.flac: duplicate file name in tar file"
+    assert next(tar_items(path)).data.read() == SOUND
+    with tarfile.open(
+        path, "w", format=tarfile.PAX_FORMAT
+    ) as tar:  # as tar --sparse writes a file with holes
+        info = tarfile.TarInfo("s.flac")
+        told = {"major": "1", "minor": "0", "name": "s.flac", "realsize": "4096"}
+        info.pax_headers = {f"GNU.sparse.{k}": v for k, v in told.items()}
+        data = b"1\n0\n512\n".ljust(512, b"\0") + b"x" * 512
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+    assert [g.problem for g in tar_groups(path)] == ["archive: s.flac: sparse"]
 
 
 @pytest.mark.parametrize("layout", ["classes", "captions"])
@@ -690,8 +730,10 @@ def test_lists_of_clips_to_leave_out(tmp_path):
 def test_what_is_said_of_an_archive_is_not_excluded_with_a_clip_of_its_name(tmp_path):
     path = archive(tmp_path / "rain.tar", [("rain.flac", SOUND), ("rain.json", CAPTION), ("noext", b"x")])
     (tmp_path / "list.txt").write_text("rain")
-    part = Part("rain", path, exclude=read_exclusion([tmp_path / "list.txt"]))
-    assert [entry.problem for entry in part.entries()] == ["excluded", "archive: noext: no suffix"]
+    exclusion = read_exclusion([tmp_path / "list.txt"])
+    for source in (path, tmp_path):  # one archive, or a folder of them
+        (part,) = find_parts(source, exclude=exclusion)
+        assert [entry.problem for entry in part.entries()] == ["excluded", "archive: noext: no suffix"]
 
 
 def test_excluded_clips_are_neither_packed_nor_encoded(tiny, tmp_path):
