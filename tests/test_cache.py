@@ -23,11 +23,12 @@ from latentclap.cache.front import Front, decode_head, stream
 from latentclap.cache.listing import Item, caption_of
 from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part, rank_and_world
-from latentclap.cache.shards import entry_of, write_manifest, write_shard
+from latentclap.cache.shards import entry_of, settle, write_manifest, write_shard
 from latentclap.cache.tars import count_items, tar_groups
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip
 from latentclap.errors import InputError
+from latentclap.files import write_json
 from latentclap.finetune import FinetuneConfig, finetune
 
 RATE = 22050
@@ -320,10 +321,52 @@ def test_complete_shards_are_kept_and_others_made_again(tiny, tars, cached, tmp_
     shard = tmp_path / "000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])  # cut by a full disk
     (tmp_path / ".000001-abcdefgh.safetensors").write_bytes(b"left by a kill")
+    (tmp_path / ".000001.entry-abcdefgh.json").write_bytes(b"left by a kill")
     (tmp_path / "000002.entry.json").unlink()  # killed between shard and entry
     summary = cache_parts(tiny, parts, tmp_path, batch_size=3, progress=False)
     assert (summary.shards, summary.kept) == (2, 1)
     assert content(tmp_path) == content(cached)
+
+
+def test_a_shard_made_again_leaves_those_whose_names_begin_alike(tmp_path):
+    names = ["1", "10", "1.piece", "1-2", "a/1"]
+    (tmp_path / "a").mkdir()
+    for name in (*names, "1"):
+        write_shard(tmp_path, name, {"label": torch.arange(3)}, keys=["x", "y", "z"])
+    assert all(entry_of(tmp_path, name) for name in names)
+    assert write_manifest(tmp_path, names)["clips"] == 15
+
+
+def test_settings_that_lack_a_word_are_not_the_same(tmp_path):
+    now = {"system": "a", "fingerprint": "x", "crops": 1}
+    settle(tmp_path, now)
+    settle(tmp_path, now | {"system": "the same by another name"})
+    for lacking in ("fingerprint", "crops"):
+        write_json(tmp_path / "cache.json", {k: v for k, v in now.items() if k != lacking})
+        with pytest.raises(InputError, match=rf"\({lacking} differ; it is of a\)"):
+            settle(tmp_path, now)
+    # what an earlier version noted is taken over from an earlier version alone
+    write_json(tmp_path / "cache.json", now | {"fingerprint": "earlier"})
+    with pytest.raises(InputError, match=r"\(fingerprint differ"):
+        settle(tmp_path, now, lambda: {"system": "a", "fingerprint": "earlier"})
+
+
+def test_shards_of_several_shapes_are_no_cache(tmp_path):
+    for name, width in (("0", 3), ("1", 4)):
+        write_shard(tmp_path, name, {"mean": torch.zeros(2, width)}, keys=["x", "y"])
+    with pytest.raises(InputError, match="1: its tensors are of other shapes than the first shard's"):
+        write_manifest(tmp_path, ["0", "1"])
+    # of no clip there is no shape: such a shard is in the list, wherever it stands
+    write_shard(tmp_path, "1", {}, keys=[], problems=[("x", "silent")])
+    for names in (["0", "1"], ["1", "0"]):
+        manifest = write_manifest(tmp_path, names)
+        assert [s["name"] for s in manifest["shards"]] == names
+        assert (manifest["clips"], manifest["problems"], manifest["tensors"]) == (
+            2,
+            1,
+            {"mean": ["float32", 3]},
+        )
+    assert len(ShardedCache(tmp_path)) == 2
 
 
 def test_another_system_s_cache_is_refused(tiny, mini, tars, cached):

@@ -914,6 +914,7 @@ def test_a_large_archive_becomes_pieces(tiny, tmp_path, monkeypatch):
     assert [p["name"] for p in entry["pieces"]] == [f"a.piece{k:03d}" for k in range(len(entry["pieces"]))]
     assert len(entry["pieces"]) == 10 and made.manifest["shards"] == entry["pieces"]
     assert all(p["bytes"] < 8e6 for p in entry["pieces"])
+    assert entry["bytes"] == sum(p["bytes"] for p in entry["pieces"]) and entry["sha256"] == ""
     data = ShardedCache(out)
     assert len(data) == 400 and data.verify() == []
     assert cache_parts(Watched(tiny), find_parts(path.parent), out, progress=False).kept == 1
