@@ -299,6 +299,9 @@ def test_a_latent_that_is_not_finite_is_a_problem(tiny, tars, cached, tmp_path, 
         "clip_3",
         "clip_6",
     }
+    for path in tmp_path.glob("*.entry.json"):
+        entry = json.loads(path.read_text())
+        assert entry["clips"] == len(entry["keys"]) == len(entry["captions"]) == len(entry["starts"])
     ours, whole = ShardedCache(tmp_path).load(), ShardedCache(cached).load()
     rest = [i for i in range(8) if i not in poison]
     assert all(v.isfinite().all() and torch.equal(v, whole[k][rest]) for k, v in ours.items())

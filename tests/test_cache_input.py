@@ -1,6 +1,7 @@
 """What goes into the latent cache: odd archives, changed input, lists of clips to leave out, parts of long sounds."""
 
 import bz2
+import copy
 import errno
 import functools
 import gzip
@@ -456,6 +457,60 @@ def test_there_is_no_manifest_while_a_shard_is_made_again(tiny, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
     assert write_manifest(tmp_path / "out", ["a"]) is None
+
+
+def test_no_manifest_outlives_the_first_look_at_new_input(tiny, tmp_path, monkeypatch):
+    """Not while the first sound is decoded, and not where another process, of the input before, writes it late."""
+    manifest = tmp_path / "out" / "manifest.json"
+    archive(tmp_path / "in/a.tar", members(["one"]))
+    cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
+    archive(tmp_path / "in/a.tar", members(["one", "two"]))
+    real = build.stream
+
+    def streaming(*arguments, **keywords):
+        assert not manifest.exists()
+        manifest.write_text("late")
+        yield from real(*arguments, **keywords)
+
+    def writing(*arguments):
+        assert not manifest.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "stream", streaming)
+    monkeypatch.setattr(build, "write_piece", writing)
+    with pytest.raises(KeyboardInterrupt):
+        cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", progress=False)
+
+
+def test_each_clip_has_its_own_caption_s_embedding(tiny, tmp_path):
+    """Captions that come several times in a batch are embedded once."""
+    told = ["rain", "rain", "a dog", "rain", "a gun shot", "a dog"]
+    archive(tmp_path / "in/a.tar", members(told))
+    cache_parts(tiny, find_parts(tmp_path / "in"), tmp_path / "out", batch_size=6, progress=False)
+    E = ShardedCache(tmp_path / "out").load()["E_text"]
+    torch.testing.assert_close(E, tiny.encode_text(told), rtol=0, atol=1e-5)
+    assert (E[0] - E[2]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 2, "world": 2}, "rank 2 of 2 processes: ranks count from 0 to 1"),
+        ({"rank": -1}, "rank -1 of 1"),
+        ({"crops": 0}, "crops 0, crop 'first': at least 1"),
+        ({"crops": 2, "crop": "last"}, "crop 'last': at least 1, and first or random"),
+    ],
+)
+def test_what_cache_parts_refuses(tiny, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        cache_parts(tiny, [Part("a", tmp_path / "a.tar")], tmp_path / "out", progress=False, **options)
+    with pytest.raises(InputError, match="no clips to encode"):
+        cache_parts(tiny, [], tmp_path / "out", progress=False)
+    deaf = copy.copy(tiny)
+    deaf.clap = None
+    with pytest.raises(InputError, match=r"no CLAP audio branch: name a judge \(--judge\)"):
+        cache_parts(deaf, [Part("a", tmp_path / "a.tar")], tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def folder_of(path):
