@@ -21,6 +21,7 @@ from latentclap import FoleySystem
 from latentclap.cli import app
 from latentclap.convert import Checkpoint, convert_audioldm, convert_clap, read_checkpoint
 from latentclap.convert.audioldm import load_tokenizer
+from latentclap.convert.clap import infer_clap
 from latentclap.convert.unet import infer_unet
 from latentclap.convert.vae import fold_weight_norm, infer_vocoder
 from latentclap.errors import InputError
@@ -561,6 +562,13 @@ def test_fusion_and_broken_claps_are_refused(laion_tiny):
     )
     with pytest.raises(InputError, match="feature fusion"):
         convert_clap(fused)
+    fused.state.pop("audio_branch.patch_embed.mel_conv2d.weight")
+    fused.state["audio_branch.patch_embed.fusion_model.local_att.0.weight"] = torch.zeros(1)
+    with pytest.raises(InputError, match="feature fusion"):
+        convert_clap(fused)
+    other = Checkpoint(Path("other.pt"), {**state, "audio_branch.norm.weight": torch.zeros(96)}, [])
+    with pytest.raises(InputError, match=r"not a LAION-CLAP.*audio_branch\.norm\.weight"):
+        convert_clap(other)
     for name in ("text_projection.2.weight", "audio_branch.norm.weight"):
         broken = Checkpoint(Path("broken.pt"), {n: t for n, t in state.items() if n != name}, [])
         with pytest.raises(InputError, match=f"not a LAION-CLAP.*{name}"):
@@ -572,6 +580,18 @@ def test_fusion_and_broken_claps_are_refused(laion_tiny):
         InputError, match=r"part.pt: clap: 9\d\.\d+% of the parameters match .1 entries missing"
     ):
         convert_clap(part)
+
+
+def test_what_no_output_of_the_towers_tells(laion_tiny):
+    """Each tower's own scale, and attention heads of 64 channels in a text tower of another width."""
+    state = dict(laion_tiny.state_dict())
+    state |= {"logit_scale_a": torch.tensor(1.0), "logit_scale_t": torch.tensor(2.0)}
+    model = convert_clap(Checkpoint(Path("clap.pt"), state, [])).model
+    assert (model.logit_scale_a.item(), model.logit_scale_t.item()) == (1.0, 2.0)
+    wide = {"text_branch.embeddings.word_embeddings.weight": torch.empty(400, 1024, device="meta")}
+    config = infer_clap(state | wide)
+    assert (model.config.text_config.num_attention_heads, config.text_config.num_attention_heads) == (12, 16)
+    assert not model.training
 
 
 @pytest.mark.parametrize("amodel", ["HTSAT-tiny", "HTSAT-base"])
