@@ -133,6 +133,10 @@ def test_each_damage_is_said_once(tmp_path):
         assert read(whole[:at] + head + whole[at + 512 :]) == (["0", "1"], [lost])
     assert read(whole[: at + 1000]) == (["0", "1"], ["archive: 2.flac: unexpected end of data"])
     assert read(whole[: at + 4096 + 700]) == (["0", "1", "2"], ["archive: 2.txt: unexpected end of data"])
+    # cut behind a member that fills its last block, and so is whole
+    filled = archive(path, [("0.flac", b"x" * 3000), ("0.txt", b"y" * 512)]).read_bytes()
+    assert read(filled[: filled.rindex(b"y") + 1]) == (["0"], [])
+    assert [m[0] for m in next(tar_groups(path)).members] == ["flac", "txt"]
     for packed in (gzip.compress, bz2.compress, lzma.compress):
         (good, (problem,)) = read(packed(whole))
         assert not good and problem.endswith("; it is compressed: unpack it first")
