@@ -510,6 +510,7 @@ def test_a_laion_file_judges(laion_tiny, tmp_path):
     assert run(app, ["convert", str(path), str(tmp_path / "judge")]).exception is None
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
     assert run(app, ["convert", str(path), str(tmp_path / "half"), "--half"]).exception is None
+    assert (tmp_path / "half").stat().st_mode & 0o777 == 0o755  # as a system's
     with safe_open(tmp_path / "half" / "model.safetensors", "pt") as weights:
         assert weights.get_tensor("text_projection.linear1.weight").dtype == torch.float16
     (tmp_path / "disk" / "notes.txt").write_text("mine")
