@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -331,7 +332,7 @@ def test_the_file_gives_the_trained_system(tiny, trained):
     )
 
 
-def test_what_the_file_tells(tiny, trained, tmp_path):
+def test_what_the_file_tells(tiny, trained, tmp_path, monkeypatch):
     with safe_open(trained[2] / ADAPTER, "pt") as opened:
         header = opened.metadata()
     about = {"rank": RANK, "alpha": RANK, "base": tiny.name, "base_digest": weights_digest(tiny.unet)}
@@ -339,9 +340,17 @@ def test_what_the_file_tells(tiny, trained, tmp_path):
     told = json.loads(header["lora_adapter_metadata"])
     assert told == {"unet.r": RANK, "unet.lora_alpha": RANK, "unet.target_modules": list(TARGETS)}
     named = copy.copy(tiny)
-    named.name = str(tmp_path)
-    save_adapter(tmp_path / "a.safetensors", Adapter.read(trained[2]).unet, named)
-    assert Adapter.read(tmp_path / "a.safetensors").about["base"] == tmp_path.name  # no path of this machine
+    monkeypatch.chdir(tmp_path)
+    # no path of this machine, also of a folder that is gone
+    for place, name in (
+        (tmp_path, tmp_path.name),
+        (".", tmp_path.name),
+        ("/gone/before", "before"),
+        ("o/n", "o/n"),
+    ):
+        named.name = str(place)
+        save_adapter(tmp_path / "a.safetensors", Adapter.read(trained[2]).unet, named)
+        assert Adapter.read(tmp_path / "a.safetensors").about["base"] == name
 
 
 def test_diffusers_opens_it(tiny, phi, tiny_cache, tmp_path):
@@ -387,6 +396,12 @@ def test_another_base_of_the_same_shape_is_a_warning(trained, tiny):
         other.with_lora(trained[2])
 
 
+@pytest.fixture
+def adapters(adapted):
+    """What is in a file, under the names that are there."""
+    return {f"unet.{k}": v for k, v in take_adapters(adapted).items()}
+
+
 EMBEDDING = "unet.class_embedding.lora"
 
 
@@ -405,7 +420,12 @@ def changed(path, out, change):
         (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.zeros(RANK, 7)}), "of 32 x 7, the UNet's has 32 x 512"),
         (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.zeros(5)}), "class_embedding is of a layer of"),
         (lambda t: t.update({"tuning.weight": torch.zeros(3, 3)}), "tuning is not a layer of 512 x 512"),
+        (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.zeros(0, 512)}), "class_embedding has rank 0"),
         (lambda t: t.update({"unet.x": torch.zeros(2)}), "no LoRA adapters of a UNet"),
+        (lambda t: t.update({"text_encoder.q.lora_A.weight": torch.zeros(2, 2)}), "than adapters of a UNet .text"),
+        (lambda t: t[f"{EMBEDDING}_B.weight"].fill_(math.nan), r"class_embedding\S+ is not of finite floats"),
+        (lambda t: t["tuning.bias"].fill_(math.inf), r"tuning.bias is not of finite floats"),
+        (lambda t: t.update({f"{EMBEDDING}_A.weight": torch.ones(RANK, 512).int()}), "is not of finite floats"),
         (lambda t: [t.pop(k) for k in list(t) if k.startswith("unet.")], "no LoRA adapters of a UNet"),
     ],
 )  # fmt: skip
@@ -415,6 +435,96 @@ def test_adapters_that_do_not_fit_are_a_line(trained, tiny, tmp_path, change, me
         tiny.with_lora(path)
     assert "\n" not in str(stop.value) and str(path) in str(stop.value)
     assert not hasattr(tiny.unet, "peft_config")
+
+
+def config_of(**values):
+    return {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in values.items()})}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        *[({key: text}, r"damaged \(.+\); copy or download it again")
+          for key in ("lora_adapter_metadata", "latentclap")
+          for text in ("{", "[]", "3", "null", '"x"', 100_000 * "[")],
+        *[(config_of(r=r, lora_alpha=3), "in its header is no rank or alpha of class_embedding")
+          for r in ("x", None, [3], True, 10**30)],
+        *[(config_of(r=RANK, lora_alpha=a), "in its header is no rank or alpha of class_embedding")
+          for a in ("x", None, math.nan, math.inf, 10**400)],
+        *[(config_of(r=r, lora_alpha=3), f"class_embedding has rank {RANK}, by the header {r}$") for r in (0, -1, 5)],
+        *[(config_of(r=RANK, lora_alpha=3, **{p: v}), f"{p} in its header {told}")
+          for p in ("rank_pattern", "alpha_pattern")
+          for v, told in ((3, "is no table"), ("x", "is no table"), ({"(": 3}, r"names no layer by \($"),
+                          ({"(([a-z_.0-9])+)+!": 3}, "names no layer by"))],
+        (config_of(r=RANK, lora_alpha=3, alpha_pattern={"class_embedding": "x"}), "x in its header is no rank"),
+        (config_of(r=RANK, lora_alpha=3, rank_pattern={"^class_embedding": 4}), "rank 3, by the header 4"),
+    ],
+)  # fmt: skip
+def test_headers_that_do_not_fit_are_a_line(adapters, tiny, tmp_path, header, message, capfd):
+    """Nor does peft match patterns of the file's, which may take for ever, or diffusers report of them."""
+    save_file(adapters, tmp_path / "x.safetensors", metadata=header)
+    with pytest.raises(InputError, match=message) as stop:
+        tiny.with_lora(tmp_path / "x.safetensors")
+    assert "\n" not in str(stop.value) and str(stop.value).count(str(tmp_path)) == 1
+    assert len(str(stop.value)) < 400 and capfd.readouterr() == ("", "")
+
+
+def test_the_scale_is_alpha_by_rank_layer_by_layer(tiny, tmp_path):
+    """As diffusers scales the same file; ranks are those of the shapes, and a kernel of 3x3 has an adapter too."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {
+        "class_embedding": (2, 1.0),
+        "mid_block.attentions.0.proj_in": (3, 2.5),
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": (4, 6.0),
+        "conv_in": (3, 6.0),
+    }
+    base, tensors = tiny.unet.state_dict(), {}
+    for name, (rank, _) in shapes.items():
+        out, into, *kernel = base[f"{name}.weight"].shape
+        tensors[f"unet.{name}.lora_A.weight"] = torch.randn(rank, into, *kernel, generator=g)
+        tensors[f"unet.{name}.lora_B.weight"] = torch.randn(out, rank, *[1] * len(kernel), generator=g)
+    header = {
+        "r": 3,
+        "lora_alpha": 6,
+        "rank_pattern": {"^class_embedding": 2, "attn1.to_q": 4},
+        "alpha_pattern": {"class_embedding": 1, "attentions.0.proj_in": 2.5},
+        "target_modules": list(shapes),
+    }
+    for root in (False, True):
+        save_file(tensors, tmp_path / ADAPTER, metadata=config_of(**header, use_rslora=root))
+        ours = tiny.with_lora(tmp_path).unet.state_dict()
+        for name, (rank, alpha) in shapes.items():
+            A, B = (tensors[f"unet.{name}.lora_{x}.weight"] for x in "AB")
+            more = alpha / (rank**0.5 if root else rank) * (B.flatten(1) @ A.flatten(1))
+            weight = base[f"{name}.weight"]
+            torch.testing.assert_close(ours[f"{name}.weight"], weight + more.view_as(weight))
+        theirs = copy.deepcopy(tiny.unet)
+        theirs.load_lora_adapter(tmp_path, prefix="unet", use_safetensors=True)
+        merge_adapters(theirs)
+        assert all(torch.allclose(ours[k], v, atol=1e-5) for k, v in theirs.state_dict().items())
+    save_file(tensors, tmp_path / ADAPTER)  # without a header every layer's scale is 1
+    ours = tiny.with_lora(tmp_path).unet.state_dict()
+    for name in shapes:
+        A, B = (tensors[f"unet.{name}.lora_{x}.weight"] for x in "AB")
+        weight = base[f"{name}.weight"]
+        wanted = weight + (B.flatten(1) @ A.flatten(1)).view_as(weight)
+        torch.testing.assert_close(ours[f"{name}.weight"], wanted)
+
+
+def test_without_an_alpha_it_is_peft_s(adapters, tiny, tmp_path):
+    weights = []
+    for values in ({}, {"lora_alpha": 8}):
+        save_file(adapters, tmp_path / ADAPTER, metadata=config_of(r=RANK, **values))
+        weights.append(tiny.with_lora(tmp_path).unet.class_embedding.weight)
+    assert torch.equal(*weights)
+
+
+def test_a_name_in_a_file_is_no_command_to_a_terminal(adapters, mini, tmp_path):
+    about = {"base": "a\nb\x1b[31m" + "c" * 1000, "base_digest": ["x"]}
+    save_file(adapters, tmp_path / ADAPTER, metadata={"latentclap": json.dumps(about)})
+    with pytest.raises(InputError, match=r"which is of a b \[31mc{1,100}\.\.\., does not fit") as stop:
+        mini.with_lora(tmp_path)
+    assert str(stop.value).isprintable()
 
 
 def test_files_that_are_none(tiny, tmp_path):

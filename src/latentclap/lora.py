@@ -11,6 +11,8 @@ import copy
 import hashlib
 import json
 import math
+import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ TARGETS = (
 )
 #: keys of the file's header: diffusers' own, and ours
 _CONFIG, _ABOUT = "lora_adapter_metadata", "latentclap"
+#: no rank or alpha of a header is beyond: one that is would make weights that are not finite
+_LARGEST = 1e6
 
 
 def add_adapters(unet: nn.Module, rank: int, *, seed: int = 0) -> nn.Module:
@@ -128,7 +132,9 @@ def save_adapter(
     """
     rank = _rank(adapters)
     config = {"r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
-    name = Path(base.name).name if Path(base.name).exists() else base.name
+    place = Path(base.name)
+    # a place on this machine says nothing elsewhere
+    name = Path(os.path.abspath(place)).name if place.is_absolute() or place.exists() else base.name
     about = {"rank": rank, "alpha": rank, "base": name, "base_digest": base_digest(base)}
     header = {
         "format": "pt",
@@ -171,16 +177,11 @@ class Adapter:
         """Read a file, or the one named :data:`ADAPTER` in a folder.
 
         Raises:
-            InputError: there is none, it is damaged, or it holds no adapters of a UNet in peft's format.
+            InputError: there is none, it is damaged, or it holds no adapters of a UNet in peft's format, or others
+                besides.
         """
         path = adapter_file(path)
         tensors = load_tensors(path)
-        try:
-            with safe_open(path, "pt") as opened:
-                header = opened.metadata() or {}
-            config, about = (json.loads(header.get(key, "{}")) for key in (_CONFIG, _ABOUT))
-        except (SafetensorError, ValueError) as error:
-            raise InputError(f"{path}: damaged ({error}); copy or download it again") from None
         prefixed = any(key.startswith("unet.") for key in tensors)
         start = "unet." if prefixed else ""
         tuning = {k.removeprefix("tuning."): v for k, v in tensors.items() if k.startswith("tuning.")}
@@ -193,8 +194,15 @@ class Adapter:
             raise InputError(
                 f"{path}: no LoRA adapters of a UNet (<module>.lora_A.weight, .lora_B.weight) are in it"
             )
-        config = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
-        return cls(path, unet, tuning, config or None, about)
+        others = sorted(k for k in tensors if not k.startswith((start, "tuning.")))
+        if others:  # of a text encoder, say: the UNet's by themselves are not what was trained
+            raise InputError(
+                f"{path}: holds more than adapters of a UNet ({_line(others[0])}), which has no place here"
+            )
+        for key, value in sorted(tensors.items()):
+            if not (value.is_floating_point() and value.float().isfinite().all()):
+                raise InputError(f"{path}: {_line(key)} is not of finite floats: the file is damaged")
+        return cls(path, unet, tuning, *_header(path, start))
 
     @property
     def digest(self) -> str:
@@ -208,12 +216,14 @@ class Adapter:
         this is how :func:`latentclap.finetune.finetune` begins. A warning says so where the file is of another base.
 
         Raises:
-            InputError: the adapters do not fit the system's UNet, or the system has rounded weights.
+            InputError: the adapters do not fit the system's UNet, the file's header does not fit them, or the system
+                has rounded weights.
         """
         from latentclap.system import tuning_layer
 
         system.need_own_weights("to merge an adapter")
         self._check(system)
+        scales = self._peft()
         told = self.about.get("base_digest")
         if told and told != base_digest(system):
             warnings.warn(
@@ -233,20 +243,61 @@ class Adapter:
             tuned.tuning.to(system.device)
         trains = any(p.requires_grad for p in tuned.unet.parameters())
         try:
-            tuned.unet.load_lora_adapter(dict(self.unet), prefix=None, metadata=self._peft())
+            tuned.unet.load_lora_adapter(dict(self.unet), prefix=None, metadata=scales)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise InputError(f"{self.path}: diffusers cannot open it ({reason})") from None
         merge_adapters(tuned.unet).requires_grad_(trains)
         return tuned.eval()
 
-    def _peft(self) -> dict[str, Any] | None:
-        """Of the file's configuration what tells rank and scale: other versions of peft know other keys."""
-        if not self.config or "r" not in self.config:
-            return None  # diffusers takes the rank from the shapes, and 1 for the scale
-        kept = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
+    def _peft(self) -> dict[str, Any]:
+        """The configuration for peft: rank and scale of each layer by its whole name, alike in all versions."""
+        scales = self._scales()
+        (rank, alpha), *_ = scales.values()
+        return {
+            "r": rank,
+            "lora_alpha": alpha,
+            "rank_pattern": {f"^{name}": r for name, (r, _) in scales.items() if r != rank},
+            "alpha_pattern": {f"^{name}": a for name, (_, a) in scales.items() if a != alpha},
+            "use_rslora": bool(self.config and self.config.get("use_rslora")),
+            "target_modules": list(scales),
+        }
+
+    def _scales(self) -> dict[str, tuple[int, float]]:
+        """Layer -> rank, which its shape tells, and alpha.
+
+        Raises:
+            InputError: the file's configuration contradicts the shapes, or cannot be understood.
+        """
         names = sorted({key.rpartition(".lora_")[0] for key in self.unet})
-        return {k: self.config[k] for k in kept if k in self.config} | {"target_modules": names}
+        ranks = {name: len(self.unet[f"{name}.lora_A.weight"]) for name in names}
+        if self.config is None:  # nothing but A and B: W + B A
+            return {name: (rank, rank) for name, rank in ranks.items()}
+        scales: dict[str, tuple[int, float]] = {}
+        for name, rank in ranks.items():
+            told = self._told("rank_pattern", name, self.config.get("r", rank))
+            if told != rank:
+                raise InputError(f"{self.path}: {name} has rank {rank}, by the header {told:g}")
+            # where no alpha is told peft takes 8
+            scales[name] = rank, self._told("alpha_pattern", name, self.config.get("lora_alpha", 8))
+        return scales
+
+    def _told(self, pattern: str, name: str, value: object) -> float:
+        """A layer's number: by a pattern the one of its own, else a value."""
+        patterns = (self.config or {}).get(pattern) or {}
+        if not isinstance(patterns, dict):
+            raise InputError(f"{self.path}: {pattern} in its header is no table")
+        for key, own in patterns.items():
+            # peft takes them for regular expressions; one that was made for it would never come to an end
+            if not re.fullmatch(r"\^?[\w.-]+", key):
+                raise InputError(f"{self.path}: {pattern} in its header names no layer by {_line(key)}")
+            if name == key.removeprefix("^") or name.endswith(f".{key}"):
+                value = own
+                break
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and abs(value) < _LARGEST):  # of NaN, too
+            raise InputError(f"{self.path}: {_line(value)} in its header is no rank or alpha of {name}")
+        return value
 
     def _check(self, system: FoleySystem) -> None:
         """That each adapter has a layer, of its size."""
@@ -269,7 +320,9 @@ class Adapter:
             else:
                 out, into, *kernel = layer.weight.shape
                 ours = (len(A), into, *kernel), (out, len(A), *[1] * len(kernel))
-                if (tuple(A.shape), tuple(B.shape)) != ours:
+                if not len(A):
+                    problems.append((name, "has rank 0"))
+                elif (tuple(A.shape), tuple(B.shape)) != ours:
                     told = f"{B.shape[0]} x {A.shape[1]}" if A.ndim > 1 else str(tuple(A.shape))
                     problems.append((name, f"is of a layer of {told}, the UNet's has {out} x {into}"))
         dim = system.embed_dim
@@ -277,6 +330,27 @@ class Adapter:
         if self.tuning and {k: tuple(v.shape) for k, v in self.tuning.items()} != needed:
             problems.append(("tuning", f"is not a layer of {dim} x {dim} with bias"))
         return problems
+
+
+def _header(path: Path, start: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """peft's configuration of the modules named so, and our note; what others wrote there is not trusted."""
+    try:
+        with safe_open(path, "pt") as opened:
+            header = opened.metadata() or {}
+        config, about = (json.loads(header.get(key, "{}")) for key in (_CONFIG, _ABOUT))
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}); copy or download it again") from None
+    if not (isinstance(config, dict) and isinstance(about, dict)):
+        raise InputError(f"{path}: damaged (its header holds no tables); copy or download it again")
+    config = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
+    about |= {key: _line(about[key]) for key in ("base", "base_digest") if key in about}
+    return config or None, about
+
+
+def _line(value: object, most: int = 100) -> str:
+    """A file's text for a message: one line, not long, and nothing that a terminal obeys."""
+    text = "".join(c if c.isprintable() else " " for c in str(value)[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def adapter_file(path: str | Path) -> Path:

@@ -408,7 +408,8 @@ class FoleySystem:
         The copy is an ordinary system: it generates, trains and saves as any other.
 
         Args:
-            path: the file that fine-tuning with ``lora_rank`` leaves, or its folder; or one of diffusers' or peft's.
+            path: the file that fine-tuning with ``lora_rank`` leaves, or its folder; or one that diffusers'
+                ``save_lora_adapter`` wrote.
 
         Raises:
             InputError: no such file, one that is damaged, or adapters for another UNet. (For the same UNet with other
