@@ -58,9 +58,10 @@ def config(**changes):
     return FinetuneConfig(**{"epochs": 2, "batch_size": 4, "lr": 1e-2, "lora_rank": RANK, **changes})
 
 
-def run(tiny, phi, cache, folder, *, compile=False, checkpointing=False, minutes=0.0, **changes):
-    ways = {"compile": compile, "checkpointing": checkpointing, "minutes": minutes}
-    return finetune(tiny, phi, cache, config(**changes), folder, progress=False, **ways)
+def run(tiny, phi, cache, folder, *, ways=None, minutes=0.0, **changes):
+    return finetune(
+        tiny, phi, cache, config(**changes), folder, progress=False, minutes=minutes, **(ways or {})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,9 @@ def trained(tiny, phi, tiny_cache, tmp_path_factory):
     return *run(tiny, phi, tiny_cache, folder, lam=100.0, tuning=True), folder
 
 
-@pytest.fixture
-def adapted(tiny):
-    """A UNet with adapters that are not zero."""
+@pytest.fixture(scope="module")
+def adapted_once(tiny):
+    """A UNet with adapters that are not zero, for all tests."""
     unet = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=1)
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -80,6 +81,12 @@ def adapted(tiny):
             if ".lora_B." in name:
                 p.copy_(0.3 * torch.randn(p.shape, generator=g))
     return unet
+
+
+@pytest.fixture
+def adapted(adapted_once):
+    """One of a test's own."""
+    return copy.deepcopy(adapted_once)
 
 
 def told(unet, tiny, batch=2):
@@ -170,6 +177,30 @@ def test_our_kernels_see_the_adapters(tiny, adapted, checkpointing):
         assert grad is not None and grad.abs().max() > 0, name
         torch.testing.assert_close(results[1][1][name], grad, rtol=1e-3, atol=1e-5)
     assert same(slow_down(fast), adapted)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_first_attention_learns_by_itself_under_checkpointing(tiny, fast):
+    """Nothing before it needs gradients: checkpointing that goes by its inputs (use_reentrant) would give none."""
+    from peft import LoraConfig
+
+    grads = []
+    for checkpointing in (False, True):
+        net = copy.deepcopy(tiny.unet)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            targets = ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]
+            net.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        for name, p in net.named_parameters():
+            p.requires_grad_(".lora_" in name)
+        net = speed_up(net) if fast else net
+        if checkpointing:
+            net.enable_gradient_checkpointing()
+        told(net.train(), tiny).square().mean().backward()
+        grads.append([p.grad for p in net.parameters() if p.requires_grad])
+    assert len(grads[0]) == 2 and all(g.abs().max() > 0 for g in grads[0])
+    for without, with_ in zip(*grads, strict=True):
+        torch.testing.assert_close(with_, without, rtol=1e-3, atol=1e-12)
 
 
 def test_one_adapter_by_itself_is_seen_by_our_kernels(tiny):
@@ -268,19 +299,23 @@ def test_the_seed_is_that_of_the_run(tiny, phi, tiny_cache, tmp_path):
     assert same(first[0].unet, first[1].unet) and not same(first[0].unet, first[2].unet)
 
 
-def test_recomputing_and_compiling_change_nothing(tiny, phi, tiny_cache, tmp_path, monkeypatch):
+def test_ways_of_computing_change_nothing(tiny, phi, tiny_cache, tmp_path, monkeypatch):
     """As in test_finetune: graphs are captured, with our kernels in them, and no code is generated."""
 
     def capture(module, **_):
         module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
 
     monkeypatch.setattr(nn.Module, "compile", capture)
-    _, one = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0)
-    for name, ways in (("b", {"checkpointing": True}), ("c", {"compile": True})):
-        other, two = run(tiny, phi, tiny_cache, tmp_path / name, lam=100.0, **ways)
+    tuned, one = run(tiny, phi, tiny_cache, tmp_path / "a", lam=100.0, epochs=1)
+    for name, close in (("checkpointing", 1e-4), ("compile", 1e-4), ("channels_last", 1e-4), ("bf16", 3e-2)):
+        ways = {"precision": "bf16"} if name == "bf16" else {name: True}
+        other, two = run(tiny, phi, tiny_cache, tmp_path / name, lam=100.0, epochs=1, ways=ways)
         losses = [[line["loss"] for line in r.history] for r in (one, two)]
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4), name
+        assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=close), name
         assert [type(m) for m in other.unet.modules()] == [type(m) for m in tiny.unet.modules()]
+        assert {v.dtype for v in load_file(tmp_path / name / ADAPTER).values()} == {torch.float32}
+        applied = tiny.with_lora(tmp_path / name)
+        assert same(applied.unet, other.unet) and same(applied.unet, tuned.unet, atol=20 * close)
 
 
 def test_traced_in_one_piece(tiny, adapted):
@@ -396,10 +431,10 @@ def test_another_base_of_the_same_shape_is_a_warning(trained, tiny):
         other.with_lora(trained[2])
 
 
-@pytest.fixture
-def adapters(adapted):
+@pytest.fixture(scope="module")
+def adapters(adapted_once):
     """What is in a file, under the names that are there."""
-    return {f"unet.{k}": v for k, v in take_adapters(adapted).items()}
+    return {f"unet.{k}": v for k, v in take_adapters(adapted_once).items()}
 
 
 EMBEDDING = "unet.class_embedding.lora"
