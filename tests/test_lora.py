@@ -114,6 +114,9 @@ def test_they_begin_as_the_same_function_of_the_seed_alone(tiny):
     again = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=5)
     other = add_adapters(copy.deepcopy(tiny.unet), RANK, seed=6)
     assert same(unet, again) and not same(unet, other)
+    for name, value in take_adapters(unet).items():  # A as a linear layer begins: evenly up to 1 / sqrt(in)
+        bound = value[0].numel() ** -0.5 if ".lora_A." in name else 0
+        assert 0.7 * bound <= value.abs().max() <= bound
     with torch.no_grad():
         assert torch.equal(told(unet, tiny), told(tiny.unet, tiny))
     with pytest.raises(InputError, match="has adapters already"):
@@ -365,6 +368,59 @@ def test_the_file_gives_the_trained_system(tiny, trained):
     assert (
         not any(p.requires_grad for p in applied.unet.parameters()) or tiny.unet.conv_in.weight.requires_grad
     )
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_copy_is_a_system_of_its_own(tiny, trained, trains):
+    """Weights that train where they trained before, nothing in training mode, and no list shared with the base."""
+    base = copy.copy(tiny)
+    base.unet = copy.deepcopy(tiny.unet).requires_grad_(trains).train()
+    before = weights_digest(base.unet)
+    applied = base.with_lora(trained[2])
+    assert {p.requires_grad for p in applied.unet.parameters()} == {trains}
+    assert not applied.unet.training and not applied.tuning.training and base.unet.training
+    assert applied.sizes == set() and applied.sizes is not base.sizes and weights_digest(base.unet) == before
+    base.half = True
+    with pytest.raises(InputError, match="rounded weights: take the system itself to merge an adapter"):
+        base.with_lora(trained[2])
+
+
+def test_a_half_precision_unet_gives_and_takes_adapters(tiny, adapted, adapters, tmp_path):
+    """The file is of float32 whatever trained; merged into half, it is what float32 is, rounded."""
+    whole = merge_adapters(copy.deepcopy(adapted)).state_dict()
+    assert {v.dtype for v in take_adapters(adapted.bfloat16()).values()} == {torch.float32}
+    save_file(adapters, tmp_path / ADAPTER)
+    base = copy.copy(tiny)
+    base.unet = copy.deepcopy(tiny.unet).bfloat16()
+    merged = base.with_lora(tmp_path).unet.state_dict()
+    for name, value in whole.items():
+        assert merged[name].dtype == torch.bfloat16
+        torch.testing.assert_close(merged[name].float(), value, rtol=0.02, atol=0.01)
+
+
+def test_the_digest_of_a_base_is_of_all_that_adapters_are_of(tiny):
+    own = copy.copy(tiny)
+    own.tuning = nn.Linear(512, 512)
+    other = copy.copy(own)
+    other.tuning = nn.Linear(512, 512)
+    assert len({base_digest(s) for s in (tiny, own, other)}) == 3
+
+
+def test_links_of_a_hub_s_cache_are_followed(trained, tiny, tmp_path):
+    """Its folder holds links to files that are named by their digest; the name that is told is the link's."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots" / "main").mkdir(parents=True)
+    shutil.copy(trained[2] / ADAPTER, tmp_path / "blobs" / "0123abcd")
+    link = tmp_path / "snapshots" / "main" / ADAPTER
+    link.symlink_to("../../blobs/0123abcd")
+    (tmp_path / "linked").symlink_to("snapshots/main")
+    for path in (link, link.parent, tmp_path / "linked"):
+        adapter = Adapter.read(path)
+        assert adapter.path.name == ADAPTER and adapter.digest == Adapter.read(trained[2]).digest
+    link.unlink()
+    link.symlink_to("../../blobs/gone")
+    with pytest.raises(InputError, match=f"no {ADAPTER} there"):
+        tiny.with_lora(link.parent)
 
 
 def test_what_the_file_tells(tiny, trained, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from latentclap.audio import read_wave, write_wave
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
+from latentclap.lora import ADAPTER
 from latentclap.measure import heldout_losses
 from latentclap.own import heldout, page
 from latentclap.own.run import Own
@@ -330,6 +331,18 @@ def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys)
     assert "warning" not in capsys.readouterr().err
     _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
     assert "warning: eq. 1 went up on sounds that it was not trained on" in capsys.readouterr().err
+
+
+def test_adapters_that_were_moved_away_are_not_told_of(tuned, tmp_path, capsys):
+    """Where the command is given again, for another page, say."""
+    from latentclap.own.command import _tell
+
+    own = Own(find_sounds(tuned[0] / "sounds"), tmp_path)
+    for there in (False, True):
+        if there:
+            (tmp_path / ADAPTER).write_bytes(bytes(2_000_000))
+        _tell(own, {"training": {"lora_rank": 2}})
+        assert ("its adapters, 2.0 MB, for latentclap generate" in capsys.readouterr().out) is there
 
 
 def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):

@@ -204,10 +204,12 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
     if record["training"]["lora_rank"]:
         from latentclap.lora import ADAPTER
 
-        size = (own.out / ADAPTER).stat().st_size / 1e6
-        typer.echo(
-            f"its adapters, {size:.1f} MB, for latentclap generate --model {own.model} --lora {own.out}"
-        )
+        file = own.out / ADAPTER
+        if file.is_file():  # whoever sends them on may have moved them
+            typer.echo(
+                f"its adapters, {file.stat().st_size / 1e6:.1f} MB, for latentclap generate --model {own.model}"
+                f" --lora {own.out}"
+            )
     if "page" in record:
         typer.echo(f"to hear it before and after: {own.out / record['page']}")
     text = own.sounds.captions[0].replace('"', '\\"')
