@@ -578,7 +578,11 @@ def test_the_scale_is_alpha_by_rank_layer_by_layer(tiny, tmp_path):
         "r": 3,
         "lora_alpha": 6,
         "rank_pattern": {"^class_embedding": 2, "attn1.to_q": 4},
-        "alpha_pattern": {"class_embedding": 1, "attentions.0.proj_in": 2.5},
+        "alpha_pattern": {
+            "class_embedding": 1,
+            "attentions.0.proj_in": 2.5,
+            "proj_in": 9,
+        },  # the first that fits
         "target_modules": list(shapes),
     }
     for root in (False, True):
