@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from latentclap import FoleySystem, cli, launch
 from latentclap.audio import read_wave, write_wave
+from latentclap.checkpoints import shipped
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
@@ -216,9 +217,6 @@ def test_changed_sounds_are_another_run_before_anything_is_encoded(tuned, tmp_pa
     folder, options, _ = tuned
     shutil.copytree(folder / "out", tmp_path / "out")
     shutil.copytree(folder / "sounds", tmp_path / "sounds")
-    record = read_json(tmp_path / "out" / "finetune.json")
-    record["sounds"]["folder"] = str(tmp_path / "sounds")
-    write_json(tmp_path / "out" / "finetune.json", record)
     moved = [tmp_path / "sounds", "-o", tmp_path / "out", *options[3:]]
     assert run(*moved).exit_code == 0
     (tmp_path / "sounds" / "take_00.txt").write_text("a short hiss")
@@ -226,6 +224,63 @@ def test_changed_sounds_are_another_run_before_anything_is_encoded(tuned, tmp_pa
     held = [path.read_bytes() for path in entries]
     assert "(sounds differ)" in str(run(*moved).exception)
     assert [path.read_bytes() for path in entries] == held
+
+
+def test_what_it_makes_never_lies_among_the_sounds(sounds, family, tmp_path):
+    """The second call would list the page's clips as sounds of one's own."""
+    shutil.copytree(sounds, tmp_path / "inner" / "sounds")
+    for folder, out in ((sounds, sounds / "out"), (sounds, sounds), (tmp_path, tmp_path / "inner" / "out")):
+        said = run(folder, "-o", out, "--model", family)
+        assert "choose a folder beside it" in str(said.exception)
+        assert not (out / "finetune.json").exists()
+
+
+def test_a_result_has_not_the_name_of_its_model(sounds, tmp_path, monkeypatch):
+    """-o mini: the next call would take the folder for the model."""
+    monkeypatch.chdir(tmp_path)
+    assert "--out mini has the name of --model" in str(run(sounds, "-o", "mini").exception)
+
+
+def test_one_call_at_a_time_works_in_a_folder(sounds, family, tmp_path):
+    from latentclap.locks import locked
+
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out" / ".finetune.lock"):
+        said = run(sounds, "-o", tmp_path / "out", "--model", family)
+    assert "another latentclap finetune works there" in str(said.exception)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".finetune.lock"]
+
+
+def test_what_was_measured_stays_while_another_page_is_made(tuned, tmp_path):
+    folder, options, _ = tuned
+    shutil.copytree(folder / "out", tmp_path / "out")
+    before = read_json(tmp_path / "out" / "finetune.json")
+    assert {"commit", "device", "versions"} <= before.keys()
+    options = (options[0], "-o", tmp_path / "out", *options[3:], "--listen", 2)
+    assert run(*options, "--prepare").exit_code == 0
+    assert read_json(tmp_path / "out" / "finetune.json") == before
+
+
+def test_a_fine_tuned_system_is_fine_tuned_further(tuned, tmp_path):
+    """φ belongs to its VAE and CLAP, which are those of the system it was made of."""
+    folder, _, _ = tuned
+    options = (folder / "sounds", "-o", tmp_path / "out", "--model", folder / "out" / "system")
+    said = run(*options, "--epochs", 1, "--lr", 1e-3, "--batch-size", 5, "--listen", 0)
+    assert said.exit_code == 0, said.output
+    assert "lclap" in read_json(tmp_path / "out" / "finetune.json")["held_out_losses"]
+    assert not list((tmp_path / "out" / "system").glob(".*"))
+
+
+def test_what_was_made_of_mini_is_trained_as_mini_is(sounds, tmp_path):
+    made = tmp_path / "made" / "system"
+    shutil.copytree(shipped("mini") / "unet", made / "unet")
+    own = Own(find_sounds(sounds), tmp_path / "out", str(made), phi="phi")
+    assert (own.base, own.config(54).lr) == ("mini", 3e-4)
+    told = read_json(made / "unet" / "config.json")
+    write_json(made / "unet" / "config.json", told | {"_name_or_path": "there"})
+    assert own.base == "mini"
+    write_json(made / "unet" / "config.json", told | {"layers_per_block": 7})
+    assert (own.base, own.config(54).lr) == ("", 3e-6)
 
 
 def test_a_dry_run_writes_nothing(sounds, family, tmp_path):

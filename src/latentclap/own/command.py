@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +15,9 @@ from latentclap.files import check_place
 
 if TYPE_CHECKING:
     from latentclap.own.run import Own
+
+#: held from encoding to the page; the training has a lock of its own, which other launches know
+LOCK = ".finetune.lock"
 
 HELP = """Fine-tune a system on sounds of your own, and hear it before and after; the same command goes on.
 
@@ -107,6 +112,13 @@ def finetune(
 
     check_values({"minutes": minutes}, "--")
     check_place(out / "finetune.json")
+    if out.resolve().is_relative_to(sounds.resolve()):
+        raise InputError(
+            f"--out {out} lies in {sounds}, so that the next call would take its clips for sounds of yours: choose a"
+            " folder beside it"
+        )
+    if out.resolve() == Path(model).resolve():
+        raise InputError(f"--out {out} has the name of --model: choose another folder")
     from latentclap.own.run import Own
     from latentclap.own.sounds import find_sounds
 
@@ -149,44 +161,71 @@ def _announce(own: Own) -> None:
 def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
     from latentclap.hush import hush
     from latentclap.launch import check_precision, complete
+    from latentclap.runs import commit, device_name, versions
 
     hush()
-    say = typer.echo
     # whatever can be wrong is, before anything is written
     check_precision(options["precision"])
     system = own.system()
     own.phi_of(own.config(len(own.sounds.usable)))
-    if not (own.out / "finetune.json").is_file():
-        own.write_record(finished=False)
-    caches = own.encode(system, say, workers=workers, progress=not quiet)
-    del system
-    config = own.config(len(caches["train"]))
-    own.write_record(finished=False, clips=len(caches["train"]))
-    own.write_files(config)
-    launch = own.launch(**options)
-    steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
-    say(
-        f"{_count(len(caches['train']), 'clip')}, {_count(config.epochs, 'epoch')}: {_count(steps, 'step')} of"
-        f" {_count(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
-    )
-    if prepare:
-        say(f"ready: accelerate launch -m latentclap.train {own.out / 'train.toml'}, then this command again")
-        return
-    say(complete(launch))
-    if not (own.out / "summary.json").is_file():
-        return
-    told = own.compare(caches, config, progress=not quiet)
-    record = {
-        "finished": True,
-        "listen": own.listen,
-        "profile": own.profile,
-        "clips": len(caches["train"]),
-        "steps": steps,
-        "training": vars(config),
-        **told,
-    }
-    own.write_record(**record)
-    _tell(own, record)
+    with _alone(own.out):
+        say = typer.echo
+        # again: whoever had the folder until now may have trained something else there
+        finished = own.check().get("finished")
+        if not (own.out / "finetune.json").is_file():
+            own.write_record(finished=False)
+        caches = own.encode(system, say, workers=workers, progress=not quiet)
+        del system
+        config = own.config(len(caches["train"]))
+        if not finished:  # another page is wanted: until it is there, what was measured stays known
+            own.write_record(finished=False, clips=len(caches["train"]))
+        own.write_files(config)
+        launch = own.launch(**options)
+        steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
+        say(
+            f"{_count(len(caches['train']), 'clip')}, {_count(config.epochs, 'epoch')}: {_count(steps, 'step')} of"
+            f" {_count(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
+        )
+        if prepare:
+            say(
+                f"ready: accelerate launch -m latentclap.train {own.out / 'train.toml'}, then this command again"
+            )
+            return
+        say(complete(launch))
+        if not (own.out / "summary.json").is_file():
+            return
+        own.keep_encoder()
+        told = own.compare(caches, config, progress=not quiet)
+        record = {
+            "finished": True,
+            "listen": own.listen,
+            "profile": own.profile,
+            "clips": len(caches["train"]),
+            "steps": steps,
+            "training": vars(config),
+            # of what was measured here; the training's own are in summary.json
+            "commit": commit(),
+            "device": device_name(),
+            "versions": versions(),
+            **told,
+        }
+        own.write_record(**record)
+        _tell(own, record)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep a run's folder for this call; the lock of one that was killed is free at once."""
+    from latentclap.locks import Taken, locked
+
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / LOCK, wait=False):
+            yield
+    except Taken:
+        raise InputError(
+            f"{out}: another latentclap finetune works there; wait for it, or take another folder"
+        ) from None
 
 
 def _tell(own: Own, record: dict[str, Any]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentclap.checkpoints import latent_clap_folder, own_sampling, resolve
+from latentclap.checkpoints import json_or_nothing, latent_clap_folder, own_sampling, resolve, shipped
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
 from latentclap.launch import TRAINED, TrainFile, finetune_config
@@ -76,9 +77,20 @@ class Own:
         return {side: self.out / "latents" / side for side in sides}
 
     @property
+    def base(self) -> str:
+        """The shipped model that it begins with, or whose UNet a fine-tuned one has; "" for another.
+
+        What was made of mini is as small as mini: the paper's 500 epochs at 3e-6 would hardly move it.
+        """
+        if self.model in PROFILES:
+            return self.model
+        ours = _unet(Path(self.model))
+        return next((name for name in PROFILES if ours and _unet(shipped(name)) == ours), "")
+
+    @property
     def profile(self) -> str:
         """The profile whose values are taken where none is given."""
-        return PROFILES.get(self.model, OTHERS)
+        return PROFILES.get(self.base, OTHERS)
 
     def config(self, clips: int) -> FinetuneConfig:
         """The values of the training, with those of a profile where none is given.
@@ -91,7 +103,7 @@ class Own:
         """
         profile = load_profile(self.profile)
         changes = self.changes
-        if self.model in PROFILES:
+        if self.base:
             more = {"lr": MINI_LORA_LR} if changes.get("lora_rank") else {}
             changes = MINI_CHANGES | more | changes
         elif changes.get("lora_rank") and "lr" not in changes:
@@ -100,7 +112,7 @@ class Own:
                 f" --lr (with mini {MINI_LORA_LR:g} served best)"
             )
         config = finetune_config(profile, changes)
-        if self.model in PROFILES and "epochs" not in changes:
+        if self.base and "epochs" not in changes:
             epochs = math.ceil(MINI_STEPS * config.batch_size * config.grad_accum / clips)
             config = finetune_config(profile, changes | {"epochs": epochs})
         if config.lam and not self.encoder():
@@ -127,9 +139,9 @@ class Own:
                 "train": len(self.sounds.train),
                 "held_out": [item.key for item in self.sounds.held_out],
             },
-            "model": self.model if not Path(self.model).exists() else str(Path(self.model).resolve()),
-            "phi": self.phi,
-            "judge": self.judge,
+            "model": about_path(self.model),
+            "phi": about_path(self.phi),
+            "judge": about_path(self.judge),
             "crops": [self.crops, self.crop],
             "changes": self.changes,
         }
@@ -145,6 +157,8 @@ class Own:
         if not any((self.out / name).exists() for name in TRAINED):
             return {}
         ours, theirs = _flat(json.loads(json.dumps(self.about()))), _flat(record)
+        for about in (ours, theirs):  # moved, they are the same sounds
+            about["sounds"] = {k: v for k, v in about.get("sounds", {}).items() if k != "folder"}
         differing = [key for key in ours if ours[key] != theirs.get(key)]
         differing += [key for key in record.get("changes", {}) if key not in self.changes]
         if differing:
@@ -158,7 +172,7 @@ class Own:
         model = {
             "system": about_path(self.model),
             "latent_clap": about_path(self.encoder()),
-            "judge": self.judge,
+            "judge": about_path(self.judge),
         }
         told = "\n".join(f"{key} = {json.dumps(value)}" for key, value in model.items())
         profile = self.out / PROFILE_FILE
@@ -271,6 +285,19 @@ class Own:
             return None
         return LatentCLAP.from_pretrained(latent_clap_folder(self.encoder())).to(processes().device)
 
+    def keep_encoder(self) -> None:
+        """Put φ into the fine-tuned system, as mini has it: by its name alone it can be fine-tuned further.
+
+        Its VAE and CLAP are those that φ was trained for, which fine-tuning leaves as they are.
+        """
+        place = self.out / "system" / "latent_clap"
+        if not self.encoder() or place.is_dir():
+            return
+        fresh = place.with_name(".latent_clap")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(latent_clap_folder(self.encoder()), fresh)
+        fresh.rename(place)
+
     @property
     def texts(self) -> list[str]:
         """Captions that the page plays."""
@@ -297,7 +324,7 @@ class Own:
             f" {self.sounds.folder.name}, with λ = {config.lam:g}.",
             f"Clips of a row have one text, one seed ({config.seed}) and one sampler ({chosen.sampler},"
             f" {chosen.steps} steps, guidance {chosen.guidance_scale:g}). Shown are the first {self.listen} of each"
-            " text, and the first sounds by name; none was picked by ear."
+            " text, and the first sounds of the folder or its table; none was picked by ear."
             + (f" {more} texts more are not on this page: the {TEXTS} most frequent are." if more else ""),
         ]
         return listening_page(self.out / "listen", self.texts, own, made, sampling_rate, lines)
@@ -315,6 +342,12 @@ def _flat(about: dict[str, Any]) -> dict[str, Any]:
 def about_path(name: str) -> str:
     """A checkpoint's name for a file that is read from another folder: a folder's whole path, a name as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def _unet(folder: Path) -> dict[str, Any]:
+    """What a system's UNet is built of; nothing where that is not known here."""
+    told = json_or_nothing(folder / "unet" / "config.json")
+    return {name: value for name, value in told.items() if not name.startswith("_")}
 
 
 def _toml(value: Any) -> str:
