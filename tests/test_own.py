@@ -288,6 +288,18 @@ def test_a_dry_run_writes_nothing(sounds, family, tmp_path):
     assert said.exit_code == 0
     assert "11 sounds to train on, 1 held out" in said.output
     assert not (tmp_path / "out").exists()
+    few = run(sounds, "-o", tmp_path / "out", "--model", family, "--dry-run", "--hold-out", 0.05)
+    assert "12 sounds to train on, 0 held out (of fewer than 20 none is)" in few.output
+
+
+def test_a_dry_run_looks_at_the_model(sounds, family, tmp_path):
+    options = (sounds, "-o", tmp_path / "out", "--dry-run")
+    for name in ("nonsense", tmp_path / "nonsense", sounds):
+        said = run(*options, "--model", name, "--lam", 0)
+        assert isinstance(said.exception, InputError), name
+    assert isinstance(run(*options, "--model", family, "--phi", tmp_path / "no").exception, InputError)
+    assert isinstance(run(*options, "--precision", "int8").exception, InputError)
+    assert run(*options, "--model", "of/nobody", "--lam", 0).exit_code == 0  # a hub is not asked
 
 
 def test_prepared_it_is_trained_elsewhere_and_heard_here(sounds, family, tmp_path):
@@ -375,6 +387,30 @@ def test_the_interval_is_students_over_sounds():
     assert heldout.paired(before[:2], after[:2], "aa")["ci"] is None
 
 
+def test_of_many_held_out_clips_each_sound_gives_its_first():
+    few = list("aabbbc")
+    assert heldout.chosen(few) == [0, 1, 2, 3, 4, 5]
+    assert heldout.chosen(few, 4) == [0, 1, 2, 5]  # the second of the first sound before the third of another
+    assert heldout.chosen(few, 3) == [0, 2, 5]
+    many = [f"{i:04d}" for i in range(1000) for _ in range(8)]
+    rows = heldout.chosen(many)
+    assert len(rows) == heldout.MOST and len({many[i] for i in rows}) == heldout.MOST
+    assert {i % 8 for i in rows} == {0} and max(np.diff(rows)) <= 5 * 8
+    assert heldout.chosen([]) == []
+
+
+def test_parts_of_the_held_out_clips_give_what_each_gives_alone(tuned, family, monkeypatch):
+    from latentclap.cache import ShardedCache
+
+    folder, _, _ = tuned
+    cache, system = ShardedCache(folder / "out" / "latents" / "train"), FoleySystem.from_pretrained(family)
+    monkeypatch.setattr(heldout, "PART", 3)
+    told = heldout.measure(system, None, cache, [0, 2, 4, 5])
+    assert set(told) == {"ddpm"} and told["ddpm"].shape == (4,)
+    last = heldout_losses(system, None, cache.batch([5]), levels=heldout.LEVELS, seed=1)
+    assert told["ddpm"][3] == pytest.approx(np.mean(last["ddpm"]), rel=1e-5)
+
+
 def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys):
     from latentclap.own.command import _tell
 
@@ -437,6 +473,18 @@ def test_a_text_is_a_text_on_the_page(tmp_path):
     assert "<b>bold" not in told and "&lt;b&gt;bold&lt;/b&gt; &amp; &quot;loud&quot; (1)" in told
     assert "<p>1 &lt; 2</p>" in told
     assert json.dumps(text)[1:-1] not in told
+
+
+def test_a_run_with_one_held_out_sound_or_none_is_told_in_the_book(tuned):
+    from latentclap.book.own import _losses
+
+    folder, _, _ = tuned
+    told = read_json(folder / "out" / "finetune.json") | {"seconds": 1.0}
+    loss = told["held_out_losses"]["ddpm"]
+    told["held_out_losses"] = {"ddpm": loss | {"change": 0.5, "ci": None}}
+    assert "| +0.5 |" in _losses(told)
+    told["held_out_losses"] = {}
+    assert "|" not in _losses(told)
 
 
 # --- in the book ------------------------------------------------------------------------------------------------

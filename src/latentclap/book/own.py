@@ -37,7 +37,8 @@ def keep_own(folder: str | Path, out: str | Path) -> Path:
         kept = {
             "model": told["model"],
             "sounds": {k: told["sounds"][k] for k in ("layout", "train", "held_out")},
-            **{k: told[k] for k in ("profile", "clips", "steps", "training", "held_out_losses")},
+            **{k: told[k] for k in ("profile", "clips", "steps", "training")},
+            "held_out_losses": told.get("held_out_losses", {}),
             **{k: summary[k] for k in ("seconds", "device", "commit", "versions")},
             "listen": page,
         }
@@ -91,12 +92,13 @@ def _found(told: Mapping[str, Any]) -> str:
 def _losses(told: Mapping[str, Any]) -> str:
     rows = []
     for name, loss in told["held_out_losses"].items():
-        low, high = loss["ci"]
-        change = f"{loss['change']:+.2g} [{low:+.2g}, {high:+.2g}]"
+        # one sound has no interval
+        interval = f" [{loss['ci'][0]:+.2g}, {loss['ci'][1]:+.2g}]" if loss["ci"] else ""
+        change = f"{loss['change']:+.2g}{interval}"
         rows.append((LOSSES[name], f"{loss['before']:.3g}", f"{loss['after']:.3g}", change))
     line = provenance_line(told, wall_seconds=told["seconds"])
     head = ("on held-out sounds", "before", "after", "change [95 % over sounds]")
-    return f"{table(head, rows, numbers=3)}\n\n{line}"
+    return f"{table(head, rows, numbers=3)}\n\n{line}" if rows else f"{line}"
 
 
 def _players(told: Mapping[str, Any], folder: Path, static: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,10 +124,14 @@ def finetune(
     from latentclap.own.sounds import find_sounds
 
     own = Own(find_sounds(sounds, hold_out), out, model, phi, judge, changes, crops, crop, listen)
-    _announce(own)
+    _announce(own, hold_out)
     own.config(len(own.sounds.usable))  # wrong values stop here, before any work
     record = own.check()
     if dry_run:
+        from latentclap.launch import check_precision
+
+        check_precision(precision)
+        own.check_model()
         return
     options = {
         "minutes": minutes,
@@ -145,14 +150,16 @@ def finetune(
     _run(own, options, workers, prepare, quiet)
 
 
-def _announce(own: Own) -> None:
+def _announce(own: Own, hold_out: float) -> None:
     """What is in the folder, so that wrong captions are seen before hours of training."""
     from latentclap.cache import described
 
     sounds = own.sounds
     bad = len(sounds.train) - len(sounds.usable)
+    few = hold_out and not sounds.held_out
     typer.echo(
         f"{_count(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
+        + (f" (of fewer than {math.ceil(1 / hold_out - 1e-9)} none is)" if few else "")
         + (f", {bad} without sound or caption" if bad else "")
         + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
     )

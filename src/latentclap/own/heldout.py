@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
+from tqdm.auto import tqdm
 
 from latentclap.cache import ShardedCache
 from latentclap.cache.shards import entry_of
@@ -16,6 +18,10 @@ from latentclap.system import FoleySystem
 
 #: noise levels at which every clip is measured
 LEVELS = 20
+#: clips that are measured, at most: as much work as mini's training by default
+MOST = 256
+#: clips in memory at a time
+PART = 16
 #: the losses as ``measure.summarise`` names them, and in the paper
 LOSSES = {"ddpm": "eq. 1", "lclap": "eq. 3"}
 
@@ -33,14 +39,50 @@ def sounds_of(cache: ShardedCache, crops: int) -> list[str]:
     return [key.rpartition("#")[0] if crops > 1 else key for key in keys]
 
 
-def measure(system: FoleySystem, phi: nn.Module | None, cache: ShardedCache) -> dict[str, np.ndarray]:
-    """Expectations of eq. 1 and, with φ, of eq. 3 over uniform n, of each clip (clips,)."""
-    table = heldout_table(system, phi, cache.load(), levels=LEVELS)
-    columns = {name: table[name].T.tolist() for name in ("ddpm", "clap", "cosine")}
-    rows = [
-        summarise({"n": table["n"].tolist(), **{name: column[i] for name, column in columns.items()}})
-        for i in range(len(cache))
-    ]
+def chosen(sounds: Sequence[str], most: int = MOST) -> list[int]:
+    """Numbers of the clips that are measured: all where they are few enough, else first one of each sound.
+
+    Args:
+        sounds: whose clip each is (clips,).
+        most: so many clips at most; of more sounds than that those at even distances.
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for sound in sounds:
+        turns.append(seen[sound])
+        seen[sound] += 1
+    firsts = [i for i, turn in enumerate(turns) if not turn]
+    if len(firsts) > most:
+        return [firsts[int((k + 0.5) * len(firsts) / most)] for k in range(most)]
+    return sorted(sorted(range(len(turns)), key=lambda i: (turns[i], i))[:most])
+
+
+def measure(
+    system: FoleySystem,
+    phi: nn.Module | None,
+    cache: ShardedCache,
+    clips: Sequence[int],
+    *,
+    bar: str = "",
+) -> dict[str, np.ndarray]:
+    """Expectations of eq. 1 and, with φ, of eq. 3 over uniform n, of each of some clips of a cache (clips,).
+
+    Args:
+        system: whose UNet is measured.
+        phi: the Latent CLAP encoder; None: eq. 1 alone.
+        cache: the clips; those of a part alone are in memory.
+        clips: their numbers. The same numbers get the same noise from every system.
+        bar: what a progress bar says; empty: none.
+    """
+    rows = []
+    for k in tqdm(range(0, len(clips), PART), desc=bar, unit="part", disable=None if bar else True):
+        # another part, another seed: no two clips have the same noise
+        table = heldout_table(system, phi, cache.batch(clips[k : k + PART]), levels=LEVELS, seed=k // PART)
+        columns = {name: table[name].T.tolist() for name in ("ddpm", "clap", "cosine")}
+        rows += [
+            summarise({"n": table["n"].tolist(), **{name: column[i] for name, column in columns.items()}})
+            for i in range(len(columns["ddpm"]))
+        ]
     names = [name for name in LOSSES if name == "ddpm" or phi is not None]
     return {name: np.array([row[name] for row in rows]) for name in names}
 
@@ -57,8 +99,8 @@ def paired(before: np.ndarray, after: np.ndarray, sounds: Sequence[str]) -> dict
     Returns:
         sounds, before, after, change, ci: [low, high], or None for a single sound.
     """
-    names = list(dict.fromkeys(sounds))
-    of = np.array([names.index(sound) for sound in sounds])
+    names = {sound: i for i, sound in enumerate(dict.fromkeys(sounds))}
+    of = np.array([names[sound] for sound in sounds])
     old, new = (np.bincount(of, values) / np.bincount(of) for values in (before, after))
     change, count = new - old, len(names)
     ci = None

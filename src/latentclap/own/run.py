@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentclap.checkpoints import json_or_nothing, latent_clap_folder, own_sampling, resolve, shipped
+from latentclap.checkpoints import (
+    check_system,
+    json_or_nothing,
+    latent_clap_folder,
+    own_sampling,
+    resolve,
+    shipped,
+)
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
 from latentclap.launch import TRAINED, TrainFile, finetune_config
@@ -121,6 +128,16 @@ class Own:
                 " python -m latentclap.train, or --lam 0 fine-tunes by eq. 1 alone"
             )
         return config
+
+    def check_model(self) -> None:
+        """Look at the model's files and φ, as far as they are here: a hub is not asked.
+
+        Raises:
+            InputError: there is no such model, or a file of it or of φ is missing or damaged.
+        """
+        if Path(self.model).exists() or not _on_hub(self.model):
+            check_system(resolve(self.model))
+        self.phi_of(self.config(len(self.sounds.usable)))
 
     def encoder(self) -> str:
         """The folder of φ that is taken; empty where there is none."""
@@ -250,27 +267,30 @@ class Own:
         self, caches: dict[str, ShardedCache], config: FinetuneConfig, *, progress: bool = True
     ) -> dict[str, Any]:
         """Losses on held-out clips and the page, both before and after; what the record says of them."""
-        from latentclap.own.heldout import measure, paired, sounds_of
+        from latentclap.own.heldout import chosen, measure, paired, sounds_of
 
         told: dict[str, Any] = {}
         phi = self.phi_of(config)
         made: dict[str, dict[str, np.ndarray]] = {}
         losses: list[dict[str, np.ndarray]] = []
         held_out = caches.get("held_out")
+        sounds = sounds_of(held_out, self.crops) if held_out is not None else []
+        clips = chosen(sounds)
         sampling_rate = 0
         for column, name in (("Before", ""), ("After", str(self.out / "system"))):
             system = self.system(name)
             sampling_rate = system.sampling_rate
-            if held_out is not None and len(held_out):
-                losses.append(measure(system, phi, held_out))
+            if clips:
+                bar = f"held-out losses, {column.lower()}" if progress else ""
+                losses.append(measure(system, phi, held_out, clips, bar=bar))
             if self.listen:
                 made[column] = self._clips(system, config.seed, column, progress)
             del system
             _free()
         if losses:
-            sounds = sounds_of(held_out, self.crops)
+            whose = [sounds[i] for i in clips]
             told["held_out_losses"] = {
-                name: paired(losses[0][name], losses[1][name], sounds) for name in losses[0]
+                name: paired(losses[0][name], losses[1][name], whose) for name in losses[0]
             }
         if self.listen:
             told["page"] = str(self._page(made, sampling_rate, config).relative_to(self.out))
@@ -342,6 +362,10 @@ def _flat(about: dict[str, Any]) -> dict[str, Any]:
 def about_path(name: str) -> str:
     """A checkpoint's name for a file that is read from another folder: a folder's whole path, a name as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
+
+
+def _on_hub(name: str) -> bool:
+    return name.count("/") == 1 and not Path(name).is_absolute() and not name.startswith(".")
 
 
 def _unet(folder: Path) -> dict[str, Any]:
