@@ -192,6 +192,32 @@ def test_the_same_command_finds_all_done(tuned, monkeypatch):
     assert again.output.splitlines()[-3:] == said.splitlines()[-3:]
 
 
+def test_what_is_said_can_be_pasted_into_a_shell(tuned, tmp_path, capsys):
+    import shlex
+    from dataclasses import replace
+
+    from latentclap.own.command import _tell
+
+    folder, _, _ = tuned
+    found = find_sounds(folder / "sounds")
+    text = 'a "$HOME" `hiss`'
+    found = replace(found, train=tuple(replace(item, caption=text) for item in found.train))
+    own = Own(found, tmp_path / "my doors")
+    _tell(own, {"training": {"lora_rank": 0}})
+    words = shlex.split(capsys.readouterr().out)
+    assert words[3] == str(tmp_path / "my doors" / "system") and words[5] == text
+
+
+def test_the_page_plays_no_sound_that_was_not_trained_on(tuned, tmp_path):
+    folder, _, _ = tuned
+    own = Own(find_sounds(folder / "sounds", 0), tmp_path / "out", listen=1)
+    made = {side: {t: np.full((1, 8000), 0.1, np.float32) for t in own.texts} for side in ("Before", "After")}
+    index = own._page(made, 16_000, own.config(12), {"take_03", "take_04"})
+    cells = read_json(index.parent / "listen.json")["cells"]
+    assert {cell["caption"] for cell in cells if cell["column"] == "Yours"} == {"take_03", "take_04"}
+    assert "on 2 sounds of" in index.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -449,7 +475,7 @@ def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
 
 
 def test_the_configuration_says_every_value(sounds, family, tmp_path):
-    own = Own(find_sounds(sounds), tmp_path / 'o "ut', str(family), changes={"epochs": 7, "tuning": True})
+    own = Own(find_sounds(sounds), tmp_path / 'o "ut 🎵', str(family), changes={"epochs": 7, "tuning": True})
     config = own.config(10)
     file = launch.TrainFile.read(own.write_files(config))
     from latentclap.profiles import load_profile

@@ -36,7 +36,7 @@ def keep_own(folder: str | Path, out: str | Path) -> Path:
         )
         kept = {
             "model": told["model"],
-            "sounds": {k: told["sounds"][k] for k in ("layout", "train", "held_out")},
+            "sounds": {k: told["sounds"][k] for k in ("layout", "held_out")} | {"train": told["used"]},
             **{k: told[k] for k in ("profile", "clips", "steps", "training")},
             "held_out_losses": told.get("held_out_losses", {}),
             **{k: summary[k] for k in ("seconds", "device", "commit", "versions")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,7 +196,8 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
         )
         if prepare:
             say(
-                f"ready: accelerate launch -m latentclap.train {own.out / 'train.toml'}, then this command again"
+                f"ready: accelerate launch -m latentclap.train {_quoted(own.out / 'train.toml')}, then this command"
+                " again"
             )
             return
         say(complete(launch))
@@ -253,14 +255,21 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
         file = own.out / ADAPTER
         if file.is_file():  # whoever sends them on may have moved them
             typer.echo(
-                f"its adapters, {file.stat().st_size / 1e6:.1f} MB, for latentclap generate --model {own.model}"
-                f" --lora {own.out}"
+                f"its adapters, {file.stat().st_size / 1e6:.1f} MB, for latentclap generate --model"
+                f" {_quoted(own.model)} --lora {_quoted(own.out)}"
             )
     if "page" in record:
         typer.echo(f"to hear it before and after: {own.out / record['page']}")
-    text = own.sounds.captions[0].replace('"', '\\"')
-    typer.echo(f'latentclap generate --model {own.out / "system"} --prompt "{text}" -n 8 -o takes')
+    text = own.sounds.captions[0]
+    # in double quotes a shell would still read some of it
+    prompt = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
+    typer.echo(f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o takes")
     sys.stdout.flush()
+
+
+def _quoted(path: Path | str) -> str:
+    """A path as a shell takes it."""
+    return shlex.quote(str(path))
 
 
 def _count(number: int, what: str) -> str:

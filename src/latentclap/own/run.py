@@ -191,7 +191,7 @@ class Own:
             "latent_clap": about_path(self.encoder()),
             "judge": about_path(self.judge),
         }
-        told = "\n".join(f"{key} = {json.dumps(value)}" for key, value in model.items())
+        told = "\n".join(f"{key} = {_toml(value)}" for key, value in model.items())
         profile = self.out / PROFILE_FILE
         write_text(profile, f"# written by latentclap finetune\n[model]\n{told}\n")
         values = "\n".join(f"{key} = {_toml(value)}" for key, value in asdict(config).items())
@@ -201,7 +201,7 @@ class Own:
             "cache": str(self.latents["train"].resolve()),
             "folder": str(self.out.resolve()),
         }
-        head = "\n".join(f"{key} = {json.dumps(value)}" for key, value in top.items())
+        head = "\n".join(f"{key} = {_toml(value)}" for key, value in top.items())
         write_text(
             self.out / TRAIN_FILE,
             "# written by latentclap finetune; on several GPUs:\n"
@@ -292,8 +292,11 @@ class Own:
             told["held_out_losses"] = {
                 name: paired(losses[0][name], losses[1][name], whose) for name in losses[0]
             }
+        used = set(sounds_of(caches["train"], self.crops))
+        told["used"] = len(used)
         if self.listen:
-            told["page"] = str(self._page(made, sampling_rate, config).relative_to(self.out))
+            page = self._page(made, sampling_rate, config, used)
+            told["page"] = str(page.relative_to(self.out))
         return told
 
     def phi_of(self, config: FinetuneConfig) -> LatentCLAP | None:
@@ -333,14 +336,16 @@ class Own:
             text: system.generate(prompts=[text], n=self.listen, seed=seed, progress=False) for text in bar
         }
 
-    def _page(self, made: dict[str, Any], sampling_rate: int, config: FinetuneConfig) -> Path:
+    def _page(self, made: dict[str, Any], sampling_rate: int, config: FinetuneConfig, used: set[str]) -> Path:
         from latentclap.own.page import listening_page
 
-        own = {text: [i for i in self.sounds.usable if i.caption == text] for text in self.texts}
+        # what the cache left out, silence say, was not trained on
+        trained = [item for item in self.sounds.usable if item.key in used]
+        own = {text: [item for item in trained if item.caption == text] for text in self.texts}
         chosen = own_sampling(resolve(self.model))
         more = len(self.sounds.captions) - len(self.texts)
         lines = [
-            f"{self.model} before and after {config.epochs} epochs on {len(self.sounds.usable)} sounds of"
+            f"{self.model} before and after {config.epochs} epochs on {len(used)} sounds of"
             f" {self.sounds.folder.name}, with λ = {config.lam:g}.",
             f"Clips of a row have one text, one seed ({config.seed}) and one sampler ({chosen.sampler},"
             f" {chosen.steps} steps, guidance {chosen.guidance_scale:g}). Shown are the first {self.listen} of each"
@@ -375,7 +380,8 @@ def _unet(folder: Path) -> dict[str, Any]:
 
 
 def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str | bool) else repr(value)
+    # not escaped: of what is beyond 16 bits JSON makes two halves, which are no TOML
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
 
 
 def _free() -> None:
