@@ -207,7 +207,7 @@ class Launch:
                 )
                 (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # spent, and four times the weights
             self.state.wait_for_everyone()
-        return f"{self.folder}: {result.step} steps in {result.seconds:.0f} s"
+        return f"{self.folder}: {result.step} step{'' if result.step == 1 else 's'} in {result.seconds:.0f} s"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
