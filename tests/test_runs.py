@@ -183,6 +183,7 @@ NO_RESULTS = {
     "profiles": "values, which count themselves",
     "runs": "this hash",
     "scan": "finds clips, which count by their content",
+    "tables": "reads captions, which count by their content",
     "stats": "tests of what is there, made anew each time; nothing of them is kept",
 }
 
