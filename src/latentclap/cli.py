@@ -1,11 +1,10 @@
-"""The command line: ``latentclap generate | finetune | evaluate | survey | info | convert``.
+"""The command line: ``latentclap generate | finetune | evaluate | compare | survey | info | convert``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from tqdm import tqdm
 
-from latentclap.checkpoints import Sampling, check_system, own_sampling, resolve
+from latentclap import comparing
+from latentclap.checkpoints import Sampling, own_sampling, resolve
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
@@ -26,12 +26,11 @@ from latentclap.generation import (
     write_clips,
     write_record,
 )
-from latentclap.gpus import use
+from latentclap.options import at_least, check_seconds, embedding_name, load_embedding, load_system
 from latentclap.own import command as own
 
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
-    from latentclap.system import FoleySystem
 
 app = typer.Typer(
     name="latentclap",
@@ -47,8 +46,6 @@ RATES = {
     "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
     "opus": (8000, 12000, 16000, 24000, 48000),
 }
-#: Of a clip's evaluated part, in seconds: of less there may be no sample.
-SHORTEST = 0.001
 
 
 def _version(value: bool) -> None:
@@ -140,9 +137,9 @@ def generate(
     without them. Resampling adds no sound above the model's 8 kHz.
     """
     names = _names(classes, prompts or [])
-    _at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
+    at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
     given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
-    _at_least(*(option for option in given if option[1] is not None))
+    at_least(*(option for option in given if option[1] is not None))
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
@@ -164,7 +161,7 @@ def generate(
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
-    system = _load(model, device)
+    system = load_system(model, device)
     if adapter:
         system = adapter.applied(system)
     finish.check(system.seconds)
@@ -189,15 +186,6 @@ def _adapter(path: Path) -> Adapter:
     return Adapter.read(path)
 
 
-def _at_least(*options: tuple[str, float, int]) -> None:
-    """Complain of the first option whose value is below what it needs, or is no finite number."""
-    for option, value, least in options:
-        if not math.isfinite(value):
-            raise InputError(f"{option} {value}: give a finite number of at least {least}")
-        if value < least:
-            raise InputError(f"{option} {value}: at least {least}")
-
-
 def _names(classes: str, prompts: list[str]) -> dict[str, str]:
     """Folder name -> text: classes under their own name, prompts under a name made from their words."""
     if bool(classes) == bool(prompts):
@@ -212,20 +200,6 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
         return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
     except ValueError as error:
         raise InputError(f"--classes: {error}") from None
-
-
-def _load(model: str, device: str) -> FoleySystem:
-    if Path(model).suffix not in ORIGINAL:
-        check_system(resolve(model))  # before imports that take seconds
-    import torch
-
-    from latentclap import system
-    from latentclap.hush import hush
-
-    hush()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return system.FoleySystem.from_pretrained(model, device=use(device))
 
 
 app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.finetune)
@@ -259,7 +233,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """FAD per class against real clips, with CI."""
-    name = _embedding_name(embedding, vggish, mode)
+    name = embedding_name(embedding, vggish, mode)
     if model is not None and name != "clap":
         raise InputError(
             f"--model {model}: {name} embeds without a system; say --embedding clap or leave it out"
@@ -267,11 +241,10 @@ def evaluate(
     for option, path in (("GENERATED", generated), ("REFERENCE", reference)):
         if not path.exists():
             raise InputError(f"{option} {path}: no such folder or file")
-    _at_least(("--n-boot", n_boot, 0), ("--seed", seed, 0))
+    at_least(("--n-boot", n_boot, 0), ("--seed", seed, 0))
     if json_path is not None:
         check_place(json_path)
-    if not SHORTEST <= seconds < math.inf:
-        raise InputError(f"--seconds {seconds:g}: give a time of at least {SHORTEST:g} s")
+    check_seconds(seconds)
     from latentclap.fad import load_stats
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
@@ -279,7 +252,7 @@ def evaluate(
 
     clips = room.clips_in_folder(generated)
     real = {} if stats else room.clips_in_folder(reference, duplicates_ok=True)
-    embed = _embedding(name, vggish, model or "mini")
+    embed = load_embedding(name, vggish, lambda: load_system(model or "mini", "auto"))
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
     result = room.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
@@ -296,27 +269,6 @@ def evaluate(
         result.save(json_path)
 
 
-def _embedding_name(embedding: str, vggish: Path | None, mode: str | None) -> str:
-    if vggish is None:
-        if mode or embedding.startswith("vggish"):
-            raise InputError("VGGish needs its weights: --vggish FILE (torchvggish's vggish-10086976.pth)")
-        return embedding or "mel-statistics"
-    name = f"vggish-{mode}" if mode else embedding or "vggish-dcase"
-    if not name.startswith("vggish") or (embedding and embedding != name):
-        raise InputError(f"--vggish, --mode {mode} and --embedding {embedding} contradict each other")
-    return name
-
-
-def _embedding(name: str, vggish: Path | None, model: str) -> Any:
-    from latentclap.embeddings import get_embedding
-
-    if vggish is not None:
-        return get_embedding(name, weights=vggish)
-    if name == "clap":
-        return get_embedding(name, system=_load(model, "auto"))
-    return get_embedding(name)
-
-
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:
     from latentclap.evaluate import embed_clips
 
@@ -324,6 +276,9 @@ def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: b
         side.items(), unit="class", desc=f"embedding ({embedding.name})", disable=True if quiet else None
     )
     return {cls: embed_clips(clips, embedding, 16_000, seconds) for cls, clips in bar}
+
+
+app.command(help=comparing.HELP, short_help="Compare systems: figures, tests, a page.")(comparing.compare)
 
 
 # --- survey -------------------------------------------------------------------------------------------------
@@ -368,9 +323,8 @@ def survey(
     save goes into one folder, which notebook 05 analyses with that key.
     """
     folders = _folders(models)
-    _at_least(("--items", items, 1), ("--seed", seed, 0), ("--sampling-rate", sampling_rate, 0))
-    if not SHORTEST <= seconds < math.inf:
-        raise InputError(f"--seconds {seconds:g}: give a time of at least {SHORTEST:g} s")
+    at_least(("--items", items, 1), ("--seed", seed, 0), ("--sampling-rate", sampling_rate, 0))
+    check_seconds(seconds)
     if send_to and not re.match(r"https?://[^/]", send_to):
         raise InputError(f"--send-to {send_to}: give an address that begins with https:// or http://")
     from latentclap.survey import make_survey  # needs torch

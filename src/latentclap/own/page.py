@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,59 +11,16 @@ from latentclap.audio import resample
 from latentclap.audio.waves import MODEL_RATE
 from latentclap.book.grid import listening_grid
 from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
+from latentclap.book.standalone import paragraph, write_page
 from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
 from latentclap.errors import InputError
-from latentclap.files import write_json, write_text
+from latentclap.files import write_json
 
 #: the columns: a sound of the folder, and what the system makes of its caption
 YOURS, BEFORE, AFTER = "Yours", "Before", "After"
 #: what the page plays, for other pages
 CELLS = "listen.json"
-
-STYLE = """
-:root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; }
-th, td { padding: .4rem .6rem; text-align: left; vertical-align: top; }
-tbody th { max-width: 14rem; font-weight: normal; overflow-wrap: anywhere; }
-tr + tr { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-audio { display: block; width: 240px; height: 40px; }
-img { display: block; margin-top: .3rem; border-radius: 3px; }
-.lc-picture { cursor: pointer; }
-.lc-caption, .lc-note, .lc-key { font-size: .8rem; opacity: .75; }
-.lc-caption { overflow-wrap: anywhere; max-width: 240px; }
-@media (max-width: 56rem) {
-  thead { display: none; }
-  tr, td, tbody th { display: block; max-width: none; }
-  tbody th { font-weight: bold; }
-  td[data-column]::before { content: attr(data-column); }
-}
-"""
-#: one player pauses the others; a click on a picture plays from there; the number keys play the clips of the row that
-#: was heard last
-SCRIPT = """
-const players = [...document.querySelectorAll("audio")];
-let row = document.querySelector("tbody tr");
-players.forEach(player => player.addEventListener("play", () => {
-  row = player.closest("tr");
-  players.forEach(other => { if (other !== player) other.pause(); });
-}));
-document.querySelectorAll(".lc-picture").forEach(picture => picture.addEventListener("click", event => {
-  const player = picture.closest("td").querySelector("audio");
-  const seconds = Number(picture.closest("[data-seconds]").dataset.seconds);
-  const box = picture.getBoundingClientRect();
-  player.currentTime = seconds * (event.clientX - box.left) / box.width;
-  player.play();
-}));
-document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const cell = [...row.querySelectorAll("td")][Number(event.key) - 1];
-  const player = cell && cell.querySelector("audio");
-  if (!player) return;
-  if (player.paused) { player.currentTime = 0; player.play(); } else player.pause();
-});
-"""
 
 
 def own_wave(item: Item) -> np.ndarray:
@@ -127,12 +83,4 @@ def listening_page(
             ],
         },
     )
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Before and after</title><style>{STYLE}</style></head>"
-        f"<body><h1>Before and after</h1>{told}{grid}<script>{SCRIPT}</script></body></html>\n"
-    )
-    write_text(folder / "index.html", page)
-    return folder / "index.html"
+    return write_page(folder / "index.html", "Before and after", [*map(paragraph, lines), grid])

@@ -1,0 +1,90 @@
+"""A page by itself, beside its sound files: no book around it, no server, no network."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from latentclap.files import write_text
+
+STYLE = """
+:root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; }
+th, td { padding: .4rem .6rem; text-align: left; vertical-align: top; }
+tbody th { max-width: 14rem; font-weight: normal; overflow-wrap: anywhere; }
+tr + tr { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
+audio { display: block; width: 240px; height: 40px; }
+img { display: block; margin-top: .3rem; border-radius: 3px; }
+.lc-picture { cursor: pointer; }
+.numbers { overflow-x: auto; }
+.numbers th, .numbers td { white-space: nowrap; }
+.numbers td { text-align: right; font-variant-numeric: tabular-nums; }
+.lc-caption, .lc-note, .lc-key { font-size: .8rem; opacity: .75; }
+.lc-caption { overflow-wrap: anywhere; max-width: 240px; }
+@media (max-width: 56rem) {
+  .lc-grid thead { display: none; }
+  .lc-grid tr, .lc-grid td, .lc-grid tbody th { display: block; max-width: none; }
+  .lc-grid tbody th { font-weight: bold; }
+  td[data-column]::before { content: attr(data-column); }
+}
+"""
+#: one player pauses the others; a click on a picture plays from there; the number keys play the clips of the row that
+#: was heard last
+SCRIPT = """
+const players = [...document.querySelectorAll("audio")];
+let row = document.querySelector("tr.lc-row");
+players.forEach(player => player.addEventListener("play", () => {
+  row = player.closest("tr.lc-row");
+  players.forEach(other => { if (other !== player) other.pause(); });
+}));
+document.querySelectorAll(".lc-picture").forEach(picture => picture.addEventListener("click", event => {
+  const player = picture.closest("td").querySelector("audio");
+  const seconds = Number(picture.closest("[data-seconds]").dataset.seconds);
+  const box = picture.getBoundingClientRect();
+  player.currentTime = seconds * (event.clientX - box.left) / box.width;
+  player.play();
+}));
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const cell = row && row.querySelectorAll("td")[Number(event.key) - 1];
+  const player = cell && cell.querySelector("audio");
+  if (!player) return;
+  if (player.paused) { player.currentTime = 0; player.play(); } else player.pause();
+});
+"""
+
+
+def write_page(path: str | Path, title: str, blocks: Iterable[str]) -> Path:
+    """Write a page with a heading; blocks are HTML, such as `paragraph`, `number_table` and a grid of players."""
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{html.escape(title)}</h1>{''.join(blocks)}<script>{SCRIPT}</script></body></html>\n"
+    )
+    write_text(path, page)
+    return Path(path)
+
+
+def paragraph(text: str) -> str:
+    """Plain text as a paragraph."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def heading(text: str) -> str:
+    """Plain text as a heading under the page's own."""
+    return f"<h2>{html.escape(text)}</h2>"
+
+
+def number_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column names the rows; it scrolls by itself where a screen is narrow."""
+    heads = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in head)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    return f'<div class="numbers"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'

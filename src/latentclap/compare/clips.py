@@ -1,0 +1,100 @@
+"""Where the clips of a comparison lie, and what is to be said of each one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+
+from latentclap.audio import FORMATS
+from latentclap.compare.copying import Copying
+from latentclap.compare.kernel import KernelDistance
+from latentclap.compare.manifold import clip_vectors, radii
+from latentclap.errors import InputError
+from latentclap.evaluate.clips import clips_in_folder, in_order
+from latentclap.fad import ClipEmbeddings
+from latentclap.files import below, listed
+from latentclap.scan.layout import SPLITS, find
+
+#: the one class of a folder whose clips lie in no folders
+ALL = "clips"
+
+
+def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list[Path]]:
+    """Sound files of a folder by class.
+
+    A folder in DCASE layout is looked through as `evaluate.clips_in_folder` does, and gives its evaluation side. Any
+    other gives its folders under their own names; one without folders is one class, :data:`ALL`.
+
+    Args:
+        folder: with ``<class>/*.wav``, or with sounds.
+        reference: copies of a clip are left out; among generated clips of the seven classes they are an error.
+
+    Raises:
+        InputError: no such folder, no sounds, or files that are bad.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of clips")
+    if find(folder)[2] or any(path.name.lower() in SPLITS for path in listed(folder) if path.is_dir()):
+        return clips_in_folder(folder, duplicates_ok=reference)
+    own = {
+        path.name: below(path, FORMATS)
+        for path in listed(folder)
+        if path.is_dir() and not path.name.startswith(".")
+    }
+    own = {cls: files for cls, files in own.items() if files}
+    loose = [path for path in below(folder, FORMATS) if path.parent == folder]
+    if own and loose:
+        raise InputError(
+            f"{folder}: sounds lie in folders and beside them ({loose[0].name}); move all into folders, or none"
+        )
+    if not own and not loose:
+        raise InputError(f"{folder}: no sounds; expected {folder}/rain/*.wav, or sounds in {folder}")
+    return {cls: own[cls] for cls in in_order(own)} if own else {ALL: loose}
+
+
+def clip_rows(
+    generated: ClipEmbeddings,
+    reference: ClipEmbeddings,
+    names: Sequence[str],
+    reference_names: Sequence[str],
+    *,
+    neighbours: int,
+    kernel: KernelDistance | None = None,
+    copying: Copying | None = None,
+    training_names: Sequence[str] = (),
+    similarity: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """One row a generated clip, in its order.
+
+    The columns: ``index`` in its class, ``file``; ``distance`` to its k-th nearest reference clip; ``oddness``, the
+    share of reference clips that lie nearer to their own k-th nearest fellow, 1 being further out than every real
+    clip; ``nearest`` reference clip and ``nearest_distance``; ``kad_part``, what it adds to the class's KAD, whose
+    mean it is; where they were asked for ``similarity`` with its text, and ``training_index``, ``nearest_training``
+    and ``training_distance`` of the nearest training clip.
+    """
+    g, r = clip_vectors(generated), clip_vectors(reference)
+    apart = cdist(g, r)
+    distance = np.partition(apart, neighbours - 1, axis=1)[:, neighbours - 1]
+    own = np.sort(radii(r, neighbours))
+    out = {
+        "index": range(len(g)),
+        "file": list(names),
+        "distance": distance,
+        "oddness": np.searchsorted(own, distance, side="left") / len(own),
+        "nearest": [reference_names[i] for i in apart.argmin(1)],
+        "nearest_distance": apart.min(1),
+    }
+    if kernel is not None:
+        out["kad_part"] = kernel.parts
+    if similarity is not None:
+        out["similarity"] = similarity
+    if copying is not None:
+        out["training_index"] = copying.nearest
+        out["nearest_training"] = [training_names[i] for i in copying.nearest]
+        out["training_distance"] = copying.distances
+    return pd.DataFrame(out)

@@ -1,0 +1,286 @@
+"""The page of a comparison: figures, and the systems' clips beside real ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from latentclap.audio import read_wave
+from latentclap.book.grid import listening_grid
+from latentclap.book.players import AudioFile, save_player
+from latentclap.book.standalone import heading, number_table, paragraph, write_page
+from latentclap.classes import LABELS
+from latentclap.compare.table import TESTED, Comparison, Scores, verdict
+from latentclap.files import atomic_path
+
+#: the column of real clips
+REAL = "Real"
+FIGURE = "systems.png"
+
+WHAT_IT_SAYS = (
+    "FAD and KAD: how far a system's clips lie from the real ones as a whole, 0 being best; FAD is too high with few"
+    " clips, KAD is right on average and may fall below 0. Precision: share of clips that lie among real ones."
+    " Coverage: share of real clips with a generated one near; who makes one sound again and again has little."
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Clips of one training of a system, for the page.
+
+    Attributes:
+        files: {class: sound files}.
+        rows: `clip_rows` of all classes, with a column ``class``; empty where the reference is statistics.
+    """
+
+    files: Mapping[str, Sequence[Path]]
+    rows: pd.DataFrame
+
+
+def comparison_page(
+    folder: Path,
+    comparison: Comparison,
+    heard: Mapping[str, Heard],
+    real: Mapping[str, Sequence[Path]],
+    *,
+    training: Mapping[str, Sequence[Path]] | None = None,
+    items: int = 2,
+    lines: Sequence[str] = (),
+    progress: bool = False,
+) -> Path:
+    """Write ``folder/index.html`` with its sound files beside it; it opens from a disk.
+
+    It has the figures; the first ``items`` clips of each class by every system, which are chosen by nothing but their
+    names; the clips of each system that lie furthest from real ones; and, with ``training``, those that lie nearest
+    to a training clip, beside it.
+
+    Args:
+        folder: for the page.
+        comparison: what was measured.
+        heard: {system: the clips of its first training}.
+        real: {class: real clips}, for the first column; empty where the reference is statistics.
+        training: {class: training clips}.
+        items: clips of each class, of the odd ones, and of the nearest; 0: figures alone.
+        lines: what stands above, a paragraph each.
+        progress: show a bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(desc="page", unit="player", disable=None if progress and items else True)
+    players = _Players(folder, bar)
+    _figure(comparison, folder / FIGURE)
+    alt = "Averages of the systems, a point for each training"
+    blocks = [
+        *map(paragraph, lines),
+        _summary(comparison),
+        _changes(comparison),
+        f'<img src="{FIGURE}" alt="{alt}" style="max-width:100%">',
+        paragraph(WHAT_IT_SAYS if real else WHAT_IT_SAYS.partition("Precision")[0].strip()),
+        heading("Class by class"),
+        *_classes(comparison),
+    ]
+    if items:
+        blocks += [heading("Side by side"), *_side_by_side(players, heard, real, items)]
+        if real:
+            blocks += [heading("Furthest from real clips"), *_odd(players, heard, items)]
+        if training:
+            blocks += [heading("Nearest to a training clip"), *_near(players, heard, training, items)]
+    bar.close()
+    return write_page(folder / "index.html", "Comparison", blocks)
+
+
+class _Players:
+    """Sound files of the page, made once each."""
+
+    def __init__(self, folder: Path, bar: Any) -> None:
+        self.folder, self.bar = folder, bar
+        self.made: dict[Path, AudioFile] = {}
+
+    def clip(self, path: Path, caption: str) -> AudioFile:
+        if path not in self.made:
+            wave, sr = read_wave(path)
+            self.made[path] = save_player(wave[0], sr, self.folder / f"{len(self.made):03d}.mp3")
+            self.bar.update()
+        return self.made[path].with_caption(caption)
+
+    def grid(
+        self, rows: list[str], columns: list[str], cells: dict[tuple[str, str], AudioFile], title: str
+    ) -> str:
+        shown = listening_grid(rows, columns, cells, title=title, allow_missing=True, folder=self.folder)
+        return shown.html(self.folder)
+
+
+def _side_by_side(
+    players: _Players, heard: Mapping[str, Heard], real: Mapping[str, Sequence[Path]], items: int
+) -> list[str]:
+    columns = [REAL, *heard] if real else list(heard)
+    rows, cells = [], {}
+    for cls in next(iter(heard.values())).files:
+        sources = {REAL: real.get(cls, ()), **{name: one.files[cls] for name, one in heard.items()}}
+        for i in range(min(items, max(len(sources[column]) for column in columns))):
+            row = f"{_label(cls)} ({i + 1})"
+            rows.append(row)
+            for column in columns:
+                if i < len(sources[column]):
+                    path = sources[column][i]
+                    cells[row, column] = players.clip(path, path.name)
+    rule = f"The first {items} of each class by name; none was picked by ear."
+    return [paragraph(rule), players.grid(rows, columns, cells, "side by side")]
+
+
+def _odd(players: _Players, heard: Mapping[str, Heard], items: int) -> list[str]:
+    rows, cells = [f"{i + 1}" for i in range(items)], {}
+    for name, one in heard.items():
+        worst = one.rows.sort_values(["oddness", "distance"], ascending=False, kind="stable").head(items)
+        for row, told in zip(rows, worst.to_dict("records"), strict=False):
+            out = "every real clip" if told["oddness"] == 1 else f"{told['oddness']:.0%} of real clips"
+            path = one.files[told["class"]][told["index"]]
+            words = f"{_label(told['class'])}, {told['file']}: further out than {out}"
+            cells[row, name] = players.clip(path, words)
+    rule = (
+        "Of each system the clips whose neighbours among real clips are furthest; clips.csv has all of them."
+    )
+    rows = [row for row in rows if any((row, name) in cells for name in heard)]
+    return [paragraph(rule), players.grid(rows, list(heard), cells, "furthest from real clips")]
+
+
+def _near(
+    players: _Players, heard: Mapping[str, Heard], training: Mapping[str, Sequence[Path]], items: int
+) -> list[str]:
+    blocks = [
+        paragraph(
+            "Of each system the clips that lie nearest to a clip of the training set, beside that clip: whoever hears"
+            " the same sound twice hears a copy."
+        )
+    ]
+    made, known = "Generated", "Training"
+    rows, cells = [], {}
+    for name, one in heard.items():
+        near = one.rows.sort_values("training_distance", kind="stable").head(items)
+        for i, told in enumerate(near.to_dict("records"), 1):
+            row = f"{name} ({i})"
+            rows.append(row)
+            cls = told["class"]
+            found = training[cls][told["training_index"]]
+            cells[row, made] = players.clip(
+                one.files[cls][told["index"]],
+                f"{_label(cls)}, {told['file']}: {told['training_distance']:.3g} away",
+            )
+            cells[row, known] = players.clip(found, told["nearest_training"])
+    return [*blocks, players.grid(rows, [made, known], cells, "nearest to a training clip")]
+
+
+def _summary(comparison: Comparison) -> str:
+    heads = {"fad": "FAD", "kad": "KAD", "precision": "precision", "coverage": "coverage"}
+    heads |= {"similarity": "similarity", "nearer_training": "nearer to training"}
+    rows = comparison.summary().to_dict("records")
+    shown = [key for key in heads if any(row[key] == row[key] for row in rows)]
+    several = any(row["trainings"] > 1 for row in rows)
+    table = [
+        [
+            row["system"],
+            *([str(row["trainings"])] if several else []),
+            *(_value(row, key) for key in shown),
+            str(row["n_clips"]),
+        ]
+        for row in rows
+    ]
+    if (expected := rows[0]["expected_coverage"]) == expected:
+        blank = ["" if key != "coverage" else f"{expected:.2f}" for key in shown]
+        table.append(["real clips, as many", *([""] if several else []), *blank, ""])
+    head = ["", *(["trainings"] if several else []), *(heads[key] for key in shown), "clips"]
+    return number_table(head, table)
+
+
+def _changes(comparison: Comparison) -> str:
+    first, rows = next(iter(comparison.systems)), []
+    for measure, changes in comparison.changes().items():
+        for name, c in changes.items():
+            interval = f"[{c.low:+.3f}, {c.high:+.3f}]" if math.isfinite(c.low) else ""
+            p = f"{c.p:.2g}" if math.isfinite(c.p) else ""
+            rows.append(
+                [f"{measure}, {name}", f"{c.value:+.3f}", interval, p, str(c.trainings), verdict(c, measure)]
+            )
+    if not rows:
+        return ""
+    head = ["", f"against {first}", f"{comparison.level:.0%}", "p (Holm)", "trainings", "this shows"]
+    return number_table(head, rows)
+
+
+def _classes(comparison: Comparison) -> list[str]:
+    table = comparison.table()
+    blocks = []
+    for key, name in (("fad", "FAD"), ("kad", "KAD"), ("precision", "precision"), ("coverage", "coverage")):
+        if table[key].isna().all():
+            continue
+        rows = [
+            [
+                _label(cls),
+                *(
+                    _mean(table[(table["system"] == s) & (table["class"] == cls)], key)
+                    for s in comparison.systems
+                ),
+            ]
+            for cls in dict.fromkeys(table["class"])
+        ]
+        blocks.append(number_table([name, *comparison.systems], rows))
+    return blocks
+
+
+def _mean(rows: pd.DataFrame, key: str) -> str:
+    """A class's figure: with its interval of one training, the mean of several."""
+    row: dict[str, Any] = rows.iloc[0].to_dict() if len(rows) == 1 else {key: rows[key].mean()}
+    return _value(row, key)
+
+
+def _value(row: Mapping[str, Any], key: str) -> str:
+    value = row[key]
+    if value != value:
+        return "–"
+    low, high = row.get(f"{key}_low", math.nan), row.get(f"{key}_high", math.nan)
+    digits = 3 if key in ("fad", "kad") else 2
+    return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
+
+
+def _label(cls: str) -> str:
+    return LABELS.get(cls, cls)
+
+
+def _figure(comparison: Comparison, path: Path) -> None:
+    """A panel for each measure: every training with its interval over clips, their mean as a stroke."""
+    from matplotlib.figure import Figure
+
+    measures = {m: key for m, key in TESTED.items() if all(getattr(s, key) for s in _all(comparison))}
+    names = list(comparison.systems)
+    figure = Figure(
+        figsize=(4.2 * len(measures), 1.2 + 0.4 * len(names)), layout="constrained", facecolor="white"
+    )
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axes, (measure, key) in zip(panels, measures.items(), strict=True):
+        for i, name in enumerate(names):
+            scores = comparison.systems[name]
+            values = [getattr(s, key).average for s in scores]
+            for j, (s, value) in enumerate(zip(scores, values, strict=True)):
+                low, high = s.interval(key)
+                bar = [[max(0, value - low)], [max(0, high - value)]] if low == low else None
+                height = i + 0.16 * (j - (len(values) - 1) / 2)
+                axes.errorbar(value, height, xerr=bar, fmt="o", ms=4, capsize=2, color=f"C{i % 10}")
+            mean = sum(values) / len(values)
+            axes.plot([mean, mean], [i - 0.35, i + 0.35], color=f"C{i % 10}", lw=1, alpha=0.6)
+        known = any(math.isfinite(s.interval(key)[0]) for s in _all(comparison))
+        level = f", {comparison.level:.0%} over clips" if known else ""
+        axes.set(xlabel=f"average {measure}{level}", yticks=range(len(names)), yticklabels=names)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _all(comparison: Comparison) -> list[Scores]:
+    return [scores for trainings in comparison.systems.values() for scores in trainings]

@@ -1,0 +1,237 @@
+"""What ``latentclap compare`` does, step by step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from latentclap.classes import CLASSES as SEVEN
+from latentclap.classes import prompt
+from latentclap.compare.clips import clip_rows, find_clips
+from latentclap.compare.page import Heard, comparison_page
+from latentclap.compare.table import Comparison, Scores, score
+from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
+from latentclap.errors import InputError
+from latentclap.evaluate import embed_clips
+from latentclap.evaluate.clips import canonical, in_order
+from latentclap.fad import ClipEmbeddings, load_stats
+from latentclap.files import plain, write_json, write_text
+
+Files = dict[str, list[Path]]
+
+
+@dataclass
+class Run:
+    """One comparison: its clips are found, measured and written, in that order.
+
+    Attributes:
+        folders: {system: a folder of clips for each training}.
+        reference: folder of real clips, or statistics.
+        training: folder of training clips.
+        seconds, neighbours, n_boot, seed, items: as the command's.
+        warnings: what makes figures say less than they seem to.
+    """
+
+    folders: Mapping[str, Sequence[Path]]
+    reference: Path
+    training: Path | None
+    seconds: float
+    neighbours: int
+    n_boot: int
+    seed: int
+    items: int
+    warnings: list[str] = field(default_factory=list)
+    made: dict[str, list[Files]] = field(default_factory=dict)
+    real: Files = field(default_factory=dict)
+    known: Files = field(default_factory=dict)
+
+    def find(self) -> None:
+        """Find all clips, before any of them is embedded.
+
+        Raises:
+            InputError: bad folders, or classes that one side has and another lacks.
+        """
+        self.stats = None
+        if self.reference.suffix == ".npz":
+            self.stats = {canonical(name): s for name, s in load_stats(self.reference).items()}
+            if self.training is not None:
+                raise InputError("--training needs real clips as --reference: statistics have no distances")
+        self.made = {name: [find_clips(f) for f in folders] for name, folders in self.folders.items()}
+        first = next(iter(self.folders.values()))[0]
+        classes = list(next(iter(self.made.values()))[0])
+        for name, trainings in self.made.items():
+            for folder, files in zip(self.folders[name], trainings, strict=True):
+                _same(classes, first, list(files), folder)
+        if self.stats is None:
+            found = find_clips(self.reference, reference=True)
+            _has(classes, found, f"--reference {self.reference}")
+            self.real = {cls: found[cls] for cls in classes}
+        else:
+            _has(classes, self.stats, f"--reference {self.reference}")
+        if self.training is not None:
+            found = find_clips(self.training, reference=True)
+            _has(classes, found, f"--training {self.training}")
+            self.known = {cls: found[cls] for cls in classes}
+        self.classes = in_order(dict.fromkeys(classes))
+        self._look_for_the_same_files()
+
+    def _look_for_the_same_files(self) -> None:
+        real = {path.resolve() for paths in self.real.values() for path in paths}
+        for name, trainings in self.made.items():
+            ours = {path.resolve() for files in trainings for paths in files.values() for path in paths}
+            if same := len(ours & real):
+                self.warnings.append(
+                    f"{same} of {len(ours)} clips of {name} are reference clips too, the same files: their distance"
+                    " to themselves says nothing"
+                )
+        if same := len(real & {path.resolve() for paths in self.known.values() for path in paths}):
+            self.warnings.append(
+                f"{same} reference clips are training clips too, the same files: nothing is nearer to them, and copies"
+                " go unnoticed"
+            )
+
+    def measure(self, embedding: Any, system: Any = None, *, progress: bool = True) -> Comparison:
+        """Embed everything once, and measure; ``system`` gives similarities where it is not None."""
+        clips = [self.real, self.known, *(files for trainings in self.made.values() for files in trainings)]
+        total = sum(len(paths) for files in clips for paths in files.values())
+        with tqdm(
+            total=total, unit="clip", desc=f"embedding ({embedding.name})", disable=None if progress else True
+        ) as bar:
+
+            def embed(files: Files) -> dict[str, ClipEmbeddings]:
+                out = {}
+                for cls, paths in files.items():
+                    out[cls] = embed_clips(paths, embedding, 16_000, self.seconds)
+                    bar.update(len(paths))
+                return out
+
+            real = embed(self.real)
+            known = embed(self.known) if self.known else None
+            made = {name: [embed(files) for files in trainings] for name, trainings in self.made.items()}
+        scores: dict[str, list[Scores]] = {name: [] for name in made}
+        rows: dict[str, list[pd.DataFrame]] = {name: [] for name in made}
+        for name, trainings in made.items():
+            for files, ours in zip(self.made[name], trainings, strict=True):
+                similar = self._similarity(system, files) if system is not None else None
+                try:
+                    told = score(
+                        ours,
+                        self.stats or real,
+                        embedding,
+                        training=known,
+                        similarity=similar,
+                        n_boot=self.n_boot,
+                        seed=self.seed,
+                        seconds=self.seconds,
+                        neighbours=self.neighbours,
+                    )
+                except InputError as error:
+                    raise InputError(f"{name}: {error}") from None
+                scores[name].append(told)
+                if real:
+                    rows[name].append(self._rows(told, ours, real, files))
+        self.rows = rows
+        settings = {
+            "systems": {name: [plain(f) for f in folders] for name, folders in self.folders.items()},
+            "reference": plain(self.reference),
+            "training": plain(self.training) if self.training else None,
+            "neighbours": self.neighbours,
+            "fad": next(iter(scores.values()))[0].fad.settings,
+        }
+        self.comparison = Comparison(scores, settings)
+        return self.comparison
+
+    def _similarity(self, system: Any, files: Files) -> dict[str, np.ndarray]:
+        """Cosine of every clip's E_audio and its class's text, of classes that have the paper's prompt."""
+        from latentclap.audio import read_wave, resample
+
+        out = {}
+        for cls, paths in files.items():
+            if cls not in SEVEN:
+                continue
+            values = []
+            for path in paths:
+                wave, sr = read_wave(path)
+                heard = resample(wave[0][: round(self.seconds * sr)], sr, system.sampling_rate)
+                values.append(system.similarity(heard[None], [prompt(cls)]))
+            out[cls] = np.concatenate(values).astype(np.float64)
+        if not out:
+            raise InputError("--similarity: none of the classes is one of the seven, whose texts are known")
+        return out
+
+    def _rows(
+        self, told: Scores, ours: dict[str, ClipEmbeddings], real: dict[str, ClipEmbeddings], files: Files
+    ) -> pd.DataFrame:
+        parts = []
+        for cls, paths in files.items():
+            part = clip_rows(
+                ours[cls],
+                real[cls],
+                [plain(p.name) for p in paths],
+                [plain(p.name) for p in self.real[cls]],
+                neighbours=self.neighbours,
+                kernel=told.kernel[cls],
+                copying=told.copying.get(cls),
+                training_names=[plain(p.name) for p in self.known.get(cls, ())],
+                similarity=told.similarity.get(cls),
+            )
+            part.insert(0, "class", cls)
+            parts.append(part)
+        return pd.concat(parts, ignore_index=True)
+
+    def save(self, out: Path, *, progress: bool = True) -> Path:
+        """Write page, tables and record into a folder; the record last. Return the page."""
+        part = out / PART
+        shutil.rmtree(part, ignore_errors=True)
+        heard = {
+            name: Heard(trainings[0], self.rows[name][0] if self.rows[name] else pd.DataFrame())
+            for name, trainings in self.made.items()
+        }
+        comparison_page(
+            part,
+            self.comparison,
+            heard,
+            self.real,
+            training=self.known,
+            items=self.items,
+            lines=[*self.comparison.names(), *self.warnings],
+            progress=progress,
+        )
+        write_text(out / CLASSES, self.comparison.table().to_csv(index=False))
+        parts = []
+        for name, trainings in self.rows.items():
+            for i, rows in enumerate(trainings, 1):
+                rows = rows.drop(columns=[c for c in ("index", "training_index") if c in rows])
+                rows.insert(0, "training", i)
+                rows.insert(0, "system", name)
+                parts.append(rows)
+        if parts:
+            write_text(out / CLIPS, pd.concat(parts, ignore_index=True).to_csv(index=False))
+        else:
+            (out / CLIPS).unlink(missing_ok=True)  # of an earlier comparison with clips
+        shutil.rmtree(out / PAGE, ignore_errors=True)
+        part.rename(out / PAGE)
+        write_json(out / RECORD, self.comparison.to_dict())
+        return out / PAGE / "index.html"
+
+
+def _same(classes: list[str], first: Path, found: list[str], folder: Path) -> None:
+    if set(classes) != set(found):
+        lacks = [c for c in classes if c not in found]
+        more = [c for c in found if c not in classes]
+        told = (f"{folder} lacks {', '.join(lacks)}", f"{first} lacks {', '.join(more)}")
+        raise InputError(
+            f"{'; '.join(t for t, n in zip(told, (lacks, more), strict=True) if n)}: classes are compared one by one"
+        )
+
+
+def _has(classes: list[str], found: Mapping[str, Any], where: str) -> None:
+    if missing := [c for c in classes if c not in found]:
+        raise InputError(f"{where} has no {', '.join(missing)}; it has {', '.join(sorted(found))}")

@@ -1,0 +1,153 @@
+"""``latentclap compare``: systems beside each other, in figures and to hear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from latentclap.errors import InputError
+from latentclap.files import check_place, plain
+from latentclap.options import at_least, check_seconds, embedding_name, load_embedding, load_system
+
+#: what the folder is known by, written last
+RECORD = "compare.json"
+#: the page's folder, one that is made, and tables
+PAGE, PART, CLASSES, CLIPS = "listen", ".listen", "classes.csv", "clips.csv"
+
+HELP = """Compare systems by their clips: FAD, KAD, precision, coverage, tests of the differences, and a page to hear.
+
+Each system is a folder of clips, <class>/*.wav, as latentclap generate writes them; the first is what the others are
+compared with. Several trainings of a system are several folders under one name: the first of each name belong
+together, then the second, as those of one seed.
+
+\b
+latentclap compare ldm=clips/ldm latent=clips/latent --reference data/eval -o compared
+latentclap compare ldm=a/0 ldm=a/1 ldm=a/2 latent=b/0 latent=b/1 latent=b/2 --reference data/eval -o compared
+
+Classes may have any names, if all folders have the same; sounds that lie in no folders are one class. compared/listen
+has the page, classes.csv and clips.csv the figures of each class and clip: how odd it is among real clips, and which
+of them it is nearest to. With --training, the folder that the systems learnt from, copies of training clips are
+looked for.
+"""
+
+
+def compare(
+    systems: Annotated[
+        list[str], typer.Argument(metavar="NAME=FOLDER...", help="Systems, and their clips, <class>/*.wav.")
+    ],
+    reference: Annotated[
+        Path,
+        typer.Option("--reference", "-r", help="Folder of real clips, or statistics (.npz) for FAD alone."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures and the page.")],
+    training: Annotated[
+        Path | None, typer.Option(help="Folder of the clips that were trained on: are they given back?")
+    ] = None,
+    embedding: Annotated[
+        str,
+        typer.Option(help="mel-statistics, judge, clap, vggish-dcase, vggish-textbook.", show_default=False),
+    ] = "",
+    vggish: Annotated[Path | None, typer.Option(help="VGGish weights (vggish-10086976.pth).")] = None,
+    mode: Annotated[
+        Literal["dcase", "textbook"] | None,
+        typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
+    ] = None,
+    similarity: Annotated[
+        bool,
+        typer.Option("--similarity", help="Also the similarity of clip and class by --model's CLAP (V-A)."),
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="System whose CLAP is used, for clap and --similarity; default: mini."),
+    ] = None,
+    neighbours: Annotated[int, typer.Option(help="That make a ball, for precision and coverage.")] = 5,
+    n_boot: Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Compared from the start of each clip; Table I: 4 s.")] = 4.0,
+    items: Annotated[int, typer.Option(help="Clips of each class on the page; 0: figures alone.")] = 2,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Compare systems by their clips."""
+    folders = grouped(systems)
+    name = embedding_name(embedding, vggish, mode)
+    if model is not None and name != "clap" and not similarity:
+        raise InputError(
+            f"--model {model}: {name} embeds without a system; say --embedding clap or --similarity"
+        )
+    at_least(
+        ("--neighbours", neighbours, 1), ("--n-boot", n_boot, 0), ("--seed", seed, 0), ("--items", items, 0)
+    )
+    check_seconds(seconds)
+    place(
+        out, [*(f for paths in folders.values() for f in paths), reference, *([training] if training else [])]
+    )
+    from latentclap.compare import run
+
+    done = run.Run(folders, reference, training, seconds, neighbours, n_boot, seed, items)
+    done.find()
+    clap: list[Any] = []
+
+    def system() -> Any:
+        if not clap:
+            clap.append(load_system(model or "mini", "auto"))
+        return clap[0]
+
+    embed = load_embedding(name, vggish, system)
+    comparison = done.measure(embed, system() if similarity else None, progress=not quiet)
+    typer.echo(comparison.text())
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    page = done.save(out, progress=not quiet)
+    typer.echo(f"to hear them side by side: {page}")
+
+
+def grouped(systems: list[str]) -> dict[str, list[Path]]:
+    """NAME=FOLDER arguments as a mapping of names to their folders; a folder may have an equals sign in it.
+
+    Raises:
+        InputError: an argument that is not of that form, a folder that is missing or comes twice, or names with other
+            numbers of folders.
+    """
+    folders: dict[str, list[Path]] = {}
+    for text in systems:
+        name, found, folder = text.partition("=")
+        if not (found and name.strip() and folder):
+            raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
+        path = Path(folder)
+        if not path.is_dir():
+            raise InputError(f"{name.strip()}: {path}: no such folder of clips")
+        for other, paths in folders.items():
+            if path.resolve() in (p.resolve() for p in paths):
+                raise InputError(f"{path} is there twice, as {other} and as {name.strip()}")
+        folders.setdefault(name.strip(), []).append(path)
+    counts = {name: len(paths) for name, paths in folders.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(
+            f"give as many folders of each system, a training each ({told}): they are compared one by one"
+        )
+    return folders
+
+
+def place(out: Path, sources: list[Path]) -> None:
+    """Look whether the folder can be written, and holds nothing of another kind.
+
+    Raises:
+        InputError: it holds other things, lies among the clips, or a source is missing.
+    """
+    for source in sources:
+        if not source.exists():
+            raise InputError(f"{source}: no such folder or file")
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise InputError(
+                f"--out {out} lies in {source}, where the next call would find its sounds: choose another"
+            )
+    check_place(out / RECORD)
+    if out.is_dir() and not (out / RECORD).is_file():
+        others = [p for p in out.iterdir() if p.name not in (PAGE, PART, CLASSES, CLIPS)]
+        if others:
+            raise InputError(
+                f"{out} holds other things than a comparison ({plain(others[0].name)}): choose another folder"
+            )
