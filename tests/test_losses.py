@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,10 +110,11 @@ def test_x0_is_posterior_at_step_zero(schedule):
 
 
 def test_true_noise_gives_the_clean_latent(schedule, batch):
-    for reading in ("x0", "ddim"):
-        latent = latent_reading(reading, schedule, batch["s_n"][:1], batch["n"][:1], batch["eps"][:1])
-        # a jump of five from n = 5 lands on step 0, whose latent is almost clean
-        torch.testing.assert_close(latent, batch["s_0"][:1], atol=0.2, rtol=0)
+    """Of `x0` at every step; a DDIM jump of five gives the same clip with the same noise five steps earlier."""
+    s_n, n, eps = batch["s_n"], batch["n"], batch["eps"]
+    torch.testing.assert_close(latent_reading("x0", schedule, s_n, n, eps), batch["s_0"], rtol=0, atol=1e-4)
+    earlier = schedule.q_sample(batch["s_0"], n - 5, eps)
+    torch.testing.assert_close(latent_reading("ddim", schedule, s_n, n, eps), earlier, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +315,20 @@ def test_fewer_inference_steps_are_longer_jumps(batch):
         np.testing.assert_allclose(
             phi.latent[i].numpy(), np.sqrt(to) * x0 + np.sqrt(1 - to) * eps[i], atol=1e-4
         )
+
+
+def test_sums_in_both_equations_leave_eq_3_a_64th():
+    """As the page on eq. 3 says of AudioLDM's latents: the norms of eq. 1 and 3 are over 32,768 and 512 numbers."""
+    torch.manual_seed(2)
+    phi, (s_0, eps, s_n) = LatentCLAP(width=4).eval(), torch.randn(3, 2, 8, 256, 16)
+    n, E_audio = torch.tensor([30, 200]), torch.randn(2, 512)
+    with torch.no_grad():
+        mean, total = (LatentCLAPLoss(phi, reduction=r)(eps, s_n, n, E_audio) for r in ("mean", "sum"))
+    sums = (eps - s_0).square().flatten(1).sum(1).mean() + 2000 * total
+    means = ddpm_loss(eps, s_0) + 2000 / 64 * mean
+    torch.testing.assert_close(sums / 32_768, means)
+    page = (Path(__file__).parents[1] / "book/eq3.md").read_text(encoding="utf-8")
+    assert "32,768 numbers of a latent" in page and "a 64th of its weight" in page
 
 
 def test_eq_4_with_lambda_zero_is_eq_1(phi, batch):
