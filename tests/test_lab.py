@@ -164,6 +164,14 @@ def test_a_page_with_settings_of_its_own_shows_those(lab):
         settings_beside(lab, {"epoch": 7})
 
 
+def test_what_the_paper_does_not_tell_is_not_given(lab):
+    """Its tables have one figure of each system, of how many trainings they do not say."""
+    table = settings_beside(lab)
+    assert table.loc["trainings of each system", "paper"] == "not given"
+    unsaid = table["paper"] == "not given"
+    assert (table.loc[unsaid, "section"] == "").all() and (table.loc[~unsaid, "section"] != "").all()
+
+
 def test_a_damaged_cache_is_refused(lab, tmp_path):
     clips = lab.dataset.split("dev")[:2]
     build_cache(lab.system, clips, tmp_path, progress=False)
