@@ -84,6 +84,17 @@ def test_the_page_has_every_training_beside_the_paper(run_folder, tmp_path):
     assert matplotlib.image.imread(tmp_path / "longer.png").std() > 0.01
 
 
+def test_steps_are_counted_as_training_counts_them(run_folder, tmp_path):
+    """3 epochs of 1,407 clips are 527 whole steps of 8: an epoch's rest goes into the next one."""
+    told = read_json(run_folder / "config.json")
+    told["profile"]["data"]["dev_per_class"] = 201
+    write_json(run_folder / "config.json", told)
+    record = keep_table_1(run_folder, tmp_path / "table1.json")
+    assert "1,407 development clips, 3 epochs, 527 steps of 8" in longer_page(
+        record, tmp_path / "longer.md"
+    ).read_text(encoding="utf-8")
+
+
 def test_a_record_holds_no_more_than_the_page_needs(run_folder, tmp_path):
     kept = read_json(keep_table_1(run_folder, tmp_path / "table1.json"))
     assert kept["rows"]["LDM, seed 4"] == {
