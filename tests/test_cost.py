@@ -56,6 +56,10 @@ def test_the_page_s_tables_follow_from_the_file(tmp_path):
     row = next(line for line in text.splitlines() if line.startswith("| Table I: fine-tuning"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[-2:] == [f"{trained:.1f}", f"{trained * ratio:.0f}"]
+    # the filter is for all systems of a seed, not for one system
+    assert (
+        "four systems, 500 epochs, one seed; the clips of one seed once more through the post-filter" in text
+    )
     # single precision does not run on tensor cores: no estimate is made from their throughput
     assert "GeForce RTX 3090, stock" not in text
     assert "| Table I: post-filter, if none does |" in text

@@ -76,8 +76,9 @@ def _work(work: Mapping[str, Work], profile: Profile, clips: int) -> str:
     trainings = "one seed" if seeds == 1 else f"{seeds} seeds"
     text = (
         f"Profile `{profile.name}`, {clips:,} development clips. Table I: four systems, {profile.finetune.epochs}"
-        f" epochs, {trainings}; the post-filter for one of them, with one to {profile.evaluate.max_tries} tries per"
-        f" clip. Fig. 3: {len({0.0, *sweep.lams})} values of λ, with and without tuning layer, {sweep.epochs} epochs,"
+        f" epochs, {trainings}; the clips of one seed once more through the post-filter, with one to"
+        f" {profile.evaluate.max_tries} tries per clip. Fig. 3: {len({0.0, *sweep.lams})} values of λ, with and"
+        f" without tuning layer, {sweep.epochs} epochs,"
         f" {len(sweep.seeds)} seeds. Sampling: {profile.generate.steps} steps."
     )
     head = ("experiment", "clips × epochs trained", "clips generated", "clips for the post-filter")
