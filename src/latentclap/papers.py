@@ -111,7 +111,7 @@ LISTENING_DESIGN: dict[str, int] = {
     "scale_high": 10,
 }
 
-#: Section V-A: mean CLAP similarity of generated audio and text, without post-filter.
+#: Section V-A: mean CLAP similarity of generated audio and text, which names no post-filter.
 SIMILARITY: dict[str, float] = {
     "LDM": 0.30,
     "LDM+Latent": 0.31,
@@ -138,10 +138,10 @@ SETTINGS: dict[str, float | int] = {
     "lam_tuning_latent": 1000,
 }
 
-#: Average FAD of the same systems where others reported it (arXiv:2305.15905: DCASE 2023 Task 7 entry [12]
-#: and the challenge baseline). The paper's own re-runs (Table I) use one model size and CFG 2 for every
-#: class.
-REPORTED_ELSEWHERE: dict[str, float] = {"LDM+Tuning+filter": 4.765, "DCASE baseline": 9.7}
+#: Average FAD that the abstract of arXiv:2305.15905 [12] reports, of its entry to DCASE 2023 Task 7 (fine-tuned and
+#: filtered; it tells of no tuning layer) and of the challenge's baseline. The paper's own re-runs of the baselines
+#: (Table I) use one model size and CFG 2 for every class.
+REPORTED_ELSEWHERE: dict[str, float] = {"DCASE entry": 4.765, "DCASE baseline": 9.7}
 
 
 def table_1() -> pd.DataFrame:
