@@ -95,7 +95,7 @@ def generate(
         str | None,
         typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
     ] = None,
-    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1.")] = 0.0,
+    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1 (AudioLDM's own code: 1).")] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
     format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
