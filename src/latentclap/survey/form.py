@@ -14,7 +14,8 @@ from latentclap.classes import LABELS
 from latentclap.errors import InputError
 
 #: The two questions, as the page asks them: {column: (text, what 0 means, what 10 means)}. The paper names what was
-#: rated and the scale (V-C); its wording is not public.
+#: rated and the scale (V-C), its authors' repository that 0 stood for the lowest possible quality or fit and 10 for
+#: the highest; the wording is not public.
 QUESTIONS: dict[str, tuple[str, str, str]] = {
     "quality": ("How good is the audio quality?", "very bad", "excellent"),
     "relevance": ("How well does the clip fit “{class}”?", "not at all", "perfectly"),
