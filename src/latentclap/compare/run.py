@@ -93,8 +93,8 @@ class Run:
                 )
         if same := len(real & {path.resolve() for paths in self.known.values() for path in paths}):
             self.warnings.append(
-                f"{same} reference clips are training clips too, the same files: nothing is nearer to them, and copies"
-                " go unnoticed"
+                f"{same} reference clips are training clips too, the same files: none are nearer to them, and"
+                " copies go unnoticed"
             )
 
     def measure(self, embedding: Any, system: Any = None, *, progress: bool = True) -> Comparison:

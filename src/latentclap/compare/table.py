@@ -120,6 +120,7 @@ def score(
     seed: int = 0,
     seconds: float = 4.0,
     neighbours: int = NEIGHBOURS,
+    fad: EvalResult | None = None,
 ) -> Scores:
     """Measure one training of a system, class by class.
 
@@ -134,11 +135,15 @@ def score(
         seed: of the draws.
         seconds: that were embedded, for FAD's name.
         neighbours: of `manifold`.
+        fad: of these clips, where it was measured before.
 
     Raises:
         InputError: too few clips of a class, a class without reference, different embeddings.
     """
-    fad = evaluate(generated, reference, embedding, n_boot=n_boot, seed=seed, seconds=seconds, level=level)
+    if fad is None:
+        fad = evaluate(
+            generated, reference, embedding, n_boot=n_boot, seed=seed, seconds=seconds, level=level
+        )
     out = Scores(fad, similarity=dict(similarity or {}))
     for i, cls in enumerate(fad.estimates):
         ours, real = generated[cls], reference[cls]
