@@ -139,6 +139,8 @@ rule book:
         longer="book/runs/table1_evening.json",
         own="book/runs/own/own.json",
         lora="book/runs/lora.json",
+        compare="book/runs/compare_evening.json",
+        measures="book/runs/measures.json",
         scripts=SCRIPTS,
         prose=PROSE,
     output:
@@ -172,6 +174,7 @@ rule book:
         "{BIN}/python -m latentclap.book longer {input.longer} && "
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
         "{BIN}/python -m latentclap.book lora {input.lora} && "
+        "{BIN}/python -m latentclap.book compare {input.compare} {input.measures} && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"

@@ -36,6 +36,7 @@ from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.longer import longer_page
 from latentclap.book.loops import loops_page
 from latentclap.book.lora import lora_tables
+from latentclap.book.compare import compare_page
 from latentclap.book.own import own_page
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
@@ -194,6 +195,11 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     commands_page(book / "generated/commands.md", {"latentclap": "latentclap.cli"})
     longer_page(repo_root / "book/runs/table1_evening.json", book / "generated/longer.md")
     own_page(repo_root / "book/runs/own", book / "generated/own.md", book / "_static")
+    compare_page(
+        repo_root / "book/runs/compare_evening.json",
+        repo_root / "book/runs/measures.json",
+        book / "generated/compare.md",
+    )
     lora_tables(repo_root / "book/runs/lora.json", book / "generated/lora.md")
     speed_page(sorted((repo_root / "book/runs").glob("speed*.json")), book / "generated/speed.md")
 

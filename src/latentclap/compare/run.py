@@ -23,6 +23,7 @@ from latentclap.evaluate import embed_clips
 from latentclap.evaluate.clips import canonical, in_order
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import plain, write_json, write_text
+from latentclap.runs import commit, device_name, versions
 
 Files = dict[str, list[Path]]
 
@@ -218,7 +219,8 @@ class Run:
             (out / CLIPS).unlink(missing_ok=True)  # of an earlier comparison with clips
         shutil.rmtree(out / PAGE, ignore_errors=True)
         part.rename(out / PAGE)
-        write_json(out / RECORD, self.comparison.to_dict())
+        told = {"commit": commit(), "device": device_name(), "versions": versions()}
+        write_json(out / RECORD, self.comparison.to_dict() | told)
         return out / PAGE / "index.html"
 
 
