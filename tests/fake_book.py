@@ -32,11 +32,11 @@ from latentclap.book import (
 from latentclap.book.badinput import bad_input_page
 from latentclap.book.collect import collect_notebook
 from latentclap.book.commands import commands_page
+from latentclap.book.compare import compare_page
 from latentclap.book.fidelity import fidelity_tables
 from latentclap.book.longer import longer_page
 from latentclap.book.loops import loops_page
 from latentclap.book.lora import lora_tables
-from latentclap.book.compare import compare_page
 from latentclap.book.own import own_page
 from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
