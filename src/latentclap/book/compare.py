@@ -108,6 +108,6 @@ def _simulated_in_words(told: Mapping[str, Any]) -> list[str]:
     return [
         f"Means over {told['trials']} sets with their standard errors, against {told['reference_clips']} reference"
         f" clips; clips of {told['windows']} windows of {told['dimensions']} dimensions. *Held* is the share of"
-        " intervals that have the true value in them, *p < 0.05* that of permutation tests which tell the sets apart.",
+        " intervals that have the true value in them, *p < 0.05* that of permutation tests that tell the sets apart.",
         str(provenance_line(told, profile="a simulation", wall_seconds=told["seconds"])),
     ]
