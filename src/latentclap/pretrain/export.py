@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from latentclap import __version__
 from latentclap.embeddings import JudgeNet
 from latentclap.errors import InputError
 from latentclap.files import file_sha256, read_json, replaceable, write_json
@@ -97,7 +97,7 @@ def model_card(work: Work, parts: dict[str, torch.nn.Module], out: Path) -> dict
     """What the family is and how it was made, from the files that training left."""
     return {
         "name": work.size,
-        "latentclap": version("latentclap"),
+        "latentclap": __version__,
         "torch": torch.__version__,
         "licence": LICENCE,
         "machine": f"{platform.machine()}, {threads()}, {work.device}",
