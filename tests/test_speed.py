@@ -2,6 +2,7 @@
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,144 @@ def test_rented_minutes_end(uncompiled, tmp_path, capsys):
     assert [row["fused"] for row in told["train"]["rows"]] == [True, False]
     assert "generate" not in told and "agree" not in told
     assert capsys.readouterr().out.count("out of time") > 8
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A GPU that there is not: each measurement takes the seconds that it is said to; what is begun is listed."""
+    begun, clock = [], [0.0]
+    train, generate = (
+        {"clips_per_second": 9.0, "share": 0.1, "gib": 2.0},
+        {"seconds": 9.0, "share": 0.1, "scaled": False},
+    )
+
+    def take(what, seconds, fails=None):
+        begun.append(what)
+        clock[0] += seconds
+        if fails:
+            raise fails
+
+    def of_training(systems, row, steps, peak):
+        new = row.compile and row.way != systems.way
+        systems.of(*row.way)
+        fails = torch.OutOfMemoryError("CUDA out of memory. Tried") if row.precision == "tf32" else None
+        take(("train", speed.label(row)), 30 + 100 * new, fails)
+        return parts.asdict(row) | train | {"first_step_seconds": 100.0 if new else 0.1}
+
+    def of_generation(systems, row, clips, peak):
+        new = row.compile and row.way != systems.way
+        systems.of(*row.way)
+        fails = RuntimeError("no kernel\nimage") if row.sampler == "unipc" else None
+        take(("generate", speed.label(row)), 30 + 50 * new, fails)
+        return parts.asdict(row) | generate | {"first_call_seconds": 50.0 * new}
+
+    def of_agreement(name, device, steps, batch, ways):
+        for number, way in enumerate(ways):
+            take(("agree", way), 20)
+            if number:
+                yield {
+                    "steps": steps,
+                    "batch": batch,
+                    "loss": {way: {"largest": 0.1, "mean": 0.1}},
+                    "latents_rms": {},
+                }
+
+    def of_memory(name, device, batch, checkpointing):
+        take(("memory", batch, checkpointing), 7)
+        return {"batch": batch, "checkpointing": checkpointing, "gib": 9.0}
+
+    def of_compilation(*arguments):
+        take(("compile", arguments[-1]), 50)
+        return [25.0]
+
+    def of_profile(systems, row):
+        take(("profile", speed.label(row)), 10, RuntimeError("CUPTI"))
+
+    monkeypatch.setattr(speed, "start", lambda name, device, **_: 1e15)
+    monkeypatch.setattr(speed, "device_name", lambda: "a card")
+    monkeypatch.setattr(speed.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(parts, "bench_system", lambda name, device: (None, None))
+    for name, stub in {
+        "train_row": of_training,
+        "generate_row": of_generation,
+        "agreement": of_agreement,
+        "memory_row": of_memory,
+        "compile_seconds": of_compilation,
+        "profile_step": of_profile,
+        "empty_cache": lambda: None,
+    }.items():
+        monkeypatch.setattr(speed, name, stub)
+    return begun
+
+
+def test_a_rented_gpu_s_minutes(card, tmp_path, capsys):
+    """What matters most is measured first, an error costs its own row alone, and nothing is begun that cannot end."""
+    out = tmp_path / "speed.json"
+    with pytest.raises(SystemExit, match="1"):  # the status tells of what failed
+        speed.all_parts(name="paper", device="cuda", out=out, steps=40, minutes=7.5)
+    order = list(dict.fromkeys(what[0] for what in card))
+    assert order == ["train", "profile", "generate", "compile", "agree", "memory"]
+    told = json.loads(out.read_text())
+    assert [row["loss"] for row in told["train"]["rows"][:2]] == [True, False]
+    assert told["compile"] == {"first": 100.0, "cached": 25.0} and "profile" not in told
+    assert [r.get("error") for r in told["generate"]["rows"]] == [None, None, "failed: no kernel"]
+    assert len(told["memory"]["rows"]) >= 1
+    said = capsys.readouterr()
+    assert "not measured, by an error: profile of bf16" in said.err and "CUPTI" in said.out
+    # a hundred seconds of compilation do not fit any more
+    assert "LoRA of rank 16" in said.out and not any("LoRA" in str(what) for what in card)
+    text = speed_page([out], tmp_path / "speed.md").read_text()
+    assert "failed" in text
+
+
+def test_all_of_it_without_a_limit(card, tmp_path):
+    out = tmp_path / "speed.json"
+    with pytest.raises(SystemExit):
+        speed.all_parts(name="paper", device="cuda", out=out, steps=40, minutes=0.0)
+    told = json.loads(out.read_text())
+    rows = told["train"]["rows"]
+    assert len(rows) == len(parts.TRAINING) and len(told["generate"]["rows"]) == len(parts.GENERATION)
+    (small,) = (row for row in rows if "error" in row)
+    assert small["error"] == "CUDA out of memory. Tried" and "failed" not in small
+    assert ("compile", None) in card and len(told["memory"]["rows"]) == 6
+    text = speed_page([out], tmp_path / "speed.md").read_text()
+    assert "LoRA of rank 16" in text and "does not fit" in text and "failed" in text
+
+
+def test_a_file_of_another_device_is_refused_before_anything_runs(card, tmp_path):
+    write_json(tmp_path / "speed.json", {"size": "paper", "device": "another card"})
+    with pytest.raises(InputError, match="is of paper on another card"):
+        speed.all_parts(name="paper", device="cuda", out=tmp_path / "speed.json", steps=40, minutes=0.0)
+    assert card == []
+
+
+def test_adapters_train_and_nothing_is_saved(uncompiled, monkeypatch):
+    """A row of LoRA: the weights stay; no checkpoint of 5 GB is written; the next system is as drawn."""
+    monkeypatch.setattr("latentclap.train.loop.save_checkpoint", lambda *_: pytest.fail("saved"))
+    systems = parts.Systems("tiny", "cpu")
+    row = parts.Training("no", False, 2, True, lora=4)
+    before = parts.bench_system("tiny", "cpu")[0].unet.state_dict()
+    told = parts.train_row(systems, row, 1, peak=1e9)
+    unet = systems.held[0].unet
+    trained = [name for name, p in unet.named_parameters() if p.requires_grad]
+    assert told["lora"] == 4 and trained and all("lora" in name for name in trained)
+    after = {name.replace(".base_layer", ""): value for name, value in unet.state_dict().items()}
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert told["share"] == pytest.approx(
+        told["clips_per_second"] * 2 * parts.forward_flops(systems.held[0]) / 1e9, rel=0.2
+    )
+    parts.train_row(systems, parts.Training("no", False, 2, False), 1, peak=1e9)
+    again = parts.bench_system("tiny", "cpu")[0].unet.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in before.items())
+
+
+def test_a_system_s_memory_is_given_back():
+    """Where the next row's weights come, the last row's are gone."""
+    systems = parts.Systems("tiny", "cpu")
+    parts.train_row(systems, parts.Training("no", False, 2, True), 1, peak=1e9)
+    held = weakref.ref(systems.held[0].unet)
+    systems.of()
+    assert held() is None
 
 
 def test_another_file_is_no_record_of_speed(tmp_path):

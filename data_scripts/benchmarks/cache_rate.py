@@ -173,11 +173,15 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of a sound; WavCaps' mean is 68.")] = 10.0,
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass.")] = 8,
     workers: Annotated[str, typer.Option(help="Numbers of decoding workers to try.")] = "0,1,2",
+    minutes: Annotated[
+        float, typer.Option(help="Try no further number after this time; 0: all.", min=0)
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda"
     if torch.cuda.is_available()
     else "cpu",
 ) -> None:
-    """Measure and write."""
+    """Measure and write: after each number of workers, since a rented GPU may be gone before the last."""
+    started = time.monotonic()
     if use(device) == "cpu":
         torch.set_num_threads(1)  # a core is the device
     clips = clips or (64 if device == "cpu" else 2048)
@@ -201,44 +205,59 @@ def main(
         per_shard = min(max(batch_size, clips // SHARDS), clips // 2)
         pack(items, folder / "tars", per_shard=per_shard)
         stages = time_stages(loaded, items[: max(DIFFERENT, batch_size)], batch_size, folder / "stages")
-        caches = {n: folder / f"cache-{n}" for n in counts}
-        loop = [time_loop(loaded, folder / "tars", cache, batch_size, n) for n, cache in caches.items()]
-        reading = time_reading(caches[counts[-1]], batch=64)
+        for stage, each in stages.items():
+            print(f"{stage:<20}{1000 * each:>9.1f} ms a clip", flush=True)
+        loop: list[dict[str, float]] = []
+        for n in dict.fromkeys(counts):
+            if loop and minutes and time.monotonic() - started > 60 * minutes:
+                print(f"{n} workers: not measured: out of time")
+                continue
+            row = time_loop(loaded, folder / "tars", folder / f"cache-{n}", batch_size, n)
+            print(
+                f"{n} workers: {row['clips_per_second']:.2f} clips a second,"
+                f" after {row['start_seconds']:.1f} s to start",
+                flush=True,
+            )
+            loop.append(row)
+            measured = {
+                "stages": stages,
+                "loop": loop,
+                "reading_clips_per_second": time_reading(folder / f"cache-{n}", batch=64),
+            }
+            result = told(loaded, device, measured) | {
+                "system": system,
+                "clips": clips,
+                "seconds": seconds,
+                "batch_size": batch_size,
+            }
+            result["machine"]["load"] = load
+            write_json(out, result)
+    print(f"reading at random: {result['reading_clips_per_second']:.0f} clips a second")
+    for row in result["projection"]:
+        hours, basis = row["hours"], result["projection_basis"]
+        print(f"{WAVCAPS} clips on {row['devices']} such devices ({basis}): {hours:.1f} hours")
+
+
+def told(system: FoleySystem, device: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """The record of what was measured, with what follows from it for WavCaps."""
     if device == "cpu":
-        basis, best = "one core, by processor time", 1 / sum(stages.values())
+        basis, best = "one core, by processor time", 1 / sum(measured["stages"].values())
     else:
-        basis, best = "the whole loop, its start left out", max(r["clips_per_second"] for r in loop)
-    result: dict[str, Any] = {
-        "system": system,
-        "clips": clips,
-        "seconds": seconds,
-        "clip_seconds": loaded.seconds,
+        best = max(row["clips_per_second"] for row in measured["loop"])
+        basis = "the whole loop, its start left out"
+    return measured | {
+        "clip_seconds": system.seconds,
         "rate": RATE,
         "format": "FLAC",
-        "batch_size": batch_size,
-        "parameters": {name: _parameters(getattr(loaded, name)) for name in ("vae", "clap")},
-        "stages": stages,
-        "loop": loop,
-        "reading_clips_per_second": reading,
+        "parameters": {name: _parameters(getattr(system, name)) for name in ("vae", "clap")},
         "projection_clips": WAVCAPS,
         "projection_basis": basis,
         "projection_rate": best,
         "projection": [{"devices": n, "hours": WAVCAPS / best / n / 3600} for n in (1, 8)],
-        "machine": {"device": device_name(), "cores": os.cpu_count(), "load": load},
+        "machine": {"device": device_name(), "cores": os.cpu_count()},
         "versions": versions(),
         "commit": commit(),
     }
-    write_json(out, result)
-    for stage, each in stages.items():
-        print(f"{stage:<20}{1000 * each:>9.1f} ms a clip")
-    for row in loop:
-        print(
-            f"{row['workers']} workers: {row['clips_per_second']:.2f} clips a second,"
-            f" after {row['start_seconds']:.1f} s to start"
-        )
-    print(f"reading at random: {reading:.0f} clips a second")
-    for row in result["projection"]:
-        print(f"{WAVCAPS} clips on {row['devices']} such devices ({basis}): {row['hours']:.1f} hours")
 
 
 if __name__ == "__main__":

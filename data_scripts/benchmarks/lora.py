@@ -90,6 +90,8 @@ def train(
     def measured(system: Any) -> dict[str, float]:
         return summarise(heldout_losses(system, lab.phi, lab.cache("eval")))
 
+    clips = {"dev": len(lab.cache("dev")["mean"]), "eval": len(lab.cache("eval")["mean"])}
+    about = {"model": "mini", "lam": base.lam, "batch_size": base.batch_size, "clips": clips}
     rows = [{"rank": None, "lr": None, **measured(lab.system)}]
     for r, lr in [(0, lr) for lr in FULL] + [(rank, lr) for lr in RATES]:
         point = lab.point(replace(base, lora_rank=r, lr=lr))
@@ -98,12 +100,8 @@ def train(
             {"rank": r, "lr": lr, "steps": point.history[-1]["step"], "seconds": point.seconds, **told}
         )
         typer.echo(f"rank {r}, lr {lr:g}: eq. 1 {told['ddpm']:.5f}, eq. 3 {told['lclap']:.3e}")
-    clips = {"dev": len(lab.cache("dev")["mean"]), "eval": len(lab.cache("eval")["mean"])}
-    _add(
-        out,
-        "train",
-        {"model": "mini", "lam": base.lam, "batch_size": base.batch_size, "clips": clips, "rows": rows},
-    )
+        # after each: a rented GPU may be gone before the last
+        _add(out, "train", about | {"rows": rows})
 
 
 if __name__ == "__main__":

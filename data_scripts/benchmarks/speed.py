@@ -23,8 +23,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +61,9 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 Size = Annotated[str, typer.Option("--size", help="paper (audioldm-m-full), mini or tiny")]
 Device = Annotated[str, typer.Option(help="cuda or cpu")]
 Out = Annotated[Path, typer.Option(help="JSON file; parts that are not measured now stay")]
-Minutes = Annotated[float, typer.Option(help="begin no further row after this time; 0: all rows", min=0)]
+Minutes = Annotated[
+    float, typer.Option(help="begin no row that will not end in this time; 0: all rows", min=0)
+]
 Steps = Annotated[int, typer.Option(help="training steps that are timed, after as many to warm up", min=1)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT = Path("runs/speed.json")
@@ -81,14 +85,19 @@ def start(name: str, device: str, *, patient: bool = False) -> float:
     return peak_flops(use(device))
 
 
-def record(out: Path, name: str, device: str, part: str, found: Any) -> None:
-    """Put a part into the file; parts of another device or size are not mixed with it."""
+def earlier(out: Path, name: str, device: str) -> dict[str, Any]:
+    """What is in the file; parts of another device or size are not mixed with it."""
     where = "any, by counting" if device == "any" else device_name()
-    about = {"size": name, "device": where, "versions": versions(), "commit": commit()}
     old = read_json(out) if out.is_file() else {}
-    if old and {k: old.get(k) for k in ("size", "device")} != {k: about[k] for k in ("size", "device")}:
+    if old and (old.get("size"), old.get("device")) != (name, where):
         raise InputError(f"{out} is of {old.get('size')} on {old.get('device')}: name another --out")
-    write_json(out, old | about | {part: found})
+    return old | {"size": name, "device": where}
+
+
+def record(out: Path, name: str, device: str, part: str, found: Any) -> None:
+    """Put a part into the file."""
+    about = {"versions": versions(), "commit": commit()}
+    write_json(out, earlier(out, name, device) | about | {part: found})
 
 
 def bearable(rows: Iterable[Any], device: str, batch: int) -> list[Any]:
@@ -102,23 +111,51 @@ def bearable(rows: Iterable[Any], device: str, batch: int) -> list[Any]:
 
 @dataclass
 class Measurement:
-    """What the commands share: device, file, and the time after which nothing is begun."""
+    """What the commands share: device, file, and the time after which nothing is begun.
+
+    What fails is told, and costs nothing of the rest; the status says so at the end (:meth:`close`).
+    """
 
     name: str
     device: str
     out: Path
     minutes: float = 0.0
     patient: bool = False
+    #: what was not measured since it failed
+    failed: list[str] = field(default_factory=list)
+    #: seconds that compilation took so far, at most
+    compiling: float = 0.0
 
     def __post_init__(self) -> None:
-        self.peak = start(self.name, self.device, patient=self.patient)
-        self.systems = Systems(self.name, self.device)
         self.end = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
+        self.peak = start(self.name, self.device, patient=self.patient)
+        earlier(self.out, self.name, self.device)  # not after the first minutes of measuring
+        self.systems = Systems(self.name, self.device)
         self.tables: dict[str, dict[int, dict[str, Any]]] = {}
 
-    def in_time(self, what: str) -> bool:
-        """Whether there is time for it."""
-        if time.monotonic() > self.end:
+    def close(self) -> None:
+        """Say what failed, by the status too."""
+        if self.failed:
+            typer.echo(f"not measured, by an error: {'; '.join(self.failed)}", err=True)
+            raise SystemExit(1)
+
+    @contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Go on with the next part where one fails: nobody stands by while it runs."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            self.failed.append(what)
+            typer.echo(f"{what:<50} failed: {reason(error)}")
+            self.systems.of()
+
+    def in_time(self, what: str, row: Training | Generation | None = None) -> bool:
+        """Whether there is time for it: what has to be compiled takes as long as what was compiled before."""
+        needed = self.compiling if row is not None and row.compile and row.way != self.systems.way else 0.0
+        if time.monotonic() + needed > self.end:
             typer.echo(f"{what:<50} not measured: out of time")
             return False
         return True
@@ -126,9 +163,15 @@ class Measurement:
     def rows(self, part: str, rows: Iterable[tuple[int, Any]], measure: Callable[[Any], dict]) -> None:
         """Measure numbered rows of a table; what is there is written after each of them."""
         for number, row in rows:
-            if not self.in_time(label(row)):
+            if not self.in_time(label(row), row):
                 continue
             told = attempt(lambda row=row: measure(row), row)
+            if "error" in told:
+                self.systems.of()  # what is left of it is in the way of the next
+            if told.get("failed"):
+                self.failed.append(label(row))
+            first = told.get("first_step_seconds", told.get("first_call_seconds", 0.0))
+            self.compiling = max(self.compiling, first if row.compile else 0.0)
             typer.echo(f"{label(row):<50} {told['error'] if 'error' in told else shown(told)}")
             self.tables.setdefault(part, {})[number] = told
             found = [row for _, row in sorted(self.tables[part].items())]
@@ -149,24 +192,30 @@ class Measurement:
         """Kernels of an eager step, and of the fastest."""
         both = bearable((Training("bf16", False, 16, True), TRAINING[0]), self.device, 4)
         for way in ways:
-            if not self.in_time("profile"):
+            if not self.in_time("profile", both[way]):
                 continue
-            told = profile_step(self.systems, both[way])
-            self.tables.setdefault("profile", {})[way] = told
-            typer.echo(f"{label(both[way])}: {told['ms_per_step']:.1f} ms a step")
-            for what, ms in (*told["by_kind"].items(), ("device idle", told["idle_ms"])):
-                typer.echo(f"  {what:<22} {ms:8.1f} ms")
-            self.record("profile", [row for _, row in sorted(self.tables["profile"].items())])
+            with self.going_on(f"profile of {label(both[way])}"):
+                told = profile_step(self.systems, both[way])
+                self.tables.setdefault("profile", {})[way] = told
+                typer.echo(f"{label(both[way])}: {told['ms_per_step']:.1f} ms a step")
+                for what, ms in (*told["by_kind"].items(), ("device idle", told["idle_ms"])):
+                    typer.echo(f"  {what:<22} {ms:8.1f} ms")
+                self.record("profile", [row for _, row in sorted(self.tables["profile"].items())])
 
     def memory(self, batches: Iterable[int]) -> None:
         """Peak memory by batch, until one does not fit."""
+        self.systems.of()  # its memory is wanted
         rows: list[dict[str, Any]] = []
         for checkpointing in (False, True):
+            how = "checkpointing" if checkpointing else ""
             for batch in batches:
-                if not self.in_time(f"memory of batch {batch}"):
+                what = f"memory of batch {batch} {how}".strip()
+                if not self.in_time(what):
                     break
-                rows.append(memory_row(self.name, self.device, batch, checkpointing))
-                how = "checkpointing" if checkpointing else ""
+                with self.going_on(what):
+                    rows.append(memory_row(self.name, self.device, batch, checkpointing))
+                if what in self.failed:
+                    break
                 gib = f"{rows[-1]['gib']:.1f} GiB" if rows[-1]["gib"] else "too large"
                 typer.echo(f"batch {batch:<4} {how:<14} {gib}")
                 self.record("memory", {"rows": rows, "fits": fitting(rows)})
@@ -177,6 +226,11 @@ class Measurement:
         """Losses and generated latents of the fast ways against fp32."""
         if not self.in_time("agreement"):
             return
+        with self.going_on("agreement"):
+            self._agree(steps, batch, ways)
+
+    def _agree(self, steps: int, batch: int, ways: Iterable[str]) -> None:
+        self.systems.of()
         told: set[str] = set()
         for found in agreement(self.name, self.device, steps, batch, ways=ways):
             for way, value in found["loss"].items():
@@ -187,16 +241,22 @@ class Measurement:
                         typer.echo(f"latents, {way:<19} {found['latents_rms'][way]:.2e} of their RMS")
             told = set(found["loss"])
             self.record("agree", found)
+            if not self.in_time("the rest of agreement"):
+                return
 
     def compile(self, first: float | None = None) -> None:
         """Seconds to compile the fastest way's step: with an empty cache (unless it was measured), and again."""
         if not self.in_time("compilation"):
             return
+        self.systems.of()  # another process wants the GPU
         (row,) = bearable(TRAINING[:1], self.device, 4)
-        told = compile_seconds(self.name, self.device, row, 2 if first is None else 1)
-        first, cached = told if first is None else (first, told[0])
-        typer.echo(f"compilation: first {first:.0f} s, from the cache {cached:.0f} s")
-        self.record("compile", {"first": first, "cached": cached})
+        runs = 2 if first is None else 1
+        timeout = None if math.isinf(self.end) else max(60.0, self.end - time.monotonic())
+        with self.going_on("compilation"):
+            told = compile_seconds(self.name, self.device, row, runs, timeout)
+            first, cached = told if first is None else (first, told[0])
+            typer.echo(f"compilation: first {first:.0f} s, from the cache {cached:.0f} s")
+            self.record("compile", {"first": first, "cached": cached})
 
     def record(self, part: str, found: Any) -> None:
         """Put a part into the file."""
@@ -222,7 +282,9 @@ def train_command(
     name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Clips per second by precision, compilation, batch and loss."""
-    Measurement(name, device, out, minutes).train(steps)
+    run = Measurement(name, device, out, minutes)
+    run.train(steps)
+    run.close()
 
 
 @app.command("generate")
@@ -235,7 +297,9 @@ def generate_command(
     minutes: Minutes = 0.0,
 ) -> None:
     """Seconds for 100 clips with guidance: latents, as the rest takes little."""
-    Measurement(name, device, out, minutes).generate(clips, most_steps)
+    run = Measurement(name, device, out, minutes)
+    run.generate(clips, most_steps)
+    run.close()
 
 
 @app.command()
@@ -247,7 +311,9 @@ def agree(
     batch: Annotated[int, typer.Option(help="clips a step", min=1)] = 4,
 ) -> None:
     """Losses and generated latents of the fast ways against fp32; on a CPU in an hour or two, with --batch 1."""
-    Measurement(name, device, out, patient=True).agree(steps, batch, AGREEMENT)
+    run = Measurement(name, device, out, patient=True)
+    run.agree(steps, batch, AGREEMENT)
+    run.close()
 
 
 @app.command()
@@ -260,20 +326,26 @@ def memory(
     """Peak memory by batch, and which batch fits a card of 16, 24 and 80 GiB."""
     if device == "cpu":
         raise InputError("memory: peak memory is measured on a GPU only")
-    Measurement(name, device, out).memory([int(b) for b in batches.split(",")])
+    run = Measurement(name, device, out)
+    run.memory([int(b) for b in batches.split(",")])
+    run.close()
 
 
 @app.command("profile")
 def profile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
     """Where the time of a training step goes, without and with compilation."""
-    Measurement(name, device, out).profile()
+    run = Measurement(name, device, out)
+    run.profile()
+    run.close()
 
 
 @app.command("compile")
 def compile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
     """Seconds to compile a training step, with an empty cache and in a later run."""
     empty_cache()
-    Measurement(name, device, out).compile()
+    run = Measurement(name, device, out)
+    run.compile()
+    run.close()
 
 
 @app.command()
@@ -302,21 +374,22 @@ def all_parts(
     """Every part, what matters most first: rented minutes end."""
     empty_cache()
     run = Measurement(name, device, out, minutes)
+    rows = numbered(TRAINING, device, None)
     run.train(steps, [0, 1])
     first = run.tables.get("train", {}).get(0, {}).get("first_step_seconds")
-    run.profile([1])
+    run.profile([1])  # of what is compiled already
     run.generate(100, 200, [0, 1, 2])
-    eager = [n for n, row in numbered(TRAINING, device, None) if not row.compile]
-    run.train(steps, eager)
-    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if not row.compile])
-    run.profile([0])
-    run.systems.of()  # its memory is wanted
+    run.compile(first)
+    run.agree(100, 4, [way for way, row in AGREEMENT.items() if not row.compile])
     if device != "cpu":
         run.memory([2, 16, 64])
-    run.agree(100, 4, [way for way, row in AGREEMENT.items() if not row.compile])
-    run.compile(first)
-    run.train(steps, [n for n, row in numbered(TRAINING, device, None) if n > 1 and row.compile])
+    run.train(steps, [n for n, row in rows if row.lora])
+    run.train(steps, [n for n, row in rows if not row.compile])
+    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if not row.compile])
+    run.profile([0])
+    run.train(steps, [n for n, row in rows if n > 1 and row.compile and not row.lora])
     run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if n > 2 and row.compile])
+    run.close()
 
 
 def label(row: Training | Generation) -> str:
@@ -327,6 +400,7 @@ def label(row: Training | Generation) -> str:
         words.append(f"{row.sampler}, {row.steps} steps")
     else:
         words += ["with eq. 3"] * row.loss + ["checkpointing"] * row.checkpointing
+        words += [f"LoRA of rank {row.lora}"] * bool(row.lora)
     words += ["fused"] * row.fused
     return ", ".join(words)
 
@@ -336,9 +410,17 @@ def attempt(measure: Callable[[], dict[str, Any]], row: Training | Generation) -
     try:
         return measure()
     except (TrainingError, torch.OutOfMemoryError) as error:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return asdict(row) | {"error": str(error).splitlines()[0]}
+        return asdict(row) | {"error": reason(error)}
+    except InputError:
+        raise
+    except Exception as error:  # a compiler's, say, or another version's
+        traceback.print_exc()
+        return asdict(row) | {"error": f"failed: {reason(error)}", "failed": True}
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 if __name__ == "__main__":

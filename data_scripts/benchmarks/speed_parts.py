@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import copy
+import gc
 import os
 import shutil
 import subprocess
@@ -12,8 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latentclap.fast import speed_up
 from latentclap.finetune import FinetuneTask
 from latentclap.latent_clap import LatentCLAP
+from latentclap.lora import add_adapters
 from latentclap.losses import LatentCLAPLoss
 from latentclap.memory import training_footprint
 from latentclap.models import audioldm_unet, random_system, size
@@ -43,6 +48,13 @@ class Training:
     loss: bool
     checkpointing: bool = False
     fused: bool = False
+    #: rank of adapters that train instead of the weights; 0: all weights train
+    lora: int = 0
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """What rows that share a system, and what was compiled for it, have in common."""
+        return "train", self.compile, self.fused, self.batch, self.checkpointing, self.lora
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,11 @@ class Generation:
     clips: int | None = None
     run: int | None = None
 
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """As that of training."""
+        return "generate", self.compile, self.fused, self.batch, self.precision
+
 
 #: neighbours share what is compiled, where it is the same
 TRAINING = (
@@ -70,6 +87,7 @@ TRAINING = (
     Training("bf16", False, 16, False),
     Training("tf32", False, 16, False),
     Training("no", False, 4, False),
+    Training("bf16", True, 64, True, fused=True, lora=16),
 )
 GENERATION = (
     Generation("bf16", True, 100, fused=True),
@@ -89,6 +107,18 @@ def bench_system(name: str, device: str) -> tuple[FoleySystem, LatentCLAP]:
 
     The same weights each time, whatever was drawn before: ways of running are compared with one another.
     """
+    drawn = _drawn(name)
+    # copied to the device at once: drawing the full size's weights takes seconds, and each way wants them
+    moved: dict[int, Any] = {}
+    for part in (*drawn[0].parts.values(), drawn[1]):
+        for p in part.parameters():
+            moved[id(p)] = torch.nn.Parameter(p.detach().to(device, copy=True), p.requires_grad)
+    system, phi = copy.deepcopy(drawn, moved)
+    return system.to(device), phi.to(device)
+
+
+@cache
+def _drawn(name: str) -> tuple[FoleySystem, LatentCLAP]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if name != "paper":
@@ -96,7 +126,7 @@ def bench_system(name: str, device: str) -> tuple[FoleySystem, LatentCLAP]:
         else:
             system, phi = random_system("tiny"), LatentCLAP()
             system.unet, system.frames = audioldm_unet(), 1024
-    return system.eval().to(device), phi.to(device)
+    return system.eval(), phi
 
 
 def forward_flops(system: FoleySystem) -> int:
@@ -208,10 +238,14 @@ def run_training(
 ) -> list[dict[str, float]]:
     """The loop, as fine-tuning runs it: a line of its record every ``log_every`` steps."""
     loss = LatentCLAPLoss(phi, schedule=system.schedule) if row.loss else None
-    system.unet.requires_grad_(True)
+    if not row.lora:
+        system.unet.requires_grad_(True)
+    elif not getattr(system.unet, "peft_config", None):
+        add_adapters(system.unet, row.lora)
     if row.fused and not row.compile:
         speed_up(system.unet)  # the loop does it where it compiles
     task = FinetuneTask(system, loss, LAM if row.loss else 0.0)
+    task.frozen = f"rank {row.lora}" if row.lora else ""
     config = TrainConfig(
         steps=steps,
         batch_size=row.batch,
@@ -224,7 +258,9 @@ def run_training(
     )
     data = fixed_data(system, max(256, row.batch))
     try:
-        return train(task, data, config, folder, progress=False).history
+        # the full size's checkpoint is 5 GB, which nobody reads here and which takes seconds of a rented GPU
+        with mock.patch("latentclap.train.loop.save_checkpoint"):
+            return train(task, data, config, folder, progress=False).history
     finally:
         system.unet.zero_grad(set_to_none=True)
         if row.checkpointing:
@@ -243,6 +279,7 @@ class Systems:
         if way != self.way:
             torch._dynamo.reset()  # or another batch would be compiled for batches of any size
             self.way, self.held = way, None
+            gc.collect()  # accelerate's wrappers hold one another, and with them the weights
             if self.device != "cpu":
                 torch.cuda.empty_cache()
             self.held = bench_system(self.name, self.device) if way else None
@@ -252,8 +289,9 @@ class Systems:
 def train_row(systems: Systems, row: Training, steps: int, peak: float) -> dict[str, Any]:
     """Clips per second of a row, the median of three laps after a warm-up as long as one, and their range; memory."""
     gpu = systems.device != "cpu"
-    system, phi = systems.of("train", row.compile, row.fused, row.batch, row.checkpointing)
-    flops = 3 * forward_flops(system)
+    system, phi = systems.of(*row.way)
+    # where the weights are frozen, no gradient of theirs is computed: a third of the operations
+    flops = (2 if row.lora else 3) * forward_flops(system)
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
@@ -302,7 +340,7 @@ def generate_row(systems: Systems, row: Generation, clips: int, peak: float) -> 
     """Seconds for ``clips`` clips, after a warm-up of two steps in the same shapes."""
     device, run = systems.device, replace(row, steps=min(row.run or row.steps, row.steps))
     held = min(row.clips or clips, clips)
-    system, phi = systems.of("generate", row.compile, row.fused, row.batch, row.precision)
+    system, phi = systems.of(*row.way)
     flops = 2 * forward_flops(system) * row.steps * clips  # twice: guidance
     if (row.compile or row.fused) and system.unet._compiled_call_impl is None:
         if row.fused:
@@ -354,6 +392,7 @@ def agreement(
         with tempfile.TemporaryDirectory() as folder:
             losses[label] = np.array([h["loss"] for h in run_training(system, phi, row, steps, Path(folder))])
         del system, phi
+        gc.collect()
         if not row.checkpointing:
             system, _ = bench_system(name, device)
             if row.fused:
@@ -431,7 +470,7 @@ def profile_step(systems: Systems, row: Training, steps: int = 5) -> dict[str, A
     from torch.profiler import ProfilerActivity, profile
 
     gpu = systems.device != "cpu"
-    system, phi = systems.of("train", row.compile, row.fused, row.batch, row.checkpointing)
+    system, phi = systems.of(*row.way)
     with tempfile.TemporaryDirectory() as folder:
         run_training(system, phi, row, 3, Path(folder) / "warm")
         history = run_training(system, phi, row, 4 * steps, Path(folder) / "timed", log_every=2 * steps)
@@ -443,7 +482,7 @@ def profile_step(systems: Systems, row: Training, steps: int = 5) -> dict[str, A
     kernels = []
     for event in prof.key_averages():
         ms = (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1000 / steps
-        if ms and "dtoh" not in event.key.lower():  # the checkpoint at the end is not the step's
+        if ms and "dtoh" not in event.key.lower():  # reading the losses at the end is not the step's
             times[kind(event.key)] = times.get(kind(event.key), 0.0) + ms
             kernels.append(
                 {"name": event.key[:100], "kind": kind(event.key), "ms": ms, "calls": event.count / steps}
@@ -458,7 +497,9 @@ def profile_step(systems: Systems, row: Training, steps: int = 5) -> dict[str, A
     }
 
 
-def compile_seconds(name: str, device: str, row: Training, runs: int = 2) -> list[float]:
+def compile_seconds(
+    name: str, device: str, row: Training, runs: int = 2, timeout: float | None = None
+) -> list[float]:
     """Seconds until a compiled training step has run once, in new processes: the first one fills the cache.
 
     The cache is TORCHINDUCTOR_CACHE_DIR's, where :func:`empty_cache` has set it.
@@ -470,7 +511,7 @@ def compile_seconds(name: str, device: str, row: Training, runs: int = 2) -> lis
     arguments = [sys.executable, "-c", code, __file__, name, device, repr(asdict(row))]
     told = []
     for _ in range(runs):
-        done = subprocess.run(arguments, capture_output=True, text=True)
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout)
         if done.returncode:
             raise RuntimeError((done.stderr.strip() or "no word").splitlines()[-1])
         told.append(float(done.stdout.split()[-1]))

@@ -50,6 +50,7 @@ def _words(row: Mapping[str, Any]) -> str:
         "compiled" if row["compile"] else "eager",
     ]
     words += ["recomputed activations"] * bool(row.get("checkpointing"))
+    words += [f"LoRA of rank {row.get('lora')}"] * bool(row.get("lora"))
     words += ["fused"] * bool(row.get("fused"))
     return ", ".join(words)
 
@@ -104,7 +105,7 @@ def _train(told: Mapping[str, Any]) -> list[str]:
             *(
                 (_rate(row), f"{row['share']:.1%}", _gib(row["gib"]))
                 if "error" not in row
-                else ("does not fit", "", "")
+                else (_why(row), "", "")
             ),
         )
         for row in told["rows"]
@@ -123,6 +124,11 @@ def _rate(row: Mapping[str, Any]) -> str:
     return f"{told} ({row['range'][0]:.1f} to {row['range'][1]:.1f})" if "range" in row else told
 
 
+def _why(row: Mapping[str, Any]) -> str:
+    """Why a row has no figures."""
+    return "failed" if row.get("failed") else "does not fit"
+
+
 def _generate(told: Mapping[str, Any]) -> list[str]:
     rows = [
         (
@@ -132,7 +138,7 @@ def _generate(told: Mapping[str, Any]) -> list[str]:
             *(
                 (f"{row['seconds']:.1f}" + " (scaled up)" * row["scaled"], f"{row['share']:.1%}")
                 if "error" not in row
-                else ("does not fit", "")
+                else (_why(row), "")
             ),
         )
         for row in told["rows"]
