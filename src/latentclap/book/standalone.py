@@ -18,7 +18,8 @@ tr + tr { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent
 audio { display: block; width: 240px; height: 40px; }
 img { display: block; margin-top: .3rem; border-radius: 3px; }
 .lc-picture { cursor: pointer; }
-.numbers { overflow-x: auto; }
+.numbers { overflow-x: auto; margin: 1rem 0; }
+.numbers thead th + th { text-align: right; }
 .numbers th, .numbers td { white-space: nowrap; }
 .numbers td { text-align: right; font-variant-numeric: tabular-nums; }
 .lc-caption, .lc-note, .lc-key { font-size: .8rem; opacity: .75; }
