@@ -178,6 +178,7 @@ def test_group_norm_by_the_book():
     weight, bias = torch.randn(24), torch.randn(24)
     want = F.silu(F.group_norm(x + shift[:, :, None, None], 4, weight, bias, 1e-5))
     assert_close(group_norm(x, weight, bias, 4, 1e-5, shift=shift, silu=True), want)
+    assert_close(group_norm(x, weight, bias, 4, 0.5), F.group_norm(x, 4, weight, bias, 0.5))
     assert group_norm(x.bfloat16(), weight, bias, 4, 1e-5).dtype == torch.bfloat16
     value, gate = x.chunk(2, -3)
     assert_close(geglu(torch.cat([value, gate], -3).movedim(1, -1)), (value * F.gelu(gate)).movedim(1, -1))
@@ -198,43 +199,60 @@ KERNELS = """
     import torch, torch.nn.functional as F
     from latentclap.fast import ops
     torch.manual_seed(0)
-    for n, c, h, w, groups, shifted, silu in (
-        (2, 64, 40, 16, 32, True, True),   # more pixels than a span
-        (3, 96, 9, 7, 8, False, True),     # channels and pixels that fill no tile
-        (2, 40, 16, 16, 8, True, False),
-        (1, 192, 4, 2, 32, False, True),   # fewer pixels than a step
+    for n, c, h, w, groups, shifted, silu, far, eps, near in (
+        (2, 64, 40, 16, 32, True, True, 30, 1e-5, 2e-5),   # more pixels than a span
+        (3, 96, 9, 7, 8, False, True, 30, 1e-5, 2e-5),     # channels and pixels that fill no tile
+        (2, 40, 16, 16, 8, True, False, 30, 0.5, 2e-5),    # eps that counts
+        (1, 192, 4, 2, 32, False, True, 30, 1e-5, 2e-5),   # fewer pixels than a step
+        (1, 8, 20, 16, 4, False, False, 500, 1e-5, 1e-4),  # a mean far from zero, whose square float32 does not hold
     ):
-        x = (torch.randn(n, c, h, w) * 2 + 30).to(memory_format=torch.channels_last).requires_grad_(True)
+        x = (torch.randn(n, c, h, w) * 2 + far).to(memory_format=torch.channels_last).requires_grad_(True)
         weight, bias, shift = (torch.randn(*s).requires_grad_(True) for s in ((c,), (c,), (n, c)))
         inputs = [x, weight, bias] + [shift] * shifted
         z = x.double() + (shift.double()[:, :, None, None] if shifted else 0)
-        y = F.group_norm(z, groups, weight.double(), bias.double(), 1e-5)
+        y = F.group_norm(z, groups, weight.double(), bias.double(), eps)
         y = F.silu(y) if silu else y
         dy = torch.randn_like(y)
         want = torch.autograd.grad(y, inputs, dy)
         with torch.no_grad():
             added = shift if shifted else None
-            out = ops.normalised(x, weight, bias, added, groups, 1e-5, silu)
+            out = ops.normalised(x, weight, bias, added, groups, eps, silu)
             got = ops.normalised_backward(dy.float(), x, weight, bias, added, *out[1:], groups, silu)
         for a, b in zip((out[0], *got), (y, *want)):
-            assert (a - b).norm() < 2e-5 * b.norm(), (c, h, (a - b).norm() / b.norm())
-        # as autograd calls them, of tensors in their usual order and of a shift that is a view
+            assert (a - b).norm() < near * b.norm(), (c, h, (a - b).norm() / b.norm())
+        # as autograd calls them, of tensors and a gradient in their usual order and of a shift that is a view
         lying = x.detach().contiguous().requires_grad_(True)
         view = torch.stack([shift.detach()] * 2, 2)[:, :, 0].requires_grad_(True)
         inputs = [lying, weight, bias] + [view] * shifted
-        y2 = ops._norm(lying, weight, bias, view if shifted else None, groups, 1e-5, silu)[0]
-        for a, b in zip((y2, *torch.autograd.grad(y2, inputs, dy.float())), (y, *want)):
-            assert (a - b).norm() < 2e-5 * b.norm(), (c, h, "autograd")
-    x = torch.randn(5, 7, 48).requires_grad_(True)
-    value, gate = x.chunk(2, -1)
-    y = value * F.gelu(gate)
-    dy = torch.randn_like(y)
-    (dx,) = torch.autograd.grad(y, x, dy)
+        y2 = ops._norm(lying, weight, bias, view if shifted else None, groups, eps, silu)[0]
+        for a, b in zip((y2, *torch.autograd.grad(y2, inputs, dy.float().contiguous())), (y, *want)):
+            assert (a - b).norm() < near * b.norm(), (c, h, "autograd")
+    # of half precision: results of their inputs' types, rounded once
+    x, dy = (torch.randn(2, 16, 5, 3).half().to(memory_format=torch.channels_last) for _ in range(2))
+    weight, bias, shift = (torch.randn(*s).half().requires_grad_(True) for s in ((16,), (16,), (2, 16)))
+    x.requires_grad_(True)
+    inputs = [x, weight, bias, shift]
+    y = F.silu(F.group_norm(x.double() + shift.double()[:, :, None, None], 4, weight.double(), bias.double(), 1e-5))
+    want = torch.autograd.grad(y, inputs, dy.double())
     with torch.no_grad():
-        torch.testing.assert_close(ops.gated(x), y)
-        torch.testing.assert_close(ops.gated_backward(dy, x), dx)
-        torch.testing.assert_close(ops.gated_backward(dy.mT.contiguous().mT, x.mT.contiguous().mT), dx)
-    torch.testing.assert_close(torch.autograd.grad(ops._gate(x), x, dy)[0], dx)
+        out = ops.normalised(x, weight, bias, shift, 4, 1e-5, True)
+        got = ops.normalised_backward(dy, x, weight, bias, shift, *out[1:], 4, True)
+    for a, b in zip((out[0], *got[:3]), (y.half(), *want)):
+        assert a.dtype == torch.half, a.dtype
+        assert (a.double() - b).norm() < 1e-3 * b.double().norm(), "half"
+    for rows, d in ((5, 24), (1, 700)):  # 700: more than a program's
+        x = torch.randn(rows, 2, 2 * d).requires_grad_(True)
+        value, gate = x.chunk(2, -1)
+        y = value * F.gelu(gate)
+        dy = torch.randn_like(y)
+        (dx,) = torch.autograd.grad(y, x, dy)
+        with torch.no_grad():
+            lying = x.mT.contiguous().mT
+            torch.testing.assert_close(ops.gated(x), y, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(ops.gated(lying), y, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(ops.gated_backward(dy, x), dx, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(ops.gated_backward(dy.mT.contiguous().mT, lying), dx, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(ops._gate(x), x, dy)[0], dx, atol=1e-6, rtol=1e-5)
     print("the same")
 """
 
@@ -329,12 +347,15 @@ def test_a_kernel_starts_on_its_tensors_gpu(monkeypatch):
     with ops._where((3, x)):
         pass
     assert chosen == [x.device, "in", "out"]
+    with ops._where((torch.nn.Parameter(x),)):
+        pass
+    assert len(chosen) == 6 and chosen[3] == x.device
     with FakeTensorMode(), ops._where((torch.zeros(2),)):
         pass
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with ops._where((x,)):
         pass
-    assert len(chosen) == 3
+    assert len(chosen) == 6
 
 
 def test_half_weights_are_what_autocast_makes_of_them(unet):

@@ -414,6 +414,65 @@ def test_what_is_no_checkpoint(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_file_is_and_what_is_under_a_name():
+    """One entry of its kind is enough, beside any others; a prefix is at a name's beginning."""
+
+    def holding(*names):
+        return Checkpoint(Path("x.pt"), {name: torch.zeros(1) for name in names}, [])
+
+    assert holding("epoch", "model.diffusion_model.a").kind == "audioldm"
+    for name in ("text_branch.a", "audio_branch.a"):
+        assert holding("logit_scale_a", name).kind == "clap"
+    for names, told in (("abcd", "a, b, c"), ("", "nothing")):
+        with pytest.raises(InputError, match=f"it holds {told}$"):
+            holding(*names).kind  # noqa: B018
+    assert list(holding("a.b.c", "b.c", "ab.c").under("b.")) == ["c"]
+
+
+def test_where_tensors_lie_in_a_file(tmp_path):
+    """In any dictionary, or below "state_dict"; only the first "module." is that of several GPUs."""
+    path = tmp_path / "a.pt"
+    torch.save({"module.net.module.a": torch.ones(1), "epoch": 3}, path)
+    read = read_checkpoint(str(path))
+    assert read.path == path and list(read.state) == ["net.module.a"]
+    torch.save({"state_dict": [1, 2], "a": torch.ones(1)}, path)
+    with pytest.raises(InputError, match="not a state dict"):
+        read_checkpoint(path)
+
+
+def test_classes_are_told_in_order(tmp_path):
+    functions = [
+        subprocess.run,
+        subprocess.call,
+        subprocess.getoutput,
+        subprocess.check_call,
+        subprocess.list2cmdline,
+    ]
+    hooks = [Payload(function, "x") for function in functions]
+    torch.save({"state_dict": {"x": torch.zeros(2)}, "hooks": hooks}, tmp_path / "a.pt")
+    inert = read_checkpoint(tmp_path / "a.pt").inert
+    assert len(inert) == len(hooks) and inert == sorted(inert)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("", r"\(RuntimeError\)"),
+        ("one\ntwo", r"\(one\)"),
+        ("Weights only load failed: switch it off", r"\(not a file of torch\)"),
+        (200 * "x" + "\n", f"\\({120 * 'x'}\\)"),
+    ],
+)
+def test_a_refusal_is_one_short_line(tmp_path, monkeypatch, said, told):
+    def load(*_, **__):
+        raise RuntimeError(said)
+
+    (tmp_path / "a.pt").write_bytes(b"?")
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(InputError, match=f"a.pt: cannot be read as weights only {told}$"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
 def test_a_file_cut_short(ckpt, tmp_path):
     short = tmp_path / "short.ckpt"
     with open(ckpt, "rb") as whole:

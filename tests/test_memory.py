@@ -9,11 +9,22 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from latentclap import finetune as finetuning
+from latentclap import memory
 from latentclap.diffusion import NoiseSchedule
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss
-from latentclap.memory import ALLOWANCE, GIB, SPARE, Footprint, _peaks, _step, foretold, training_footprint
+from latentclap.memory import (
+    ALLOWANCE,
+    GIB,
+    SPARE,
+    Footprint,
+    _norms_in_float32,
+    _peaks,
+    _step,
+    foretold,
+    training_footprint,
+)
 from latentclap.models import audioldm_unet, random_system, size
 from latentclap.train import TrainConfig
 
@@ -81,18 +92,32 @@ def test_no_record_of_a_gpu_is_above_what_is_told(repo_root):
     assert len(told) == 1  # it takes half a minute
 
 
+def test_norms_of_half_precision_are_counted_in_float32():
+    norms = torch.nn.ModuleList([torch.nn.GroupNorm(1, 4), torch.nn.LayerNorm(4)])
+    x = torch.randn(2, 4).bfloat16()
+    for half, kind in ((True, torch.float32), (False, torch.bfloat16)):
+        with _norms_in_float32(norms, half):
+            assert [norm(x).dtype for norm in norms] == [kind] * 2
+    assert [norm(x).dtype for norm in norms] == [torch.bfloat16] * 2
+
+
 def test_ways_to_save_memory_save_it(tiny):
     system, phi = tiny
     about = (system.unet.config, phi.config, system.latent_shape)
     plain = training_footprint(*about, precision="no")
     assert training_footprint(*about, precision="no", checkpointing=True).per_clip < plain.per_clip
     assert training_footprint(*about, precision="bf16").per_clip < plain.per_clip
-    assert training_footprint(about[0], None, about[2], precision="no").per_clip < plain.per_clip
+    alone = training_footprint(about[0], None, about[2], precision="no")
+    assert alone.per_clip < plain.per_clip
+    # the encoder's weights are there too
+    assert plain.least - alone.least >= 4 * sum(p.numel() for p in phi.parameters())
     weights = 4 * sum(p.numel() for p in system.unet.parameters())
     shared = training_footprint(*about, precision="no", ema=True, processes=8)
     assert shared.fixed - plain.fixed == shared.least - plain.least == 2 * weights
     two = training_footprint(*about, precision="no", processes=2)
     assert two.fixed - plain.fixed == two.least - plain.least == weights
+    bare = (about[0], None, about[2])
+    assert training_footprint(*bare, precision="fp16") == training_footprint(*bare, precision="bf16")
     # TensorFloat-32 is a way to multiply float32, not to store it
     assert training_footprint(*about, precision="tf32") == plain
 
@@ -104,6 +129,8 @@ def test_fits_is_the_largest_that_fits():
     assert footprint.fits(6 * GIB) == 0 and footprint.peak(1) == 6 * GIB
     # two clips' pass would fit, and Adam's update, which is as large whatever the batch, would not
     assert footprint.fits(13 * GIB // 2) == 0 < footprint.fits(7 * GIB)
+    # a pass keeps more than Adam's update takes, before any clip is there
+    assert Footprint(least=2 * GIB, fixed=5 * GIB, per_clip=GIB).fits(4 * GIB) == 0
 
 
 def test_a_batch_that_will_not_fit_is_named(tiny):
@@ -117,6 +144,36 @@ def test_a_batch_that_will_not_fit_is_named(tiny):
     assert int(line.rpartition(" ")[2]) == training_footprint(*about, checkpointing=True).fits(free) > 100
     assert "checkpointing" not in foretold(*about, 10**6, free, checkpointing=True)
     assert "no batch will fit" in foretold(*about, 1, SPARE)
+
+
+def test_the_line_is_of_the_run_s_own_way_and_in_gib(monkeypatch):
+    """Both estimates, as it runs and with checkpointing, are of the same options."""
+    asked = []
+
+    def footprint(*_, **options):
+        asked.append(options)
+        return Footprint(3 * 2**30, 2 * 2**30, 2**28 if options["checkpointing"] else 2**29)
+
+    monkeypatch.setattr(memory, "training_footprint", footprint)
+    about = ({}, None, (8, 16, 16))
+    options = {"precision": "fp16", "lora_rank": 4}
+    free = 6 * 2**30
+    assert foretold(*about, 10, free, **options) == (
+        "a step of 10 clips takes about 7.0 GiB uncompiled, and 6.0 GiB are free: 6 would fit, with checkpointing 12"
+    )
+    assert asked == [options | {"checkpointing": checkpointing} for checkpointing in (False, True)]
+    asked.clear()
+    assert foretold(*about, 20, free, checkpointing=True).endswith("free: 12 would fit")
+    assert asked == [{"checkpointing": True}]
+    assert foretold(*about, 1, 7 * 2**29) == (
+        "weights, gradients and Adam alone take about 3.0 GiB, and 3.5 GiB are free: no batch will fit this GPU"
+    )
+
+
+def test_a_clip_s_share_is_the_slope_between_two_batches(monkeypatch):
+    """What a pass keeps whatever the batch is no part of it, however large."""
+    monkeypatch.setattr(memory, "_peaks", lambda *a: (50, [2000, *(5000 + 10 * batch for batch in a[3][1:])]))
+    assert training_footprint({}, None, (8, 16, 16)) == Footprint(2000, 5000, 13)
 
 
 def test_fine_tuning_warns(tiny):
