@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,10 @@ from latentclap.options import at_least, check_seconds, embedding_name, load_emb
 RECORD = "compare.json"
 #: the page's folder, one that is made, and tables
 PAGE, PART, CLASSES, CLIPS = "listen", ".listen", "classes.csv", "clips.csv"
+#: the page's picture, by which it is known
+FIGURE = "systems.png"
+#: the page's column of real clips
+REAL = "Real"
 
 HELP = """Compare systems by their clips: FAD, KAD, precision, coverage, tests of the differences, and a page to hear.
 
@@ -86,7 +91,7 @@ def compare(
     from latentclap.compare import run
 
     done = run.Run(folders, reference, training, seconds, neighbours, n_boot, seed, items)
-    done.find()
+    done.find(texts=similarity)
     clap: list[Any] = []
 
     def system() -> Any:
@@ -113,15 +118,20 @@ def grouped(systems: list[str]) -> dict[str, list[Path]]:
     folders: dict[str, list[Path]] = {}
     for text in systems:
         name, found, folder = text.partition("=")
-        if not (found and name.strip() and folder):
+        # a name is written into tables and the page; what a terminal gives need not be text
+        name = os.fsencode(" ".join(name.split())).decode("utf-8", "backslashreplace")
+        if not (found and name and folder):
             raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
+        if name == REAL:
+            raise InputError(f"{text!r}: {REAL} is the page's column of reference clips; choose another name")
         path = Path(folder)
         if not path.is_dir():
-            raise InputError(f"{name.strip()}: {path}: no such folder of clips")
+            what = "a file, not a folder of clips" if path.exists() else "no such folder of clips"
+            raise InputError(f"{name}: {path}: {what}")
         for other, paths in folders.items():
             if path.resolve() in (p.resolve() for p in paths):
-                raise InputError(f"{path} is there twice, as {other} and as {name.strip()}")
-        folders.setdefault(name.strip(), []).append(path)
+                raise InputError(f"{path} is there twice, as {other} and as {name}: give each folder once")
+        folders.setdefault(name, []).append(path)
     counts = {name: len(paths) for name, paths in folders.items()}
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -135,18 +145,22 @@ def place(out: Path, sources: list[Path]) -> None:
     """Look whether the folder can be written, and holds nothing of another kind.
 
     Raises:
-        InputError: it holds other things, lies among the clips, or a source is missing.
+        InputError: it holds other things, lies among the clips, or a source is missing or would be replaced.
     """
     for source in sources:
         if not source.exists():
             raise InputError(f"{source}: no such folder or file")
+        if any(source.resolve().is_relative_to((out / name).resolve()) for name in (PAGE, PART)):
+            raise InputError(f"{source} lies in {out / PAGE}, which is replaced: choose another --out")
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise InputError(
                 f"--out {out} lies in {source}, where the next call would find its sounds: choose another"
             )
     check_place(out / RECORD)
     if out.is_dir() and not (out / RECORD).is_file():
-        others = [p for p in out.iterdir() if p.name not in (PAGE, PART, CLASSES, CLIPS)]
+        # what a run leaves that was killed before its record; another's page is not ours to replace
+        ours = {PART, CLASSES, CLIPS} | ({PAGE} if (out / PAGE / FIGURE).is_file() else set())
+        others = [p for p in out.iterdir() if p.name not in ours]
         if others:
             raise InputError(
                 f"{out} holds other things than a comparison ({plain(others[0].name)}): choose another folder"

@@ -16,8 +16,8 @@ from latentclap.compare.manifold import clip_vectors, radii
 from latentclap.errors import InputError
 from latentclap.evaluate.clips import clips_in_folder, in_order
 from latentclap.fad import ClipEmbeddings
-from latentclap.files import below, listed
-from latentclap.scan.layout import SPLITS, find
+from latentclap.files import below, listed, plain
+from latentclap.scan.layout import SPLITS, UNDECODABLE, find, packed
 
 #: the one class of a folder whose clips lie in no folders
 ALL = "clips"
@@ -34,27 +34,42 @@ def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list
         reference: copies of a clip are left out; among generated clips of the seven classes they are an error.
 
     Raises:
-        InputError: no such folder, no sounds, or files that are bad.
+        InputError: no such folder, no sounds, or files that are bad; sounds that cannot be decoded, which would be
+            missing from the figures without a word.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of clips")
+        what = "a file, not a folder of clips" if folder.exists() else "no such folder of clips"
+        raise InputError(f"{folder}: {what}")
     if find(folder)[2] or any(path.name.lower() in SPLITS for path in listed(folder) if path.is_dir()):
         return clips_in_folder(folder, duplicates_ok=reference)
+    # a class's name is written into tables, and a folder's may be no text
     own = {
-        path.name: below(path, FORMATS)
+        plain(path.name): _sounds(path)
         for path in listed(folder)
         if path.is_dir() and not path.name.startswith(".")
     }
     own = {cls: files for cls, files in own.items() if files}
-    loose = [path for path in below(folder, FORMATS) if path.parent == folder]
+    loose = [path for path in _sounds(folder) if path.parent == folder]
     if own and loose:
         raise InputError(
             f"{folder}: sounds lie in folders and beside them ({loose[0].name}); move all into folders, or none"
         )
     if not own and not loose:
-        raise InputError(f"{folder}: no sounds; expected {folder}/rain/*.wav, or sounds in {folder}")
+        archives = packed(below(folder))
+        found = f", but {archives}: unpack them there" if archives else ""
+        raise InputError(f"{folder}: no sounds{found}; expected {folder}/rain/*.wav, or sounds in {folder}")
     return {cls: own[cls] for cls in in_order(own)} if own else {ALL: loose}
+
+
+def _sounds(folder: Path) -> list[Path]:
+    """Sound files below a folder, sorted."""
+    found = [path for path in below(folder, {*FORMATS, *UNDECODABLE}) if not path.is_dir()]
+    if bad := [path for path in found if path.suffix.lower() in UNDECODABLE]:
+        raise InputError(
+            f"{bad[0]}: cannot be decoded ({len(bad)} such in {folder}); convert it to wav, flac, ogg or mp3"
+        )
+    return found
 
 
 def clip_rows(

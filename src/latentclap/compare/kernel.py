@@ -37,11 +37,12 @@ class KernelDistance:
 
     Attributes:
         kad: the unbiased estimate, times 100; below 0 where two sets are as alike as halves of one.
-        ci_low, ci_high: bootstrap interval over clips; NaN without draws.
+        ci_low, ci_high: bootstrap interval over clips; NaN without draws, and of two clips on a side, which are one
+            pair whatever is drawn.
         p: of both sets coming from one distribution, by permutation of clips; NaN without draws.
         bandwidth: s.
         n_clips, n_ref_clips: sizes.
-        draws: (n_boot,) of the bootstrap, moved so that their mean is ``kad``.
+        draws: (n_boot,) of the bootstrap, moved so that their mean is ``kad``; empty where there is no interval.
         parts: (n_clips,) what each generated clip adds: their mean is ``kad``.
     """
 
@@ -65,16 +66,21 @@ def median_distance(clips: ClipEmbeddings, *, seed: int = 0) -> float:
     """
     if len(clips) < 2:
         raise InputError(f"{len(clips)} clip: a distance between clips needs at least 2")
+    apart = _distances(clips, seed)
+    s = float(np.median(apart)) if apart.size else 0.0
+    if not s > 0:
+        raise InputError("most of the reference clips have the same embedding: they are copies, or silent")
+    return s
+
+
+def _distances(clips: ClipEmbeddings, seed: int) -> np.ndarray:
+    """Distances between windows of different clips, of some of them where they are many, (pairs,)."""
     owner = np.repeat(np.arange(len(clips)), clips.counts)
     rows = np.arange(len(owner))
     if len(rows) > MEDIAN_OF:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), MEDIAN_OF, replace=False))
     values, owner = clips.values[rows], owner[rows]
-    apart = cdist(values, values)[np.triu(owner[:, None] != owner[None], 1)]
-    s = float(np.median(apart)) if apart.size else 0.0
-    if not s > 0:
-        raise InputError("most of the reference clips have the same embedding: they are copies, or silent")
-    return s
+    return cdist(values, values)[np.triu(owner[:, None] != owner[None], 1)]
 
 
 def clip_kernel(a: ClipEmbeddings, b: ClipEmbeddings, bandwidth: float) -> np.ndarray:
@@ -133,10 +139,11 @@ def kernel_distance(
     draws, low, high, p = np.zeros(0), np.nan, np.nan, np.nan
     if n_boot:
         ours, theirs, labels = np.random.default_rng(seed).spawn(3)
-        w, v = _resample(ours, n_boot, n), _resample(theirs, n_boot, m)
-        draws = SCALE * (_pairs(k_gg, w) + _pairs(k_rr, v) - 2 * _between(k_gr, w, v))
-        draws += kad - draws.mean()
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        if min(n, m) > 2:
+            w, v = _resample(ours, n_boot, n), _resample(theirs, n_boot, m)
+            draws = SCALE * (_pairs(k_gg, w) + _pairs(k_rr, v) - 2 * _between(k_gr, w, v))
+            draws += kad - draws.mean()
+            low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
         p = _test(generated, reference, n_boot, labels, seed)
     return KernelDistance(kad, float(low), float(high), float(p), s, n, m, level, draws, parts)
 
@@ -165,10 +172,14 @@ def _test(a: ClipEmbeddings, b: ClipEmbeddings, draws: int, rng: np.random.Gener
     """p of one distribution behind both: how often as large a distance comes of clips that were dealt out at random.
 
     The bandwidth is that of all clips together. The reference's own would tell the sides apart by itself, and the
-    test would not be exact.
+    test would not be exact. Distances of 0 are left out of it: a system that makes one sound again and again has
+    nothing else, and is to be told apart all the same.
     """
     both = ClipEmbeddings(np.concatenate([a.values, b.values]), np.concatenate([a.counts, b.counts]))
-    k = clip_kernel(both, both, median_distance(both, seed=seed))
+    apart = _distances(both, seed)
+    if not (apart > 0).any():
+        return 1.0
+    k = clip_kernel(both, both, float(np.median(apart[apart > 0])))
     n, size = len(a), len(both)
     first = np.zeros((draws + 1, size))
     first[0, :n] = 1

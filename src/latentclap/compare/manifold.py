@@ -28,6 +28,8 @@ from latentclap.fad.gaussian import same_embedding
 
 #: neighbours that make a ball, as the authors of density and coverage take
 NEIGHBOURS = 5
+#: clips whose distances to all others are computed at once: some 100 MB against ten thousand
+ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,18 @@ def radii(vectors: np.ndarray, k: int) -> np.ndarray:
         InputError: no more than k vectors.
     """
     if len(vectors) <= k:
-        raise InputError(f"{len(vectors)} clips have no {k}-th neighbour among themselves; give more clips")
-    return np.partition(cdist(vectors, vectors), k, axis=1)[:, k]  # the 0th is the clip itself
+        raise InputError(too_few(len(vectors), k))
+    parts = (cdist(vectors[i : i + ROWS], vectors) for i in range(0, len(vectors), ROWS))
+    return np.concatenate(
+        [np.partition(part, k, axis=1)[:, k] for part in parts]
+    )  # the 0th is the clip itself
+
+
+def too_few(clips: int, k: int) -> str:
+    """What is to be said of so few clips that none has a k-th neighbour."""
+    one = "1 clip has" if clips == 1 else f"{clips} clips have"
+    mend = f", or ask for fewer neighbours (--neighbours {clips - 1})" if clips > 1 else ""
+    return f"{one} too few fellows for {k} neighbours; give more than {k} clips{mend}"
 
 
 def manifold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +13,25 @@ import pandas as pd
 from tqdm import tqdm
 
 from latentclap.audio import read_wave
-from latentclap.book.grid import listening_grid
-from latentclap.book.players import AudioFile, save_player
+from latentclap.book.grid import FOOTNOTE, listening_grid
+from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
 from latentclap.book.standalone import heading, number_table, paragraph, write_page
 from latentclap.classes import LABELS
 from latentclap.compare.table import TESTED, Comparison, Scores, verdict
-from latentclap.files import atomic_path
-
-#: the column of real clips
-REAL = "Real"
-FIGURE = "systems.png"
+from latentclap.comparing import FIGURE, REAL
+from latentclap.files import atomic_path, plain
 
 WHAT_IT_SAYS = (
     "FAD and KAD: how far a system's clips lie from the real ones as a whole, 0 being best; FAD is too high with few"
     " clips, KAD is right on average and may fall below 0. Precision: share of clips that lie among real ones."
     " Coverage: share of real clips with a generated one near; who makes one sound again and again has little."
 )
+#: where the reference is statistics
+WHAT_FAD_SAYS = (
+    "FAD: how far a system's clips lie from the real ones as a whole, 0 being best; too high with few clips."
+)
+#: what the line under players says of the length of what was measured
+AS_FAD = ", as FAD takes them"
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,7 @@ def comparison_page(
         progress: show a bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(desc="page", unit="player", disable=None if progress and items else True)
-    players = _Players(folder, bar)
+    seconds = _all(comparison)[0].fad.settings.get("seconds", PICTURE_SECONDS)
     _figure(comparison, folder / FIGURE)
     alt = "Averages of the systems, a point for each training"
     blocks = [
@@ -80,25 +83,26 @@ def comparison_page(
         _summary(comparison),
         _changes(comparison),
         f'<img src="{FIGURE}" alt="{alt}" style="max-width:100%">',
-        paragraph(WHAT_IT_SAYS if real else WHAT_IT_SAYS.partition("Precision")[0].strip()),
+        paragraph(WHAT_IT_SAYS if real else WHAT_FAD_SAYS),
         heading("Class by class"),
         *_classes(comparison),
     ]
-    if items:
-        blocks += [heading("Side by side"), *_side_by_side(players, heard, real, items)]
-        if real:
-            blocks += [heading("Furthest from real clips"), *_odd(players, heard, items)]
-        if training:
-            blocks += [heading("Nearest to a training clip"), *_near(players, heard, training, items)]
-    bar.close()
+    with tqdm(desc="page", unit="player", disable=None if progress and items else True) as bar:
+        players = _Players(folder, bar, seconds)
+        if items:
+            blocks += [heading("Side by side"), *_side_by_side(players, heard, real, items)]
+            if real:
+                blocks += [heading("Furthest from real clips"), *_odd(players, heard, items)]
+            if training:
+                blocks += [heading("Nearest to a training clip"), *_near(players, heard, training, items)]
     return write_page(folder / "index.html", "Comparison", blocks)
 
 
 class _Players:
     """Sound files of the page, made once each."""
 
-    def __init__(self, folder: Path, bar: Any) -> None:
-        self.folder, self.bar = folder, bar
+    def __init__(self, folder: Path, bar: Any, seconds: float) -> None:
+        self.folder, self.bar, self.seconds = folder, bar, seconds
         self.made: dict[Path, AudioFile] = {}
 
     def clip(self, path: Path, caption: str) -> AudioFile:
@@ -112,7 +116,12 @@ class _Players:
         self, rows: list[str], columns: list[str], cells: dict[tuple[str, str], AudioFile], title: str
     ) -> str:
         shown = listening_grid(rows, columns, cells, title=title, allow_missing=True, folder=self.folder)
-        return shown.html(self.folder)
+        text = shown.html(self.folder)
+        if self.seconds != PICTURE_SECONDS:  # players have one length, whatever was measured
+            text = text.replace(
+                FOOTNOTE, FOOTNOTE.replace(AS_FAD, f"; measured are the first {self.seconds:g} s")
+            )
+        return text
 
 
 def _side_by_side(
@@ -128,8 +137,9 @@ def _side_by_side(
             for column in columns:
                 if i < len(sources[column]):
                     path = sources[column][i]
-                    cells[row, column] = players.clip(path, path.name)
-    rule = f"The first {items} of each class by name; none was picked by ear."
+                    cells[row, column] = players.clip(path, plain(path.name))
+    first = "The first clip" if items == 1 else f"The first {items} clips"
+    rule = f"{first} of each class by name; none was picked by ear."
     return [paragraph(rule), players.grid(rows, columns, cells, "side by side")]
 
 
@@ -190,8 +200,8 @@ def _summary(comparison: Comparison) -> str:
         ]
         for row in rows
     ]
-    if (expected := rows[0]["expected_coverage"]) == expected:
-        blank = ["" if key != "coverage" else f"{expected:.2f}" for key in shown]
+    if expected := comparison.expected_coverage():
+        blank = ["" if key != "coverage" else expected for key in shown]
         table.append(["real clips, as many", *([""] if several else []), *blank, ""])
     head = ["", *(["trainings"] if several else []), *(heads[key] for key in shown), "clips"]
     return number_table(head, table)
@@ -208,7 +218,8 @@ def _changes(comparison: Comparison) -> str:
             )
     if not rows:
         return ""
-    head = ["", f"against {first}", f"{comparison.level:.0%}", "p (Holm)", "trainings", "this shows"]
+    corrected = "p (Holm)" if len(comparison.systems) > 2 else "p"
+    head = ["", f"against {first}", f"{comparison.level:.0%}", corrected, "trainings", "this shows"]
     return number_table(head, rows)
 
 
@@ -274,11 +285,14 @@ def _figure(comparison: Comparison, path: Path) -> None:
             axes.plot([mean, mean], [i - 0.35, i + 0.35], color=f"C{i % 10}", lw=1, alpha=0.6)
         known = any(math.isfinite(s.interval(key)[0]) for s in _all(comparison))
         level = f", {comparison.level:.0%} over clips" if known else ""
-        axes.set(xlabel=f"average {measure}{level}", yticks=range(len(names)), yticklabels=names)
+        axes.set(xlabel=f"average {measure}{level}")
+        axes.set_yticks(range(len(names)), names, parse_math=False)  # a name may have dollars in it
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # a letter that the font lacks is a box in the picture; the tables have it
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(temporary, dpi=120)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +16,15 @@ from tqdm import tqdm
 from latentclap.classes import CLASSES as SEVEN
 from latentclap.classes import prompt
 from latentclap.compare.clips import clip_rows, find_clips
+from latentclap.compare.manifold import too_few
 from latentclap.compare.page import Heard, comparison_page
 from latentclap.compare.table import Comparison, Scores, score
 from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips
-from latentclap.evaluate.clips import canonical, in_order
+from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, load_stats
-from latentclap.files import plain, write_json, write_text
+from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import commit, device_name, versions
 
 Files = dict[str, list[Path]]
@@ -53,11 +55,11 @@ class Run:
     real: Files = field(default_factory=dict)
     known: Files = field(default_factory=dict)
 
-    def find(self) -> None:
-        """Find all clips, before any of them is embedded.
+    def find(self, *, texts: bool = False) -> None:
+        """Find all clips, before any of them is embedded; ``texts``: classes need theirs, for similarities.
 
         Raises:
-            InputError: bad folders, or classes that one side has and another lacks.
+            InputError: bad folders, classes that one side has and another lacks, or with too few clips.
         """
         self.stats = None
         if self.reference.suffix == ".npz":
@@ -80,8 +82,36 @@ class Run:
             found = find_clips(self.training, reference=True)
             _has(classes, found, f"--training {self.training}")
             self.known = {cls: found[cls] for cls in classes}
-        self.classes = in_order(dict.fromkeys(classes))
+        if texts and not set(classes) & set(SEVEN):
+            raise InputError("--similarity: none of the classes is one of the seven, whose texts are known")
+        self._count()
         self._look_for_the_same_files()
+
+    def _count(self) -> None:
+        """Refuse classes of too few clips, and warn of systems with unequal numbers."""
+        sides = [
+            (folder, files)
+            for name, trainings in self.made.items()
+            for folder, files in zip(self.folders[name], trainings, strict=True)
+        ]
+        needed = self.neighbours if self.stats is None else min(1, self.n_boot)
+        for folder, files in [*sides, (self.reference, self.real)]:
+            for cls, paths in files.items():
+                if len(paths) <= needed:
+                    few = "1 clip; give 2 or more" if self.stats is not None else too_few(len(paths), needed)
+                    raise InputError(f"{folder}: {cls}: {few}")
+        unequal = [
+            f"{cls} {min(counts)}-{max(counts)}"
+            for cls in sides[0][1]
+            if len(set(counts := [len(files[cls]) for _, files in sides])) > 1
+        ]
+        if unequal:
+            more = "" if self.stats is not None else ", or look at KAD"
+            told = ", ".join(unequal[:3]) + (", ..." if len(unequal) > 3 else "")
+            self.warnings.append(
+                f"unequal numbers of clips ({told}): FAD is higher for a system with fewer, by the number"
+                f" alone; compare as many of each{more}"
+            )
 
     def _look_for_the_same_files(self) -> None:
         real = {path.resolve() for paths in self.real.values() for path in paths}
@@ -163,8 +193,6 @@ class Run:
                 heard = resample(wave[0][: round(self.seconds * sr)], sr, system.sampling_rate)
                 values.append(system.similarity(heard[None], [prompt(cls)]))
             out[cls] = np.concatenate(values).astype(np.float64)
-        if not out:
-            raise InputError("--similarity: none of the classes is one of the seven, whose texts are known")
         return out
 
     def _rows(
@@ -188,9 +216,33 @@ class Run:
         return pd.concat(parts, ignore_index=True)
 
     def save(self, out: Path, *, progress: bool = True) -> Path:
-        """Write page, tables and record into a folder; the record last. Return the page."""
+        """Write page, tables and record into a folder; return the page.
+
+        The page is made beside its place, where it may fail, and goes again if it does. Then the old record goes
+        first and the new one comes last: where one is, everything beside it is of the same comparison.
+        """
+        made = check_place(out / RECORD)  # folders that are not there yet
         part = out / PART
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            self._page(part, progress)
+            (out / RECORD).unlink(missing_ok=True)
+            if (out / PAGE).is_symlink():
+                (out / PAGE).unlink()
+            shutil.rmtree(out / PAGE, ignore_errors=True)
+            part.rename(out / PAGE)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+        self._tables(out)
+        told = {"commit": commit(), "device": device_name(), "versions": versions()}
+        write_json(out / RECORD, self.comparison.to_dict() | told)
+        return out / PAGE / "index.html"
+
+    def _page(self, part: Path, progress: bool) -> None:
         heard = {
             name: Heard(trainings[0], self.rows[name][0] if self.rows[name] else pd.DataFrame())
             for name, trainings in self.made.items()
@@ -205,6 +257,8 @@ class Run:
             lines=[*self.comparison.names(), *self.warnings],
             progress=progress,
         )
+
+    def _tables(self, out: Path) -> None:
         write_text(out / CLASSES, self.comparison.table().to_csv(index=False))
         parts = []
         for name, trainings in self.rows.items():
@@ -217,11 +271,6 @@ class Run:
             write_text(out / CLIPS, pd.concat(parts, ignore_index=True).to_csv(index=False))
         else:
             (out / CLIPS).unlink(missing_ok=True)  # of an earlier comparison with clips
-        shutil.rmtree(out / PAGE, ignore_errors=True)
-        part.rename(out / PAGE)
-        told = {"commit": commit(), "device": device_name(), "versions": versions()}
-        write_json(out / RECORD, self.comparison.to_dict() | told)
-        return out / PAGE / "index.html"
 
 
 def _same(classes: list[str], first: Path, found: list[str], folder: Path) -> None:

@@ -16,6 +16,7 @@ from latentclap.compare.kernel import KernelDistance, kernel_distance
 from latentclap.compare.manifold import NEIGHBOURS, Manifold, manifold
 from latentclap.errors import InputError
 from latentclap.evaluate import Change, EvalResult, compare_averages, evaluate, with_holm
+from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
 from latentclap.files import finite, write_json
 
@@ -140,11 +141,15 @@ def score(
     Raises:
         InputError: too few clips of a class, a class without reference, different embeddings.
     """
+    # FAD's classes have our spelling, whatever the caller's
+    generated = {canonical(cls): clips for cls, clips in generated.items()}
+    reference = {canonical(cls): side for cls, side in reference.items()}
+    training = None if training is None else {canonical(cls): clips for cls, clips in training.items()}
     if fad is None:
         fad = evaluate(
             generated, reference, embedding, n_boot=n_boot, seed=seed, seconds=seconds, level=level
         )
-    out = Scores(fad, similarity=dict(similarity or {}))
+    out = Scores(fad, similarity={canonical(cls): values for cls, values in (similarity or {}).items()})
     for i, cls in enumerate(fad.estimates):
         ours, real = generated[cls], reference[cls]
         if not isinstance(real, ClipEmbeddings):
@@ -153,12 +158,12 @@ def score(
         try:
             out.kernel[cls] = kernel_distance(ours, real, n_boot=n_boot, level=level, seed=own_seed)
             out.manifolds[cls] = manifold(ours, real, neighbours, level=level)
+            if training is not None:
+                if cls not in training:
+                    raise InputError(f"no training clips; there are those of {', '.join(training)}")
+                out.copying[cls] = data_copying(ours, real, training[cls])
         except InputError as error:
             raise InputError(f"{cls}: {error}") from None
-        if training is not None:
-            if cls not in training:
-                raise InputError(f"{cls}: no training clips; --training has {', '.join(training)}")
-            out.copying[cls] = data_copying(ours, real, training[cls])
     return out
 
 
@@ -233,28 +238,42 @@ class Comparison:
         """`summary` and `changes` for a terminal."""
         summary = self.summary().to_dict("records")
         shown = [c for c in _SHOWN if any(row[c] == row[c] for row in summary)]
-        width = max(10, *(len(row["system"]) for row in summary)) + 2
-        lines = [f"{'system':<{width}}" + "".join(_SHOWN[c].rjust(_WIDE[c]) for c in shown)]
-        for row in summary:
-            lines.append(f"{row['system']:<{width}}" + "".join(_cell(row, c).rjust(_WIDE[c]) for c in shown))
-        if (expected := summary[0]["expected_coverage"]) == expected:
-            lines.append(f"{'real clips':<{width}}{expected:.2f} of coverage, if as many were compared")
+        cells = [["system", *(_SHOWN[c] for c in shown)]]
+        cells += [[row["system"], *(_cell(row, c) for c in shown)] for row in summary]
+        first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
+        lines = [
+            "   ".join([name.ljust(first), *(v.rjust(w) for v, w in zip(values, widths, strict=True))])
+            for name, *values in cells
+        ]
+        if expected := self.expected_coverage():
+            lines.append(f"Real clips, if as many were compared, would have a coverage of {expected}.")
+        corrected = len(self.systems) > 2
         for measure, changes in self.changes().items():
             for name, change in changes.items():
-                lines.append(said(change, measure, name, next(iter(self.systems))))
+                lines.append(said(change, measure, name, next(iter(self.systems)), corrected=corrected))
         return "\n".join([*lines, *self.names()])
 
+    def expected_coverage(self) -> str:
+        """What real clips would have for coverage, as text; from least to most where systems have unequal numbers."""
+        values = [row["expected_coverage"] for row in self.summary().to_dict("records")]
+        if any(value != value for value in values):
+            return ""
+        low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+        return low if low == high else f"{low}-{high}"
+
     def names(self) -> list[str]:
-        """The full names of the figures, without which they are no numbers."""
-        one = next(iter(self.systems.values()))[0]
-        out = [one.fad.name]
-        if one.kernel:
-            k = next(iter(one.kernel.values()))
-            sizes = f"{_range(x.n_clips for x in one.kernel.values())} clips a class"
-            real = f"{_range(x.n_ref_clips for x in one.kernel.values())} clips"
-            interval = f"{k.level:.0%} bootstrap over both" if k.draws.size else "no interval"
+        """The full names of the figures, without which they are no numbers; FAD's of each number of clips."""
+        scores = [s for trainings in self.systems.values() for s in trainings]
+        out = list(dict.fromkeys(s.fad.name for s in scores))
+        kernels = [k for s in scores for k in s.kernel.values()]
+        if kernels:
+            sizes = f"{_range(k.n_clips for k in kernels)} clips a class"
+            real = f"{_range(k.n_ref_clips for k in kernels)} clips"
+            drawn = all(k.draws.size for k in kernels)
+            interval = f"{kernels[0].level:.0%} bootstrap over both" if drawn else "no interval"
+            embedding = scores[0].fad.settings["embedding"]
             out.append(
-                f"KAD[{one.fad.settings['embedding']}, x100, Gaussian, median distance of the reference, n={sizes},"
+                f"KAD[{embedding}, x100, Gaussian, median distance of the reference, n={sizes},"
                 f" ref={real}, {interval}]"
             )
         return out
@@ -286,10 +305,10 @@ def verdict(change: Change, measure: str) -> str:
     return change.verdict.replace("FAD", measure)
 
 
-def said(change: Change, measure: str, name: str, first: str) -> str:
-    """A change in one line."""
+def said(change: Change, measure: str, name: str, first: str, *, corrected: bool = False) -> str:
+    """A change in one line; ``corrected``: its p is Holm's, of several systems."""
     interval = f" [{change.low:+.3f}, {change.high:+.3f}]" if math.isfinite(change.low) else ""
-    p = f", p = {change.p:.2g}" if math.isfinite(change.p) else ""
+    p = f", p{' (Holm)' if corrected else ''} = {change.p:.2g}" if math.isfinite(change.p) else ""
     of = "1 training" if change.trainings == 1 else f"{change.trainings} trainings"
     return f"{measure}, {name} against {first}: {change.value:+.3f}{interval}{p} ({of}): {verdict(change, measure)}"
 
@@ -303,7 +322,6 @@ _SHOWN = {
     "similarity": "similarity",
     "nearer_training": "nearer to training",
 }
-_WIDE = {name: 28 if name in ("fad", "kad") else len(head) + 3 for name, head in _SHOWN.items()}
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
