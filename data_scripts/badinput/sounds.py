@@ -180,6 +180,14 @@ def foreign_classes(path: Path, _: Shelf) -> None:
 
 
 @material()
+def foreign_text(path: Path, _: Shelf) -> None:
+    """Every class folder has another name, and one sound in them is a text."""
+    clips(path)
+    _text(path / "rain" / "1.wav")
+    (path / "rain").rename(path / "cats")
+
+
+@material()
 def duplicate(path: Path, _: Shelf) -> None:
     """The same samples twice."""
     clips(path)
