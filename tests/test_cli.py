@@ -50,7 +50,7 @@ class FakeSystem:
 @pytest.fixture
 def fake(monkeypatch):
     system = FakeSystem()
-    monkeypatch.setattr(cli, "_load", lambda model, device: system)
+    monkeypatch.setattr(cli, "load_system", lambda model, device: system)
     return system
 
 
@@ -729,7 +729,7 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
 
 def test_the_list_of_commands_has_whole_sentences():
     commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
-    assert len(commands) == 6
+    assert len(commands) == 7
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 
