@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 from dataclasses import replace
 
@@ -629,6 +630,7 @@ class TestCommand:
         assert sorted(p.name for p in out.iterdir()) == ["classes.csv", "clips.csv", "compare.json", "listen"]
         assert said.rstrip().endswith(f"to hear them side by side: {out / 'listen' / 'index.html'}")
         told = json.loads((out / "compare.json").read_text())
+        assert told["commit"] and told["versions"]
         assert told["settings"]["neighbours"] == 2 and told["settings"]["fad"]["seconds"] == 0.3
         assert told["settings"]["systems"]["b/c"] == [(folders / "b").as_posix()]
         classes = pd.read_csv(out / "classes.csv")
@@ -734,6 +736,18 @@ class TestCommand:
             *("--neighbours", 1, "--n-boot", 0, "--items", 0)
         )  # fmt: skip
         assert "10 reference clips are training clips too" in said.output and said.exit_code == 0
+
+    def test_the_same_sounds_under_other_names_are_told(self, folders, tmp_path):
+        for name in ("a", "train"):
+            shutil.copytree(folders / "real", tmp_path / name)
+        sound(tmp_path / "a" / "wind" / "00.wav", 77)
+        said = compare(
+            *(f"a={tmp_path / 'a'}", "-r", folders / "real", "--training", tmp_path / "train"),
+            *("-o", tmp_path / "o", "--neighbours", 1, "--n-boot", 0, "--items", 0),
+        )
+        assert said.exit_code == 0
+        assert "9 of 10 clips of a sound exactly as a reference clip" in said.output
+        assert "10 reference clips sound exactly as a training clip" in said.output
 
     def test_similarity(self, tiny_family, tmp_path):
         for seed, name in enumerate(("a", "real")):

@@ -41,6 +41,14 @@ def rain_clips(path: Path, _: Shelf) -> None:
     clips(path)
 
 
+@material()
+def other_rain(path: Path, _: Shelf) -> None:
+    """Nothing wrong: other clips of that class."""
+    clips(path)
+    for i, file in enumerate(sorted(path.glob("*/*.wav"))):
+        soundfile.write(file, noise(9_000 + i), RATE, subtype="PCM_16")
+
+
 def _takes(path: Path, words: bool) -> None:
     path.mkdir(parents=True)
     for i in range(4):

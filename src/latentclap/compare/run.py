@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from latentclap.classes import CLASSES as SEVEN
 from latentclap.classes import prompt
 from latentclap.compare.clips import clip_rows, find_clips
-from latentclap.compare.manifold import too_few
+from latentclap.compare.manifold import clip_vectors, too_few
 from latentclap.compare.page import Heard, comparison_page
-from latentclap.compare.table import Comparison, Scores, score
+from latentclap.compare.table import Comparison, Embedded, Scores, score
 from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips
@@ -128,6 +129,23 @@ class Run:
                 " copies go unnoticed"
             )
 
+    def _look_for_copies(
+        self, real: Embedded, known: Embedded, made: Mapping[str, Sequence[Embedded]]
+    ) -> None:
+        """Warn of clips that are the same sound in another file."""
+        files = {path.resolve() for paths in self.real.values() for path in paths}
+        for name, trainings in made.items():
+            ours = [path.resolve() for one in self.made[name] for paths in one.values() for path in paths]
+            if (same := sum(_same_sounds(one, real) for one in trainings)) > len(files.intersection(ours)):
+                self.warnings.append(
+                    f"{same} of {len(ours)} clips of {name} sound exactly as a reference clip"
+                )
+        trained = {path.resolve() for paths in self.known.values() for path in paths}
+        if (same := _same_sounds(real, known)) > len(files & trained):
+            self.warnings.append(
+                f"{same} reference clips sound exactly as a training clip: none are nearer, and copies go unnoticed"
+            )
+
     def measure(self, embedding: Any, system: Any = None, *, progress: bool = True) -> Comparison:
         """Embed everything once, and measure; ``system`` gives similarities where it is not None."""
         clips = [self.real, self.known, *(files for trainings in self.made.values() for files in trainings)]
@@ -146,6 +164,7 @@ class Run:
             real = embed(self.real)
             known = embed(self.known) if self.known else None
             made = {name: [embed(files) for files in trainings] for name, trainings in self.made.items()}
+        self._look_for_copies(real, known or {}, made)
         scores: dict[str, list[Scores]] = {name: [] for name in made}
         rows: dict[str, list[pd.DataFrame]] = {name: [] for name in made}
         for name, trainings in made.items():
@@ -271,6 +290,12 @@ class Run:
             write_text(out / CLIPS, pd.concat(parts, ignore_index=True).to_csv(index=False))
         else:
             (out / CLIPS).unlink(missing_ok=True)  # of an earlier comparison with clips
+
+
+def _same_sounds(ours: Embedded, theirs: Embedded) -> int:
+    """How many clips have the very embedding of a clip of the other side."""
+    pairs = [(clip_vectors(ours[cls]), clip_vectors(theirs[cls])) for cls in ours if cls in theirs]
+    return sum(int((cdist(one, other).min(1) == 0).sum()) for one, other in pairs)
 
 
 def _same(classes: list[str], first: Path, found: list[str], folder: Path) -> None:
