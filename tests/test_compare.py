@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
+from scipy.stats import ttest_rel
 from typer.testing import CliRunner
 
 from latentclap import cli, comparing
@@ -27,6 +28,7 @@ from latentclap.compare import (
     manifold,
     median_distance,
     score,
+    verdict,
 )
 from latentclap.compare import kernel as kernels
 from latentclap.compare.manifold import radii
@@ -493,6 +495,19 @@ class TestComparison:
         noise = np.mean(b, axis=0) - np.mean(a, axis=0)
         low, high = np.quantile(noise - noise.mean(), [0.025, 0.975]) + alone.value
         assert (alone.low, alone.high) == pytest.approx((low, high))
+
+    def test_shares_are_tested_over_trainings(self, scores):
+        """Of one training nothing tells how far a share would differ in another."""
+        assert set(Comparison(scores[0]).changes()) == {"FAD", "KAD"}
+        changes = Comparison(scores[1]).changes()
+        assert set(changes) == {"FAD", "KAD", "precision", "coverage"}
+        a, b = ([s.classes()["coverage"].mean() for s in scores[1][name]] for name in "ab")
+        told = ttest_rel(b, a)
+        change = changes["coverage"]["b"]
+        assert change.value == pytest.approx(np.mean(np.subtract(b, a))) and change.value < 0
+        assert change.p == pytest.approx(told.pvalue)
+        assert (change.low, change.high) == pytest.approx(tuple(told.confidence_interval()))
+        assert verdict(change, "coverage") == "a lower coverage"
 
     def test_several_trainings_are_student_s(self, scores):
         comparison = Comparison(scores[1])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_rel
 
 from latentclap.compare.copying import Copying, data_copying
 from latentclap.compare.kernel import KernelDistance, kernel_distance
@@ -23,6 +24,8 @@ from latentclap.files import finite, write_json
 Embedded = Mapping[str, ClipEmbeddings]
 #: measures that systems are tested by, with the attribute of `Scores` that holds them
 TESTED = {"FAD": "fad", "KAD": "kad"}
+#: shares that are tested over trainings; of one training nothing is known of their spread
+SHARES = ("precision", "coverage")
 #: what `Scores.classes` has of each class
 COLUMNS = (
     *("fad", "fad_low", "fad_high", "fad_inf", "kad", "kad_low", "kad_high", "kad_p"),
@@ -219,7 +222,7 @@ class Comparison:
         """{measure: {system: change from the first system}}, p corrected by Holm for the systems of a measure.
 
         The i-th training of a system is compared with the i-th of the first, as those of one seed
-        (`evaluate.compare_averages`).
+        (`evaluate.compare_averages`). Precision and coverage are tested where there are several trainings.
         """
         first, *others = self.systems
         out: dict[str, dict[str, Change]] = {}
@@ -231,6 +234,12 @@ class Comparison:
                 compare_averages(base, [getattr(s, key) for s in self.systems[name]], level=self.level)
                 for name in others
             ]
+            out[measure] = dict(zip(others, with_holm(made), strict=True))
+        if "KAD" not in out or len(self.systems[first]) == 1:
+            return out
+        for measure in SHARES:
+            values = {name: [s.mean(measure) for s in trainings] for name, trainings in self.systems.items()}
+            made = [_paired(values[first], values[name], self.level) for name in others]
             out[measure] = dict(zip(others, with_holm(made), strict=True))
         return out
 
@@ -298,6 +307,20 @@ class Comparison:
     def save(self, path: str | Path) -> None:
         """Write `to_dict` as JSON, whole or not at all."""
         write_json(path, self.to_dict())
+
+
+def _paired(a: list[float], b: list[float], level: float) -> Change:
+    """Student's over changes from one training to the other of its seed; without spread there is no test.
+
+    Not `compare_averages`, which takes two results with the same numbers for one training: shares of few clips are
+    often the same.
+    """
+    steps = np.subtract(b, a)
+    if np.ptp(steps) <= 1e-12:
+        return Change(float(steps.mean()), math.nan, math.nan, math.nan, len(steps), 1 - level)
+    told = ttest_rel(b, a)
+    low, high = told.confidence_interval(level)
+    return Change(float(steps.mean()), float(low), float(high), float(told.pvalue), len(steps), 1 - level)
 
 
 def verdict(change: Change, measure: str) -> str:
