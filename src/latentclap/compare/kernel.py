@@ -27,7 +27,7 @@ from latentclap.fad.gaussian import same_embedding
 SCALE = 100.0
 #: windows among which the median distance is looked for; more of them are drawn from
 MEDIAN_OF = 4000
-#: windows whose kernel is computed at once: some 100 MB against ten thousand others
+#: windows whose kernel is computed at once: some 80 MB against ten thousand others
 ROWS = 1024
 
 
@@ -90,12 +90,26 @@ def clip_kernel(a: ClipEmbeddings, b: ClipEmbeddings, bandwidth: float) -> np.nd
     centre = b.values.mean(0)
     x, y = a.values - centre, b.values - centre
     x_squares, y_squares = (x**2).sum(1), (y**2).sum(1)
-    rows = np.empty((len(x), len(b)))
-    for i in range(0, len(x), ROWS):
-        squares = x_squares[i : i + ROWS, None] + y_squares - 2 * x[i : i + ROWS] @ y.T
-        k = np.exp(np.maximum(squares, 0) * (-0.5 / bandwidth**2))
-        rows[i : i + ROWS] = np.add.reduceat(k, starts_b, axis=1) / b.counts
-    return np.add.reduceat(rows, starts_a, axis=0) / a.counts[:, None]
+    out = np.empty((len(a), len(b)))
+    ends_a = starts_a + a.counts
+    first = 0
+    while first < len(a):
+        # whole clips, so that nothing is kept of their windows; one at least, however many it has
+        last = max(first + 1, int(np.searchsorted(ends_a, starts_a[first] + ROWS, side="right")))
+        rows = slice(starts_a[first], ends_a[last - 1])
+        k = x[rows] @ y.T
+        k *= -2
+        k += x_squares[rows, None]
+        k += y_squares
+        np.maximum(k, 0, out=k)
+        k *= -0.5 / bandwidth**2
+        np.exp(k, out=k)
+        sums = np.add.reduceat(
+            np.add.reduceat(k, starts_b, axis=1), starts_a[first:last] - rows.start, axis=0
+        )
+        out[first:last] = sums / (a.counts[first:last, None] * b.counts)
+        first = last
+    return out
 
 
 def kernel_distance(
