@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "python data_scripts/benchmarks/cache_rate.py": "data_scripts/benchmarks/cache_rate.py",
     "python data_scripts/benchmarks/family.py": "data_scripts/benchmarks/family.py",
     "python data_scripts/benchmarks/lora.py": "data_scripts/benchmarks/lora.py",
+    "python data_scripts/benchmarks/measures.py": "data_scripts/benchmarks/measures.py",
 }
 # a paragraph of a help text that keeps its lines: typer leaves the mark before it, and
 _KEPT = re.compile("\\n\b\\n((?:[^\\n]+\\n)+)")
