@@ -27,6 +27,8 @@ def compare_page(
     """
     out = Path(out)
     found, simulated = _read(comparison, "summary"), _read(measures, "rows")
+    if any(row["kad"] is None for row in found["summary"]):
+        raise InputError(f"{comparison}: made against statistics, without KAD; compare with real clips")
     parts = [
         _summary(found),
         _changes(found),
