@@ -15,12 +15,13 @@ from latentclap.compare.clips import clip_rows, find_clips
 from latentclap.compare.copying import Copying, data_copying
 from latentclap.compare.kernel import KernelDistance, clip_kernel, kernel_distance, median_distance
 from latentclap.compare.manifold import Manifold, expected_coverage, manifold
-from latentclap.compare.page import comparison_page
+from latentclap.compare.page import Heard, comparison_page
 from latentclap.compare.table import Comparison, Scores, said, score, verdict
 
 __all__ = [
     "Comparison",
     "Copying",
+    "Heard",
     "KernelDistance",
     "Manifold",
     "Scores",
