@@ -140,6 +140,7 @@ rule book:
         own="book/runs/own/own.json",
         lora="book/runs/lora.json",
         compare="book/runs/compare_evening.json",
+        real="book/runs/compare_real.json",
         measures="book/runs/measures.json",
         scripts=SCRIPTS,
         prose=PROSE,
@@ -174,7 +175,7 @@ rule book:
         "{BIN}/python -m latentclap.book longer {input.longer} && "
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
         "{BIN}/python -m latentclap.book lora {input.lora} && "
-        "{BIN}/python -m latentclap.book compare {input.compare} {input.measures} && "
+        "{BIN}/python -m latentclap.book compare {input.compare} {input.real} {input.measures} && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"

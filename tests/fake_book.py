@@ -197,6 +197,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     own_page(repo_root / "book/runs/own", book / "generated/own.md", book / "_static")
     compare_page(
         repo_root / "book/runs/compare_evening.json",
+        repo_root / "book/runs/compare_real.json",
         repo_root / "book/runs/measures.json",
         book / "generated/compare.md",
     )

@@ -256,7 +256,6 @@ class TestManifold:
         assert found.density == pytest.approx(hits.sum() / len(g) / k)
         assert found.recall == np.mean([any(inside(x, g)) for x in r])
         assert found.precision_ci[0] <= found.precision <= found.precision_ci[1]
-        assert found.coverage_ci[0] <= found.coverage <= found.coverage_ci[1]
         assert found.neighbours == k
 
     def test_several_windows_are_their_mean(self):
@@ -508,6 +507,11 @@ class TestComparison:
         assert change.p == pytest.approx(told.pvalue)
         assert (change.low, change.high) == pytest.approx(tuple(told.confidence_interval()))
         assert verdict(change, "coverage") == "a lower coverage"
+
+    def test_a_training_given_twice_is_no_second_one(self, scores):
+        a, b = scores[1]["a"], scores[1]["b"]
+        changes = Comparison({"a": [a[0], a[0]], "b": b[:2]}).changes()
+        assert all(math.isnan(change["b"].p) and math.isnan(change["b"].low) for change in changes.values())
 
     def test_several_trainings_are_student_s(self, scores):
         comparison = Comparison(scores[1])

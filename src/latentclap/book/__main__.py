@@ -233,13 +233,14 @@ def own(
 @app.command()
 def compare(
     comparison: Annotated[Path, typer.Argument(help="compare.json of `latentclap compare`.")],
+    real: Annotated[Path, typer.Argument(help="Another one, of real clips in the place of a system.")],
     measures: Annotated[Path, typer.Argument(help="JSON of data_scripts/benchmarks/measures.py.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/compare.md"),
 ) -> None:
     """Write what a kept comparison found, and what a simulation says of its measures."""
     from latentclap.book.compare import compare_page
 
-    typer.echo(str(compare_page(comparison, measures, out)))
+    typer.echo(str(compare_page(comparison, real, measures, out)))
 
 
 @app.command()

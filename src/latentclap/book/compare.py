@@ -11,14 +11,20 @@ from latentclap.book.markdown import counted, table
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 
+_KEYS = ("fad", "kad", "precision", "recall", "density", "coverage")
+
 
 def compare_page(
-    comparison: str | Path, measures: str | Path, out: str | Path = "book/generated/compare.md"
+    comparison: str | Path,
+    real: str | Path,
+    measures: str | Path,
+    out: str | Path = "book/generated/compare.md",
 ) -> Path:
     """Write the tables of a kept comparison, and beside it (``..._measures.md``) those of the simulation.
 
     Args:
         comparison: ``compare.json`` of ``latentclap compare``.
+        real: another one, of real clips in the place of a system.
         measures: what ``data_scripts/benchmarks/measures.py`` wrote.
         out: the Markdown file to write.
 
@@ -27,10 +33,11 @@ def compare_page(
     """
     out = Path(out)
     found, simulated = _read(comparison, "summary"), _read(measures, "rows")
-    if any(row["kad"] is None for row in found["summary"]):
+    floor = _read(real, "summary")
+    if any(row["kad"] is None for row in (*found["summary"], *floor["summary"])):
         raise InputError(f"{comparison}: made against statistics, without KAD; compare with real clips")
     parts = [
-        _summary(found),
+        _summary(found, floor),
         _changes(found),
         str(provenance_line(found, profile="evening, scored by latentclap compare")),
     ]
@@ -51,19 +58,14 @@ def _read(path: str | Path, key: str) -> dict[str, Any]:
     return told
 
 
-def _summary(told: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            row["system"],
-            *(f"{row[key]:.2f}" for key in ("fad", "kad", "precision", "coverage")),
-            *(f"{row[key]:.2f}" for key in ("similarity", "nearer_training") if row[key] is not None),
-        )
-        for row in told["summary"]
-    ]
+def _summary(told: Mapping[str, Any], real: Mapping[str, Any]) -> str:
     first = told["summary"][0]
-    expected = first["expected_coverage"]
-    rows.append(("real clips, as many", "", "", "", f"{expected:.2f}", *[""] * (len(rows[0]) - 5)))
-    head = ["system", "FAD", "KAD", "precision", "coverage"]
+    keys = [*_KEYS, *(key for key in ("similarity", "nearer_training") if first[key] is not None)]
+    rows = [
+        (row["system"], *("" if row[key] is None else f"{row[key]:.2f}" for key in keys))
+        for row in (*told["summary"], *real["summary"])
+    ]
+    head = ["system", "FAD", "KAD", "precision", "recall", "density", "coverage"]
     head += [
         name
         for key, name in (("similarity", "similarity"), ("nearer_training", "nearer to training"))
@@ -87,7 +89,18 @@ def _changes(told: Mapping[str, Any]) -> str:
         for measure, changes in told["changes"].items()
         for name, c in changes.items()
     ]
-    return table(("", f"against {first}", "95 %", "p (Holm)", "this shows"), rows, numbers=4)
+    families = [
+        [c["p"] for c in changes.values() if c["p"] is not None] for changes in told["changes"].values()
+    ]
+    tests = sum(map(len, families))
+    # the smallest p of a family was multiplied by its size
+    least = min([1.0, *(min(family) / len(family) * tests for family in families if family)])
+    words = (
+        "Intervals are those of one change each; p is corrected for the systems of a measure, so that an interval may"
+        f" leave out 0 where p says nothing. Corrected for all {tests} tests of this table, the smallest p is"
+        f" {least:.2f}."
+    )
+    return table(("", f"against {first}", "95 %", "p (Holm)", "this shows"), rows, numbers=4) + f"\n\n{words}"
 
 
 def _simulated(told: Mapping[str, Any]) -> str:

@@ -38,8 +38,8 @@ class Manifold:
 
     Attributes:
         precision, recall, density, coverage: see above.
-        precision_ci: Wilson's interval over the generated clips, the reference as it is.
-        coverage_ci: Wilson's over the reference's clips, the generated ones as they are.
+        precision_ci: Wilson's interval over the generated clips, the reference as it is. Coverage has none: reference
+            clips set each other's balls, so that they are not covered independently of one another.
         expected_coverage: of clips of the reference's own distribution, as many as were generated.
         neighbours: k.
     """
@@ -49,7 +49,6 @@ class Manifold:
     density: float
     coverage: float
     precision_ci: tuple[float, float]
-    coverage_ci: tuple[float, float]
     expected_coverage: float
     neighbours: int
 
@@ -109,7 +108,6 @@ def manifold(
         density=float(in_real.sum(1).mean() / k),
         coverage=float(covered.mean()),
         precision_ci=_wilson(inside, level),
-        coverage_ci=_wilson(covered, level),
         expected_coverage=expected_coverage(len(g), len(r), k),
         neighbours=k,
     )

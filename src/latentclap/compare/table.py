@@ -18,6 +18,7 @@ from latentclap.compare.manifold import NEIGHBOURS, Manifold, manifold
 from latentclap.errors import InputError
 from latentclap.evaluate import Change, EvalResult, compare_averages, evaluate, with_holm
 from latentclap.evaluate.clips import canonical
+from latentclap.evaluate.table import _repeated
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
 from latentclap.files import finite, write_json
 
@@ -30,7 +31,7 @@ SHARES = ("precision", "coverage")
 COLUMNS = (
     *("fad", "fad_low", "fad_high", "fad_inf", "kad", "kad_low", "kad_high", "kad_p"),
     *("precision", "precision_low", "precision_high", "recall", "density"),
-    *("coverage", "coverage_low", "coverage_high", "expected_coverage"),
+    *("coverage", "expected_coverage"),
     *("similarity", "nearer_training", "copying_p", "n_clips", "n_ref"),
 )
 
@@ -100,7 +101,6 @@ class Scores:
                 for name in ("precision", "recall", "density", "coverage", "expected_coverage")
             }
             row["precision_low"], row["precision_high"] = m.precision_ci
-            row["coverage_low"], row["coverage_high"] = m.coverage_ci
         if c := self.copying.get(cls):
             row |= {"nearer_training": c.nearer, "copying_p": c.p}
         if cls in self.similarity:
@@ -237,9 +237,16 @@ class Comparison:
             out[measure] = dict(zip(others, with_holm(made), strict=True))
         if "KAD" not in out or len(self.systems[first]) == 1:
             return out
+        # a folder that was copied is no second training, as `compare_averages` says of FAD
+        twice = {name: _repeated([s.fad for s in trainings]) for name, trainings in self.systems.items()}
         for measure in SHARES:
             values = {name: [s.mean(measure) for s in trainings] for name, trainings in self.systems.items()}
-            made = [_paired(values[first], values[name], self.level) for name in others]
+            made = [
+                _paired(values[first], values[name], self.level)
+                if not (twice[first] or twice[name])
+                else _untested(values[first], values[name], self.level)
+                for name in others
+            ]
             out[measure] = dict(zip(others, with_holm(made), strict=True))
         return out
 
@@ -317,10 +324,14 @@ def _paired(a: list[float], b: list[float], level: float) -> Change:
     """
     steps = np.subtract(b, a)
     if np.ptp(steps) <= 1e-12:
-        return Change(float(steps.mean()), math.nan, math.nan, math.nan, len(steps), 1 - level)
+        return _untested(a, b, level)
     told = ttest_rel(b, a)
     low, high = told.confidence_interval(level)
     return Change(float(steps.mean()), float(low), float(high), float(told.pvalue), len(steps), 1 - level)
+
+
+def _untested(a: list[float], b: list[float], level: float) -> Change:
+    return Change(float(np.subtract(b, a).mean()), math.nan, math.nan, math.nan, len(a), 1 - level)
 
 
 def verdict(change: Change, measure: str) -> str:
