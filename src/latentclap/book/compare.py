@@ -11,7 +11,7 @@ from latentclap.book.markdown import counted, table
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 
-_KEYS = ("fad", "kad", "precision", "recall", "density", "coverage")
+_KEYS = ("fad", "kad", "precision", "recall", "coverage")
 
 
 def compare_page(
@@ -65,7 +65,7 @@ def _summary(told: Mapping[str, Any], real: Mapping[str, Any]) -> str:
         (row["system"], *("" if row[key] is None else f"{row[key]:.2f}" for key in keys))
         for row in (*told["summary"], *real["summary"])
     ]
-    head = ["system", "FAD", "KAD", "precision", "recall", "density", "coverage"]
+    head = ["system", "FAD", "KAD", "precision", "recall", "coverage"]
     head += [
         name
         for key, name in (("similarity", "similarity"), ("nearer_training", "nearer to training"))
