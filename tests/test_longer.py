@@ -1,4 +1,4 @@
-"""A run of Table I kept as a record, and its page."""
+"""Long runs of notebooks kept as records, and their pages."""
 
 import re
 
@@ -6,7 +6,7 @@ import matplotlib.image
 import pytest
 
 from latentclap import papers
-from latentclap.book.longer import keep_table_1, longer_page
+from latentclap.book.longer import keep, longer_page
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
@@ -55,7 +55,13 @@ def run_folder(tmp_path):
     finetune = {"epochs": 3, "batch_size": 8, "lr": 3e-5, "lam": 2000.0, "lam_tuning": 1000.0}
     data = {"dev_per_class": 200, "eval_per_class": 100}
     write_json(folder / "config.json", {"profile": {"name": "evening", "finetune": finetune, "data": data}})
-    told = {"profile": "evening", "data": "embedded procedural set", "commit": "0123456789", "seeds": [3, 4]}
+    told = {
+        "notebook": "04_table1",
+        "profile": "evening",
+        "data": "embedded procedural set",
+        "commit": "0123456789",
+        "seeds": [3, 4],
+    }
     write_json(folder / "provenance.json", told | {"clips_per_class": 50})
     return folder
 
@@ -68,7 +74,7 @@ def row(text: str, name: str) -> list[str]:
 
 
 def test_the_page_has_every_training_beside_the_paper(run_folder, tmp_path):
-    record = keep_table_1(run_folder, tmp_path / "kept" / "table1.json")
+    record = keep(run_folder, tmp_path / "kept" / "table1.json")
     text = longer_page(record, tmp_path / "longer.md").read_text(encoding="utf-8")
     assert "1,400 development clips, 3 epochs, 525 steps of 8" in text
     assert "2 trainings of each system; 50 generated clips a class against 100 evaluation clips" in text
@@ -89,14 +95,14 @@ def test_steps_are_counted_as_training_counts_them(run_folder, tmp_path):
     told = read_json(run_folder / "config.json")
     told["profile"]["data"]["dev_per_class"] = 201
     write_json(run_folder / "config.json", told)
-    record = keep_table_1(run_folder, tmp_path / "table1.json")
+    record = keep(run_folder, tmp_path / "table1.json")
     assert "1,407 development clips, 3 epochs, 527 steps of 8" in longer_page(
         record, tmp_path / "longer.md"
     ).read_text(encoding="utf-8")
 
 
 def test_a_record_holds_no_more_than_the_page_needs(run_folder, tmp_path):
-    kept = read_json(keep_table_1(run_folder, tmp_path / "table1.json"))
+    kept = read_json(keep(run_folder, tmp_path / "table1.json"))
     assert kept["rows"]["LDM, seed 4"] == {
         "average": 14,
         "average_ci": [13, 15],
@@ -105,14 +111,117 @@ def test_a_record_holds_no_more_than_the_page_needs(run_folder, tmp_path):
 
 
 def test_what_is_no_run_and_no_record_is_one_line(run_folder, tmp_path):
-    with pytest.raises(InputError, match="not the folder of a run of notebook 04_table1"):
-        keep_table_1(tmp_path, tmp_path / "out.json")
+    with pytest.raises(
+        InputError, match="not the folder of a finished run of 02_ablation, 04_table1, 06_fig3"
+    ):
+        keep(tmp_path, tmp_path / "out.json")
     write_json(run_folder / "metrics.json", {"fad": 1.0})
-    with pytest.raises(InputError, match="not the folder of a run"):
-        keep_table_1(run_folder, tmp_path / "out.json")
+    with pytest.raises(InputError, match="not the folder of a finished run"):
+        keep(run_folder, tmp_path / "out.json")
     with pytest.raises(InputError, match=r"no such file; .* keep writes it"):
         longer_page(tmp_path / "out.json", tmp_path / "longer.md")
     write_json(tmp_path / "out.json", {"rows": {}})
     with pytest.raises(InputError, match="not a record"):
         longer_page(tmp_path / "out.json", tmp_path / "longer.md")
     assert not (tmp_path / "longer.md").exists()
+
+
+SETTINGS = {
+    "name": "evening",
+    "finetune": {"epochs": 3, "batch_size": 8, "lr": 3e-5},
+    "data": {"dev_per_class": 200, "eval_per_class": 100},
+    "sweep": {"epochs": 2, "ablation_epochs": 1, "heldout_levels": 10},
+}
+TOLD = {"profile": "evening", "data": "embedded procedural set", "commit": "0123456789", "seeds": [0, 1, 2]}
+
+
+def run_of(folder, notebook, metrics, **told):
+    """What a notebook leaves."""
+    write_json(folder / "config.json", {"profile": SETTINGS, "parameters": {"epochs": 0}})
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "provenance.json", {"notebook": notebook, **TOLD, **told})
+    return folder
+
+
+def test_the_page_of_the_ablation_has_changes_from_the_baseline_of_the_same_seed(tmp_path):
+    """Changes of 1, 2 and 3 have mean 2 and SD 1: Student's interval of two degrees is 2 +- 4.303/sqrt(3)."""
+    names = {"baseline (λ = 0)": 0.0, "w: paper": 2000.0, "reading: ddim": 38989.4}
+    points = [
+        {
+            "variant": name,
+            "seed": seed,
+            "ddpm": 10.0 * seed + i * (seed + 1),
+            "lclap": 0.5 * seed,
+            "cosine_200": 0.9,
+        }
+        for seed in (2, 0, 1)
+        for i, name in enumerate(names)
+    ]
+    words = {"ddpm": "w: paper higher", "lclap": "none", "cosine_200": "none"}
+    metrics = {
+        "points": points,
+        "pretrained": {"ddpm": 77.0, "lclap": 1.0, "cosine_200": 0.5},
+        "lams": names,
+        "measures": {"ddpm": "eq. 1", "lclap": "eq. 3", "cosine_200": "cosine, n = 100"},
+        "against_paper": words,
+        "against_none": words,
+        "matched": "the same average pull",
+    }
+    folder = run_of(tmp_path / "run", "02_ablation", metrics, clips=700)
+    text = longer_page(keep(folder, tmp_path / "a.json"), tmp_path / "ablation.md").read_text(
+        encoding="utf-8"
+    )
+    assert "1,400 development clips, 1 epochs, 175 steps of 8" in text
+    assert "3 trainings of each variant" in text and "700 held-out clips at 10 noise levels" in text
+    assert row(text, "w: paper") == ["2,000", "+2", "\u22120.48 to +4.5", "0.15"]  # Holm: twice 0.0742
+    assert row(text, "reading: ddim") == ["38,989", "+4", "\u22120.97 to +9", "0.15"]
+    levels = text.split("## Levels")[1]
+    assert row(levels, "baseline (λ = 0)") == ["10", "0.5", "0.9"]
+    assert row(levels, "pretrained") == ["77", "1", "0.5"]
+    assert "Against λ = 0: w: paper higher." in text and "(ablation.png)" in text
+    assert matplotlib.image.imread(tmp_path / "ablation.png").std() > 0.01
+
+
+def test_the_page_of_fig_3_has_every_point_and_the_tests(tmp_path):
+    points = [
+        {
+            "lam": lam,
+            "tuning": tuning,
+            "seed": seed,
+            "fad": 4 + lam / 1000 + seed + 10 * tuning,
+            "ddpm": 0.06,
+            "lclap": 2e-5,
+            "cosine_200": 0.9,
+            "fad_name": "FAD[of a test]",
+        }
+        for lam in (1000.0, 0.0)
+        for tuning in (False, True)
+        for seed in (0, 1, 2)
+    ]
+    trend = {
+        "tuning layer": "without",
+        "measure": "average FAD",
+        "at λ = 0": 5.0,
+        "lowest": 5.0,
+        "at λ": 0.0,
+        "ρ within seeds": -1.0,
+        "p, follows λ": None,
+        "p, some λ below λ = 0": 1.0,
+        "p, rises from its lowest": 0.125,
+        "shown": "no trend",
+    }
+    words = {name: f"<{name}>" for name in ("trend_verdict", "trend_plain", "trend_tuning", "what_tells")}
+    folder = run_of(
+        tmp_path / "run", "06_fig3", {"points": points, "trend": [trend], **words}, clips_per_class=25
+    )
+    text = longer_page(keep(folder, tmp_path / "f.json"), tmp_path / "fig3.md").read_text(encoding="utf-8")
+    assert "2 epochs, 350 steps of 8" in text and "25 generated clips a class" in text
+    assert all(word in text for word in words.values()) and "FAD[of a test]" in text
+    assert row(text, "LDM+Latent") == ["0", "5 ± 1", "0.06 ± 0", "2e\u221205 ± 0"]
+    assert row(text, "LDM+Tuning+Latent") == ["0", "15 ± 1", "0.06 ± 0", "2e\u221205 ± 0"]
+    assert row(text, "without") == ["average FAD", "0", "\u22121.00", "–", "1", "0.12", "no trend"]
+    assert matplotlib.image.imread(tmp_path / "fig3.png").std() > 0.01
+    # a sweep of other epochs than the profile's says its own
+    write_json(folder / "config.json", {"profile": SETTINGS, "parameters": {"epochs": 4}})
+    text = longer_page(keep(folder, tmp_path / "f.json"), tmp_path / "fig3.md").read_text(encoding="utf-8")
+    assert "4 epochs, 700 steps of 8" in text

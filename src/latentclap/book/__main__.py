@@ -187,13 +187,13 @@ def speed(
 
 @app.command()
 def keep(
-    folder: Annotated[Path, typer.Argument(help="Run folder of notebook 04.")],
+    folder: Annotated[Path, typer.Argument(help="Run folder of notebook 02, 04 or 06.")],
     out: Annotated[Path, typer.Option(help="JSON to write.")],
 ) -> None:
-    """Keep what a run of notebook 04 measured, for the page on a longer run."""
-    from latentclap.book.longer import keep_table_1
+    """Keep what a long run of a notebook measured, for its page in the book."""
+    from latentclap.book import longer as module
 
-    typer.echo(str(keep_table_1(folder, out)))
+    typer.echo(str(module.keep(folder, out)))
 
 
 @app.command()
@@ -201,7 +201,7 @@ def longer(
     record: Annotated[Path, typer.Argument(help="JSON that `keep` wrote.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/longer.md"),
 ) -> None:
-    """Write the page on a longer run of Table I, with its figure."""
+    """Write what a long run of a notebook found, with its figure."""
     from latentclap.book.longer import longer_page
 
     typer.echo(str(longer_page(record, out)))

@@ -34,6 +34,7 @@ from latentclap.stats.implied import (
     implied_interaction,
     implied_raters,
 )
+from latentclap.stats.paired import paired_changes
 from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
 from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, simulate_ratings
 
@@ -63,6 +64,7 @@ __all__ = [
     "min_f_prime",
     "mixed_anova",
     "noncentral_t_ci",
+    "paired_changes",
     "paired_t_power",
     "post_hoc",
     "raters_needed",

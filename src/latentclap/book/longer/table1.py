@@ -1,4 +1,4 @@
-"""A run of notebook 04 that is too long for `make book`, kept as a record, and the page that shows it."""
+"""Notebook 04, Table I."""
 
 from __future__ import annotations
 
@@ -9,74 +9,37 @@ from typing import Any
 import numpy as np
 
 from latentclap import papers
-from latentclap.book.figures import figure_style, plot_averages, provenance_line
+from latentclap.book.figures import figure_style, plot_averages
+from latentclap.book.longer.common import save, trained
 from latentclap.book.markdown import table
 from latentclap.classes import CLASSES, LABELS
-from latentclap.errors import InputError
-from latentclap.files import atomic_path, read_json, write_json, write_text
 
 _SYSTEMS = ("LDM", "LDM+Tuning", "LDM+Latent", "LDM+Tuning+Latent")
-_MEASURED = ("rows", "change", "similarity")
 
 
-def keep_table_1(folder: str | Path, out: str | Path) -> Path:
-    """Keep what a run of notebook 04 measured in one small file: settings, provenance, FAD of every training.
-
-    Args:
-        folder: the run's folder, with config.json, metrics.json and provenance.json.
-        out: the JSON to write.
-
-    Raises:
-        InputError: it is no folder of such a run.
-    """
-    folder = Path(folder)
-    try:
-        config, metrics, told = (
-            read_json(folder / f"{name}.json") for name in ("config", "metrics", "provenance")
-        )
-        rows = {
-            name: {
-                "average": row["average"],
-                "average_ci": row["average_ci"],
-                "classes": {cls: row["classes"][cls]["fad"] for cls in CLASSES},
-            }
-            for name, row in metrics["rows"].items()
+def keep(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The FAD of every training, the changes and the similarity; of classes their FAD alone."""
+    rows = {
+        name: {
+            "average": row["average"],
+            "average_ci": row["average_ci"],
+            "classes": {cls: row["classes"][cls]["fad"] for cls in CLASSES},
         }
-        record = {
-            **told,
-            "settings": config["profile"],
-            "fad": next(iter(metrics["rows"].values()))["name"],
-            "rows": rows,
-            "change": metrics["change"],
-            "similarity": metrics["similarity"],
-        }
-    except (OSError, KeyError, TypeError, StopIteration):
-        raise InputError(f"{folder}: not the folder of a run of notebook 04_table1") from None
-    write_json(out, record)
-    return Path(out)
+        for name, row in metrics["rows"].items()
+    }
+    return {
+        "fad": next(iter(metrics["rows"].values()))["name"],
+        "rows": rows,
+        "change": metrics["change"],
+        "similarity": metrics["similarity"],
+    }
 
 
-def longer_page(record: str | Path, out: str | Path = "book/generated/longer.md") -> Path:
-    """Write what a longer run of Table I found, with its figure beside the page.
-
-    Args:
-        record: a file of :func:`keep_table_1`.
-        out: the Markdown file to write; the figure is ``longer.png`` in its folder.
-
-    Raises:
-        InputError: there is no such file, or it is not of that kind.
-    """
-    path, out = Path(record), Path(out)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; python -m latentclap.book keep writes it")
-    told = read_json(path)
-    if not isinstance(told, dict) or not {*_MEASURED, "settings", "seeds", "clips_per_class", "fad"} <= set(
-        told
-    ):
-        raise InputError(f"{path}: not a record of python -m latentclap.book keep")
-    _figure(told, out.with_suffix(".png"))
-    write_text(out, "\n\n".join([*_found(told), *_tables(told), str(provenance_line(told))]) + "\n")
-    return out
+def page(told: Mapping[str, Any], figure: Path) -> list[str]:
+    """What the run found, in sentences, a figure and tables."""
+    parts = [*_found(told), *_tables(told, figure.name)]
+    _figure(told, figure)
+    return parts
 
 
 def _trainings(told: Mapping[str, Any], system: str) -> list[Mapping[str, Any]]:
@@ -87,8 +50,6 @@ def _trainings(told: Mapping[str, Any], system: str) -> list[Mapping[str, Any]]:
 def _found(told: Mapping[str, Any]) -> list[str]:
     """What the run is of, and what it shows, in sentences."""
     tuning, data = told["settings"]["finetune"], told["settings"]["data"]
-    clips = data["dev_per_class"] * len(CLASSES)
-    steps = max(1, tuning["epochs"] * clips // tuning["batch_size"])  # as finetune counts them
     change = {(row["from"], row["to"]): row for row in told["change"]}
 
     def said(a: str, b: str) -> str:
@@ -99,8 +60,7 @@ def _found(told: Mapping[str, Any]) -> list[str]:
         )
 
     return [
-        f"Profile `{told['profile']}`: {clips:,} development clips, {tuning['epochs']} epochs, {steps:,} steps of"
-        f" {tuning['batch_size']}, at a learning rate of {tuning['lr']:g};"
+        f"{trained(told, tuning['epochs'])};"
         f" {len(told['seeds'])} trainings of each system; {told['clips_per_class']} generated clips a class against"
         f" {data['eval_per_class']} evaluation clips; clips: {told['data']}.",
         f"- With the Latent CLAP loss, without the tuning layer (λ = {tuning['lam']:g}):"
@@ -111,7 +71,7 @@ def _found(told: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _tables(told: Mapping[str, Any]) -> list[str]:
+def _tables(told: Mapping[str, Any], figure: str) -> list[str]:
     """The figure, the averages of every training, the changes and the classes."""
     seeds = told["seeds"]
     paper = {row.system: row.average for row in papers.TABLE_1}
@@ -142,7 +102,7 @@ def _tables(told: Mapping[str, Any]) -> list[str]:
         for system in _SYSTEMS
     ]
     return [
-        "![Average FAD of every training, with its interval over clips, and the mean of each system](longer.png)",
+        f"![Average FAD of every training, with its interval over clips, and the mean of each system]({figure})",
         f"{told['fad']}.",
         "## Average FAD of every training",
         table(("system", *(f"seed {s}" for s in seeds), "mean", "paper"), averages),
@@ -176,5 +136,4 @@ def _figure(told: Mapping[str, Any], out: Path) -> None:
                 for system in _SYSTEMS
             },
         )
-        with atomic_path(out) as temporary:
-            figure.savefig(temporary, format="png", dpi=150)
+        save(figure, out)
