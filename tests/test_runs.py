@@ -80,6 +80,46 @@ def test_once_is_of_the_content_that_names_stand_for():
     assert run.once("r", lambda: 3, of=("data", "other weights")) == 3
 
 
+def test_each_goes_on_where_a_run_was_killed(capsys):
+    """What was measured before the kill is not measured again, and the results have the order of the items."""
+    items, calls = [("a", 0), ("b", 0), ("a", 1)], []
+
+    def make(name, seed):
+        calls.append((name, seed))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return f"{name}{seed}"
+
+    with pytest.raises(KeyboardInterrupt):
+        start("x", namespace()).each("points", items, make, of=("data",))
+    run = start("x", namespace())
+    # an item more and another order: each result is its own item's
+    assert run.each("points", [*items[::-1], ("c", 2)], make, of=("data",)) == ["a1", "b0", "a0", "c2"]
+    assert calls == [*items, ("a", 1), ("c", 2)]
+    assert "points: 2 of 4 are there from a run that was stopped" in capsys.readouterr().out
+    assert run.each("points", items, make, of=("data",)) == [
+        "a1",
+        "b0",
+        "a0",
+        "c2",
+    ]  # recorded as a whole, as `once`
+    assert not list(run.folder.glob("*.part.json"))
+
+
+def test_each_keeps_to_the_content_and_to_force():
+    """Other data at the same place, or force, take nothing from a run that was stopped."""
+
+    def stopped(*item):
+        if item == (2,):
+            raise KeyboardInterrupt
+        return "old"
+
+    with pytest.raises(KeyboardInterrupt):
+        start("x", namespace()).each("p", [(1,), (2,)], stopped, of=("data",))
+    assert start("x", namespace()).each("p", [(1,), (2,)], lambda n: n, of=("other",)) == [1, 2]
+    assert start("x", namespace(force=True)).each("p", [(1,), (2,)], lambda n: n, of=("data",)) == [1, 2]
+
+
 def test_save_metrics(tmp_path):
     run = start("x", namespace())
     untold = {"low": float("nan"), "rows": [np.float64("inf"), {"p": np.array([0.5, np.nan])}]}

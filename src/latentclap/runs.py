@@ -13,7 +13,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -207,6 +207,39 @@ class Run:
         value = make()
         write_json(self.folder / f"{name}.json", value)
         return read_json(self.folder / f"{name}.json")
+
+    def each(
+        self, name: str, items: Iterable[Any], make: Callable[..., Any], *, of: Sequence[str] = ()
+    ) -> list[Any]:
+        """Like :meth:`once`, of a list whose entries take long: what is killed goes on after the last one finished.
+
+        Results so far lie in ``<name>.part.json`` of the run's folder until all are there. With ``force`` all are
+        made anew.
+
+        Args:
+            name: of the result, and of its file.
+            items: what each result is of; tuples of plain values.
+            make: computes one, from an item's values as its arguments.
+            of: as for :meth:`once`.
+        """
+        items = list(items)
+        part = self.folder / f"{'-'.join([name, *([config_hash(list(of))] if of else [])])}.part.json"
+
+        def make_all() -> list[Any]:
+            from tqdm.auto import tqdm
+
+            done = read_json(part) if part.is_file() and not self.force else {}
+            if found := sum(config_hash(item) in done for item in items):
+                print(f"{name}: {found} of {len(items)} are there from a run that was stopped")
+            for item in tqdm(items, desc=name):
+                if config_hash(item) not in done:
+                    done[config_hash(item)] = make(*item)
+                    write_json(part, done)
+            return [done[config_hash(item)] for item in items]
+
+        values = self.once(name, make_all, of=of)
+        part.unlink(missing_ok=True)
+        return values
 
     def told(self) -> Markdown:
         """The notebook's sentences with this run's numbers in them, for whoever reads it in Jupyter.
