@@ -33,6 +33,7 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.gpus import use
+from latentclap.wording import plural
 
 if TYPE_CHECKING:
     from latentclap.cache import Part
@@ -122,14 +123,14 @@ def main(
     seconds = time.monotonic() - started
     again = f" ({made.again} of them again, for clips that could not be read)" if made.again else ""
     print(
-        f"{made.clips} clips encoded in {seconds:.0f} s ({made.clips / seconds:.1f} a second), {made.shards} shards"
-        f" written{again}, {made.kept} kept, {made.problems} clips skipped"
+        f"{plural(made.clips, 'clip')} encoded in {seconds:.0f} s ({made.clips / seconds:.1f} a second),"
+        f" {plural(made.shards, 'shard')} written{again}, {made.kept} kept, {plural(made.problems, 'clip')} skipped"
         + (f", {made.excluded} excluded" if exclusion else "")
     )
     if made.manifest is None:
         print(f"{out} is complete when the other processes are done")
     else:
-        print(f"{out}: {made.manifest['clips']} clips, {made.manifest['problems']} in problems.csv")
+        print(f"{out}: {plural(made.manifest['clips'], 'clip')}, {made.manifest['problems']} in problems.csv")
 
 
 def _load(name: str, judge: str, device: str) -> FoleySystem:
@@ -151,19 +152,22 @@ def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, worl
     """Say what there is to do, refuse what will not fit, and return this process's number of sounds to encode."""
     from latentclap.cache.build import bytes_per_clip
     from latentclap.files import free_bytes
-    from latentclap.getting.errors import human
+    from latentclap.wording import human
 
     counts = _counts(parts)
     each, free = crops * bytes_per_clip(system), free_bytes(out)
     left = [i for i, way in enumerate(_compared(parts, out, crops)) if way in ("absent", "retry", "changed")]
     need = each * sum(counts[i] for i in left)
     mine = [i for i in left if i % world == rank]
+    size = f"{'at most ' if crops > 1 else ''}{human(each * sum(counts))}"
     print(
-        f"{sum(counts)} clips in {len(parts)} shards, {'at most ' if crops > 1 else ''}{human(each * sum(counts))};"
+        f"{plural(sum(counts), 'clip')} in {plural(len(parts), 'shard')}, {size};"
         f" {len(parts) - len(left)} shards are there; to write: {human(need)}, {human(free)} free"
     )
     if world > 1:
-        print(f"process {rank} of {world}: {len(mine)} shards, {sum(counts[i] for i in mine)} clips")
+        print(
+            f"process {rank} of {world}: {plural(len(mine), 'shard')}, {plural(sum(counts[i] for i in mine), 'clip')}"
+        )
     if need > free:
         raise InputError(f"{out}: too little space for {human(need)}, {human(free)} are free")
     return sum(counts[i] for i in mine)

@@ -30,7 +30,7 @@ from latentclap.cache.listing import described, list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
-from latentclap.getting.errors import human
+from latentclap.wording import human, plural
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -59,7 +59,7 @@ def main(
     shards = -(-len(items) // per_shard)
     told = "".join(f"; {count} left out: {reason}" for reason, count in reasons.items())
     print(
-        f"{source} ({layout}): {len(items)} clips{told}; {shards} shards, {human(size)},"
+        f"{source} ({layout}): {plural(len(items), 'clip')}{told}; {plural(shards, 'shard')}, {human(size)},"
         f" {human(free_bytes(out))} free"
     )
     print(described(layout, items))
@@ -76,8 +76,8 @@ def main(
         packed = pack(items, out, per_shard=per_shard, progress=bar.update)
     again = f", {packed.again} of them again, of clips that have changed" if packed.again else ""
     print(
-        f"{packed.clips} clips in {packed.shards} shards in {out} ({packed.written} written now{again});"
-        f" {packed.left_out} left out, listed in {MISSING}"
+        f"{plural(packed.clips, 'clip')} in {plural(packed.shards, 'shard')} in {out}"
+        f" ({packed.written} written now{again}); {packed.left_out} left out, listed in {MISSING}"
     )
     if packed.old:
         print(

@@ -33,6 +33,7 @@ from latentclap.pretrain.export import export as export_family
 from latentclap.pretrain.quality import lines, measure_family, sampler_sweep
 from latentclap.pretrain.stages import STAGES, Work, run_stage, whiten_vae
 from latentclap.train.records import pack as pack_checkpoint
+from latentclap.wording import file_size, human
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -139,7 +140,7 @@ def pack(
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}; there are {', '.join(STAGES)}")
     step = pack_checkpoint(work / stage, out)
-    typer.echo(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, goes on from step {step}")
+    typer.echo(f"{out}: {file_size(out)}, goes on from step {step}")
 
 
 @app.command()
@@ -164,7 +165,7 @@ def export(
 ) -> None:
     """Write the family as float16 safetensors with its model card."""
     card = export_family(Work(work, size_name, load_corpus(work)), out)
-    typer.echo(f"{out}: {card['bytes'] / 1e6:.1f} MB")
+    typer.echo(f"{out}: {human(card['bytes'])}")
 
 
 @app.command()

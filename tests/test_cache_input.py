@@ -267,7 +267,7 @@ def test_what_a_disk_did_not_give_is_tried_again(tiny, tmp_path, monkeypatch, pa
     options = ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet")
     told = said("cache_latents", source, out, *options)
     assert "1 shards lack clips which the system failed to give" in told
-    assert "1 shards written (1 of them again, for clips that could not be read), 0 kept, 0 clips" in told
+    assert "1 shard written (1 of them again, for clips that could not be read), 0 kept, 0 clips" in told
     assert len(ShardedCache(out)) == 3 and "retry" not in read_json(out.joinpath(f"{find_parts(source)[0].name}.entry.json"))  # fmt: skip  # noqa: E501
     assert cache_parts(tiny, find_parts(source), out, progress=False).kept == 1
 
@@ -341,9 +341,9 @@ def test_what_is_no_archive_is_a_problem_and_stops_nothing(tmp_path, tiny):
     tiny.save_pretrained(tmp_path / "system", pipeline=False)
     options = ("--system", tmp_path / "system", "--device", "cpu", "--workers", 0, "--quiet")
     told = said("cache_latents", tmp_path / "in", tmp_path / "out", *options, "--dry-run")
-    assert "1 clips in 5 shards" in told and "warning: 4 of 5 tar files cannot be read; the first is" in told
+    assert "1 clip in 5 shards" in told and "warning: 4 of 5 tar files cannot be read; the first is" in told
     told = said("cache_latents", tmp_path / "in", tmp_path / "out", *options)
-    assert "1 clips encoded" in told and "5 shards written, 0 kept, 4 clips skipped" in told
+    assert "1 clip encoded" in told and "5 shards written, 0 kept, 4 clips skipped" in told
     reasons = (tmp_path / "out/problems.csv").read_text()
     assert "c,c,archive: Is a directory" in reasons and "d,d,archive: No such file" in reasons
     assert "compressed: unpack it first" in reasons
@@ -395,7 +395,7 @@ def test_a_name_that_is_no_text_stops_nothing(tiny, tmp_path):
     run = functools.partial(subprocess.run, capture_output=True, check=True)
     script, options = ROOT / "data_scripts", ("--quiet", "--device", "cpu", "--system", tmp_path / "system")
     done = run([sys.executable, script / "pack_shards.py", source, tars, "--quiet"])
-    assert b"2 clips in 1 shards" in done.stdout
+    assert b"2 clips in 1 shard" in done.stdout
     assert "caf\\xe91,no caption" in (tars / "missing.csv").read_text()
     (tars / "000000.tar").rename(tars / f"{latin}.tar")
     for place, name in ((tars, "caf\\xe9"), (source, "00000")):
@@ -682,7 +682,7 @@ def test_the_packer_lists_what_it_cannot_read(tmp_path, monkeypatch):
     (source / "3.wav").symlink_to("nowhere")
     (source / "3.txt").write_text("gone")
     told = said("pack_shards", source, tmp_path / "fourth", "--quiet")
-    assert "3 clips in 1 shards" in told and "1 left out, listed in" in told
+    assert "3 clips in 1 shard" in told and "1 left out, listed in" in told
     # a disk that is full is no clip that cannot be read
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -814,7 +814,7 @@ def test_excluded_clips_are_neither_packed_nor_encoded(tiny, tmp_path):
     )
     black.write_text('{"FreeSound": ["1002", "1003"], "AudioSet": ["Y-abc.wav"]}')
     told = said("cache_latents", tmp_path / "all", tmp_path / "out", *options, "--exclude", black)
-    assert "1 shards are of input that has changed" in told and "1 shards written, 2 kept" in told
+    assert "1 shards are of input that has changed" in told and "1 shard written, 2 kept" in told
     told = said("cache_latents", tmp_path / "all", tmp_path / "out", *options)
     assert "2 shards written, 1 kept" in told
     assert len(ShardedCache(tmp_path / "out")) == 6

@@ -102,8 +102,8 @@ def test_every_bad_file_is_reported_and_none_raises(flat):
         "duplicate",
         "same samples as keyboard/copy.flac, which is of class keyboard",
     )
-    assert found["foot_steps"] == ("wrong class name", "1 sound files not used; did you mean footstep?")
-    assert found["guitar"][1].startswith("1 sound files not used; the classes are dog_bark")
+    assert found["foot_steps"] == ("wrong class name", "1 sound file not used; did you mean footstep?")
+    assert found["guitar"][1].startswith("1 sound file not used; the classes are dog_bark")
     assert found["loose.wav"][0] == "stray file"
     assert found["gunshot"] == ("empty class", "no usable clip")
     assert len(found) == 16

@@ -28,6 +28,7 @@ from latentclap.generation import (
 )
 from latentclap.options import at_least, check_seconds, embedding_name, load_embedding, load_system
 from latentclap.own import command as own
+from latentclap.wording import plural
 
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
@@ -176,8 +177,7 @@ def generate(
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
-    clips = "1 clip" if len(every) == 1 else f"{len(every)} clips"
-    typer.echo(f"{clips} of {length:.2f} s in {out} ({how}){before}")
+    typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
 
 
 def _adapter(path: Path) -> Adapter:
@@ -343,7 +343,8 @@ def survey(
         overwrite=overwrite,
         progress=not quiet,
     )
-    typer.echo(f"{made.clips} clips, {len(made.pages)} classes: {made.folder / 'pages' / 'index.html'}")
+    pages = plural(len(made.pages), "class", "classes")
+    typer.echo(f"{plural(made.clips, 'clip')}, {pages}: {made.folder / 'pages' / 'index.html'}")
     typer.echo(
         f"with the raters' files in {made.folder / 'answers'}: papermill notebooks/05_table2.ipynb out.ipynb"
         f" -p ratings_csv {made.folder / 'answers'} -p ratings_key {made.folder / 'key.csv'}"

@@ -22,6 +22,7 @@ from latentclap.files import check_place, read_json, weights_digest, write_json
 from latentclap.gpus import use
 from latentclap.limits import check_values
 from latentclap.profiles import Profile, convert, load_profile
+from latentclap.wording import human, plural
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -207,7 +208,7 @@ class Launch:
                 )
                 (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # spent, and four times the weights
             self.state.wait_for_everyone()
-        return f"{self.folder}: {result.step} step{'' if result.step == 1 else 's'} in {result.seconds:.0f} s"
+        return f"{self.folder}: {plural(result.step, 'step')} in {result.seconds:.0f} s"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -528,7 +529,7 @@ def _trained(config: FinetuneConfig, system: FoleySystem) -> str:
     layer = 4 * system.embed_dim * (system.embed_dim + 1) * config.tuning
     return (
         f"\nLoRA of rank {config.lora_rank}: {trained / 1e6:.2f} M parameters train beside {total / 1e6:.2f} M;"
-        f" a file of {(4 * trained + layer) / 1e6:.1f} MB"
+        f" a file of {human(4 * trained + layer)}"
     )
 
 

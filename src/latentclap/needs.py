@@ -11,6 +11,7 @@ from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.files import below
 from latentclap.profiles import Profile
+from latentclap.wording import plural
 
 if TYPE_CHECKING:
     from latentclap.data import FoleyDataset
@@ -39,7 +40,7 @@ def every_class(dataset: FoleyDataset, name: str, *, dev: int = 2, eval_: int = 
         InputError: a class with fewer.
     """
     few = [
-        f"{cls} has {count} {side} clip{'s' * (count != 1)}"
+        f"{cls} has {plural(count, f'{side} clip')}"
         for cls in CLASSES
         for side, wanted in (("dev", dev), ("eval", eval_))
         if (count := sum(clip.cls == cls for clip in dataset.split(side))) < wanted

@@ -25,6 +25,7 @@ from latentclap.errors import InputError
 from latentclap.files import finite, read_json, write_json
 from latentclap.limits import check_profile, check_values
 from latentclap.profiles import Profile, convert, load_profile
+from latentclap.wording import plural
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -130,8 +131,7 @@ def threads() -> str:
     """ "1 thread", "2 threads": how many torch computes with on a CPU."""
     import torch
 
-    n = torch.get_num_threads()
-    return f"{n} thread{'s' * (n != 1)}"
+    return plural(torch.get_num_threads(), "thread")
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from latentclap.evaluate.clips import canonical
 from latentclap.evaluate.table import _repeated
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
 from latentclap.files import finite, write_json
+from latentclap.wording import plural
 
 Embedded = Mapping[str, ClipEmbeddings]
 #: measures that systems are tested by, with the attribute of `Scores` that holds them
@@ -343,7 +344,7 @@ def said(change: Change, measure: str, name: str, first: str, *, corrected: bool
     """A change in one line; ``corrected``: its p is Holm's, of several systems."""
     interval = f" [{change.low:+.3f}, {change.high:+.3f}]" if math.isfinite(change.low) else ""
     p = f", p{' (Holm)' if corrected else ''} = {change.p:.2g}" if math.isfinite(change.p) else ""
-    of = "1 training" if change.trainings == 1 else f"{change.trainings} trainings"
+    of = plural(change.trainings, "training")
     return f"{measure}, {name} against {first}: {change.value:+.3f}{interval}{p} ({of}): {verdict(change, measure)}"
 
 

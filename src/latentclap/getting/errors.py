@@ -108,18 +108,6 @@ def disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def human(size: int | None) -> str:
-    """Bytes for people, in powers of ten as disks and downloads are sold: "288.6 MB"."""
-    if size is None:
-        return "size not told"
-    value = float(size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} TB"
-
-
 def _stalled(error: BaseException, names: set[str]) -> bool:
     if isinstance(error, requests.exceptions.Timeout) or "TimeoutException" in names:
         return True

@@ -23,10 +23,11 @@ from pooch import HTTPDownloader
 
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.getting.errors import Stopped, disk_full, host, human, passing, pause, reason
+from latentclap.getting.errors import Stopped, disk_full, host, passing, pause, reason
 from latentclap.getting.leftovers import sweep
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import RemoteFile, compressed
+from latentclap.wording import human
 
 CHUNK = 1 << 20
 #: Bytes taken from the network at a time; a cut connection loses less than one such piece.

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from latentclap.errors import InputError
 from latentclap.files import existing, free_bytes
-from latentclap.getting.errors import Stopped, host, human
+from latentclap.getting.errors import Stopped, host
 from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
 from latentclap.getting.manifest import Known, Manifest
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import Listing, NoRevision, RemoteFile, list_files
 from latentclap.getting.sources import Source
 from latentclap.locks import Taken, locked
+from latentclap.wording import human
 
 Say = Callable[[str], None]
 

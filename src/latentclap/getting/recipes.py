@@ -13,13 +13,13 @@ from tqdm import tqdm
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.getting.contents import DONE, MOVING, Contents
-from latentclap.getting.errors import human
 from latentclap.getting.manifest import Manifest
 from latentclap.getting.plan import Item, Options, Plan, Say
 from latentclap.getting.remote import RemoteFile
 from latentclap.getting.sources import SOURCES, Source
 from latentclap.getting.splitzip import split_parts
 from latentclap.getting.unpack import Place, Unfit, unpack
+from latentclap.wording import human
 
 #: FLAC in a zip is as large as FLAC beside it.
 _ZIP_OF_FLAC = 1.0

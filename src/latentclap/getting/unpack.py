@@ -20,10 +20,11 @@ from typing import IO, Protocol
 
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, existing, free_bytes
-from latentclap.getting.errors import disk_full, human
+from latentclap.getting.errors import disk_full
 from latentclap.getting.leftovers import sweep_tree
 from latentclap.getting.remote import safe_name
 from latentclap.getting.splitzip import open_zip
+from latentclap.wording import human
 
 CHUNK = 1 << 20
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)

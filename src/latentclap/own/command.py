@@ -14,6 +14,7 @@ import typer
 
 from latentclap.errors import InputError
 from latentclap.files import check_place
+from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
     from latentclap.own.run import Own
@@ -159,7 +160,7 @@ def _announce(own: Own, hold_out: float) -> None:
     bad = len(sounds.train) - len(sounds.usable)
     few = hold_out and not sounds.held_out
     typer.echo(
-        f"{_count(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
+        f"{plural(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
         + (f" (of fewer than {math.ceil(1 / hold_out - 1e-9)} none is)" if few else "")
         + (f", {bad} without sound or caption" if bad else "")
         + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
@@ -191,8 +192,8 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
         launch = own.launch(**options)
         steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
         say(
-            f"{_count(len(caches['train']), 'clip')}, {_count(config.epochs, 'epoch')}: {_count(steps, 'step')} of"
-            f" {_count(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
+            f"{plural(len(caches['train']), 'clip')}, {plural(config.epochs, 'epoch')}: {plural(steps, 'step')} of"
+            f" {plural(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
         )
         if prepare:
             say(
@@ -255,7 +256,7 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
         file = own.out / ADAPTER
         if file.is_file():  # whoever sends them on may have moved them
             typer.echo(
-                f"its adapters, {file.stat().st_size / 1e6:.1f} MB, for latentclap generate --model"
+                f"its adapters, {file_size(file)}, for latentclap generate --model"
                 f" {_quoted(own.model)} --lora {_quoted(own.out)}"
             )
     if "page" in record:
@@ -270,7 +271,3 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
 def _quoted(path: Path | str) -> str:
     """A path as a shell takes it."""
     return shlex.quote(str(path))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -15,6 +15,7 @@ from latentclap.cache import ShardedCache
 from latentclap.cache.shards import entry_of
 from latentclap.measure import heldout_table, summarise
 from latentclap.system import FoleySystem
+from latentclap.wording import plural
 
 #: noise levels at which every clip is measured
 LEVELS = 20
@@ -127,4 +128,4 @@ def line(told: dict[str, dict[str, Any]]) -> str:
             f"{LOSSES[name]} {loss['before']:.4g} -> {loss['after']:.4g}, {loss['change']:+.2g}{interval}"
         )
     count = next(iter(told.values()))["sounds"]
-    return f"held out, {count} sound{'s' if count > 1 else ''}: {'; '.join(parts)}"
+    return f"held out, {plural(count, 'sound')}: {'; '.join(parts)}"

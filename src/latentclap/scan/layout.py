@@ -14,6 +14,7 @@ from latentclap.audio import FORMATS
 from latentclap.classes import CLASSES, canonical_class
 from latentclap.files import plain, unlisted
 from latentclap.scan.report import Problem
+from latentclap.wording import plural
 
 #: Suffixes taken for sound files; those in the second set are sounds that libsndfile cannot decode.
 SUFFIXES = frozenset(FORMATS)
@@ -51,7 +52,7 @@ def packed(paths: Iterable[Path]) -> str:
     if not names:
         return ""
     few = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} archive{'s' if len(names) > 1 else ''} ({few})"
+    return f"{plural(len(names), 'archive')} ({few})"
 
 
 def _is_sound(path: Path) -> bool:
@@ -111,7 +112,7 @@ def _wrong_class(path: Path) -> list[Problem]:
         return problems
     near = difflib.get_close_matches(path.name.lower().replace("-", "_"), CLASSES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the classes are {', '.join(CLASSES)}"
-    return [Problem(path, "wrong class name", f"{n} sound files not used; {hint}"), *problems]
+    return [Problem(path, "wrong class name", f"{plural(n, 'sound file')} not used; {hint}"), *problems]
 
 
 def suggest(folder: Path, problems: list[Problem]) -> str:

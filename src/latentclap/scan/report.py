@@ -11,6 +11,7 @@ import pandas as pd
 
 from latentclap.errors import InputError
 from latentclap.files import plain
+from latentclap.wording import plural
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,8 @@ class DataReport:
         counts = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in self.problems).items())
         first = self.problems[0]
         where = relative(first.path, self.folder)
-        noun = "problem" if len(self.problems) == 1 else "problems"
         return (
-            f"{self.folder}: {len(self.problems)} {noun} ({counts}), {len(self.clips)} usable clips; "
+            f"{self.folder}: {plural(len(self.problems), 'problem')} ({counts}), {len(self.clips)} usable clips; "
             f"first: {where}: {first.kind}, {first.detail}"
         )
 
