@@ -33,6 +33,7 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.gpus import use
+from latentclap.options import Judge, Model, Quiet, at_least
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=F
 def main(
     source: Annotated[Path, typer.Argument(help="Folder of webdataset shards or of clips.")],
     out: Annotated[Path, typer.Argument(help="Folder of the cache.")],
-    system: Annotated[str, typer.Option(help="'mini', a folder, or a hub name.")] = "mini",
-    judge: Annotated[
-        str, typer.Option(help="CLAP that gives E_audio, where the system has none of its own.")
-    ] = "",
+    system: Model = "mini",
+    judge: Judge = "",
     per_shard: Annotated[int, typer.Option(help="Clips per shard, where SOURCE is no shards.")] = 1000,
     side: Annotated[
         str, typer.Option(help="Of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all.")
@@ -72,22 +71,15 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say how many clips, shards and GB, and stop.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a latent cache of any size."""
     from latentclap.cache import cache_parts, described_parts, find_parts
     from latentclap.cache.exclude import read_exclusion
     from latentclap.cache.parts import rank_and_world
 
-    for option, value, least in (
-        ("--batch-size", batch_size, 1),
-        ("--workers", workers, 0),
-        ("--crops", crops, 1),
-        ("--rank", rank, -1),
-        ("--world", world, 0),
-    ):
-        if value < least:
-            raise InputError(f"{option} {value}: at least {least}")
+    at_least(("--batch-size", batch_size, 1), ("--workers", workers, 0), ("--crops", crops, 1))
+    at_least(("--per-shard", per_shard, 1), ("--rank", rank, -1), ("--world", world, 0))
     if crop not in ("first", "random"):
         raise InputError(f"--crop {crop}: first or random")
     exclusion = read_exclusion(exclude or ())

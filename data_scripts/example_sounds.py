@@ -14,8 +14,10 @@ import numpy as np
 import typer
 
 from latentclap.audio import write_wave
-from latentclap.errors import InputError, run_app
+from latentclap.errors import run_app
 from latentclap.files import check_place, write_text
+from latentclap.options import at_least
+from latentclap.wording import plural
 
 RATE = 22_050
 CAPTIONS = {"zap": "a laser gun zapping", "bubbles": "bubbles rising in a tank"}
@@ -52,15 +54,14 @@ def main(
     seed: Annotated[int, typer.Option(help="The same seed gives the same sounds.")] = 0,
 ) -> None:
     """Write the sounds and their captions."""
-    if number < 1 or seed < 0:
-        raise InputError(f"--number {number} --seed {seed}: at least 1 sound, and no seed below 0")
+    at_least(("--number", number, 1), ("--seed", seed, 0))
     check_place(folder / "zap_000.wav")
     for kind, caption in CAPTIONS.items():
         for i in range(number):
             wave = sound(np.random.default_rng([seed, len(kind), i]), kind)
             write_wave(folder / f"{kind}_{i:03d}.wav", wave, RATE)
             write_text(folder / f"{kind}_{i:03d}.txt", f"{caption}\n")
-    print(f"{folder}: {number} sounds each of {' and '.join(CAPTIONS)}")
+    print(f"{folder}: {plural(number, 'sound')} each of {' and '.join(CAPTIONS)}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from latentclap.errors import run_app
 from latentclap.getting import SOURCES, Options, get
+from latentclap.options import Quiet
 
 HELP = (
     "Get data and checkpoints of the paper's setting: resumable, checksummed, unpacked safely, licences said first. "
@@ -64,7 +65,6 @@ Workers = Annotated[int, typer.Option(min=1, max=32, help="Files that travel at 
 Wait = Annotated[
     float, typer.Option("--timeout", min=1, help="Seconds without a byte until a server is given up.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Subset = Annotated[
     list[str] | None,
     typer.Option(

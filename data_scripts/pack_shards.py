@@ -30,6 +30,7 @@ from latentclap.cache.listing import described, list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
+from latentclap.options import Quiet, at_least
 from latentclap.wording import human, plural
 
 app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -47,11 +48,10 @@ def main(
         list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be packed, and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack clips; the same command goes on where it stopped."""
-    if per_shard < 1:
-        raise InputError(f"--per-shard {per_shard}: at least one clip goes into a shard")
+    at_least(("--per-shard", per_shard, 1))
     exclusion = read_exclusion(exclude or ())
     layout, items = list_clips(source, side=side, exclude=exclusion)
     size = sum(_size(item.path) for item in items if not item.problem and item.path)

@@ -26,7 +26,21 @@ from latentclap.generation import (
     write_clips,
     write_record,
 )
-from latentclap.options import at_least, check_seconds, embedding_name, load_embedding, load_system
+from latentclap.options import (
+    Device,
+    Draws,
+    EmbeddingName,
+    Model,
+    Quiet,
+    VGGishFile,
+    VGGishMode,
+    at_least,
+    check_seconds,
+    embedding_name,
+    load_embedding,
+    load_system,
+    named_folder,
+)
 from latentclap.own import command as own
 from latentclap.wording import plural
 
@@ -79,9 +93,7 @@ def generate(
         list[str] | None, typer.Option("--prompt", help="A text instead of classes; may be given again.")
     ] = None,
     n: Annotated[int, typer.Option("-n", "--number", help="Clips per class or prompt.")] = 1,
-    model: Annotated[
-        str, typer.Option(help="'mini', a folder, or a hub name (cvssp/audioldm-m-full).")
-    ] = "mini",
+    model: Model = "mini",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -117,9 +129,7 @@ def generate(
     sampling_rate: Annotated[
         int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
-    ] = "auto",
+    device: Device = "auto",
     lora: Annotated[
         Path | None,
         typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
@@ -128,7 +138,7 @@ def generate(
         bool, typer.Option("--fast", help="Compiled, in bf16: for hundreds of clips on a GPU.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate clips into a folder, with a record; the same command goes on where it was stopped.
 
@@ -212,25 +222,19 @@ app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.fi
 def evaluate(
     generated: Annotated[Path, typer.Argument(help="Folder of generated clips, <class>/*.wav.")],
     reference: Annotated[Path, typer.Argument(help="Folder of real clips, or statistics (.npz).")],
-    embedding: Annotated[
-        str,
-        typer.Option(help="mel-statistics, judge, clap, vggish-dcase, vggish-textbook.", show_default=False),
-    ] = "",
-    vggish: Annotated[Path | None, typer.Option(help="VGGish weights (vggish-10086976.pth).")] = None,
-    mode: Annotated[
-        Literal["dcase", "textbook"] | None,
-        typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
-    ] = None,
+    embedding: EmbeddingName = "",
+    vggish: VGGishFile = None,
+    mode: VGGishMode = None,
     model: Annotated[
         str | None, typer.Option(help="System whose CLAP embeds, with --embedding clap; default: mini.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the result there.")] = None,
-    n_boot: Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")] = 1000,
+    n_boot: Draws = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     seconds: Annotated[
         float, typer.Option(help="Evaluated from the start of each clip; Table I: 4 s.")
     ] = 4.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """FAD per class against real clips, with CI."""
     name = embedding_name(embedding, vggish, mode)
@@ -315,7 +319,7 @@ def survey(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a survey of other clips there.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make blind listening tests as the paper's, a page for each class, from folders of clips of several systems.
 
@@ -358,15 +362,17 @@ def survey(
 
 
 def _folders(models: list[str]) -> dict[str, Path]:
-    """NAME=FOLDER arguments as a mapping; a folder may have an equals sign in it, a name may not."""
+    """NAME=FOLDER arguments as a mapping.
+
+    Raises:
+        InputError: an argument of another form, or a name that comes twice.
+    """
     folders: dict[str, Path] = {}
     for text in models:
-        name, found, folder = text.partition("=")
-        if not (found and name.strip() and folder):
-            raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
-        if name.strip() in folders:
-            raise InputError(f"{name.strip()!r} is there twice: each system has a name of its own")
-        folders[name.strip()] = Path(folder)
+        name, folder = named_folder(text)
+        if name in folders:
+            raise InputError(f"{name!r} is there twice: each system has a name of its own")
+        folders[name] = folder
     return folders
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from latentclap.errors import InputError
 from latentclap.files import check_place, plain
-from latentclap.options import at_least, check_seconds, embedding_name, load_embedding, load_system
+from latentclap.options import (
+    Draws,
+    EmbeddingName,
+    Quiet,
+    VGGishFile,
+    VGGishMode,
+    at_least,
+    check_seconds,
+    embedding_name,
+    load_embedding,
+    load_system,
+    named_folder,
+)
 
 #: what the folder is known by, written last
 RECORD = "compare.json"
@@ -50,15 +61,9 @@ def compare(
     training: Annotated[
         Path | None, typer.Option(help="Folder of the clips that were trained on: are they given back?")
     ] = None,
-    embedding: Annotated[
-        str,
-        typer.Option(help="mel-statistics, judge, clap, vggish-dcase, vggish-textbook.", show_default=False),
-    ] = "",
-    vggish: Annotated[Path | None, typer.Option(help="VGGish weights (vggish-10086976.pth).")] = None,
-    mode: Annotated[
-        Literal["dcase", "textbook"] | None,
-        typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
-    ] = None,
+    embedding: EmbeddingName = "",
+    vggish: VGGishFile = None,
+    mode: VGGishMode = None,
     similarity: Annotated[
         bool,
         typer.Option("--similarity", help="Also the similarity of clip and class by --model's CLAP (V-A)."),
@@ -68,11 +73,11 @@ def compare(
         typer.Option(help="System whose CLAP is used, for clap and --similarity; default: mini."),
     ] = None,
     neighbours: Annotated[int, typer.Option(help="That make a ball, for precision and coverage.")] = 5,
-    n_boot: Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")] = 1000,
+    n_boot: Draws = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     seconds: Annotated[float, typer.Option(help="Compared from the start of each clip; Table I: 4 s.")] = 4.0,
     items: Annotated[int, typer.Option(help="Clips of each class on the page; 0: figures alone.")] = 2,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare systems by their clips."""
     folders = grouped(systems)
@@ -109,7 +114,7 @@ def compare(
 
 
 def grouped(systems: list[str]) -> dict[str, list[Path]]:
-    """NAME=FOLDER arguments as a mapping of names to their folders; a folder may have an equals sign in it.
+    """NAME=FOLDER arguments as a mapping of names to their folders, one folder for each training of that system.
 
     Raises:
         InputError: an argument that is not of that form, a folder that is missing or comes twice, or names with other
@@ -117,14 +122,9 @@ def grouped(systems: list[str]) -> dict[str, list[Path]]:
     """
     folders: dict[str, list[Path]] = {}
     for text in systems:
-        name, found, folder = text.partition("=")
-        # a name is written into tables and the page; what a terminal gives need not be text
-        name = os.fsencode(" ".join(name.split())).decode("utf-8", "backslashreplace")
-        if not (found and name and folder):
-            raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
+        name, path = named_folder(text)
         if name == REAL:
             raise InputError(f"{text!r}: {REAL} is the page's column of reference clips; choose another name")
-        path = Path(folder)
         if not path.is_dir():
             what = "a file, not a folder of clips" if path.exists() else "no such folder of clips"
             raise InputError(f"{name}: {path}: {what}")

@@ -21,6 +21,7 @@ from latentclap.errors import InputError, run_app
 from latentclap.files import check_place, read_json, weights_digest, write_json
 from latentclap.gpus import use
 from latentclap.limits import check_values
+from latentclap.options import Checkpointing, Compile, Minutes, Precision, Quiet
 from latentclap.profiles import Profile, convert, load_profile
 from latentclap.wording import human, plural
 
@@ -426,27 +427,17 @@ class Launch:
 @app.command(help=HELP)
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file, as above.")],
-    minutes: Annotated[
-        float, typer.Option(help="Stop after this time, with a checkpoint; 0: to the end.")
-    ] = 0,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile UNet and φ: for GPUs.")] = False,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
-    ] = False,
+    minutes: Minutes = 0,
+    compile: Compile = False,
+    checkpointing: Checkpointing = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Weights in the order of a GPU's tensor cores.")
     ] = False,
     diffusers: Annotated[
         bool, typer.Option("--no-fused", help="With --compile: diffusers' own UNet, without our kernels.")
     ] = False,
-    precision: Annotated[
-        str,
-        typer.Option(
-            help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.",
-            show_default="auto",
-        ),
-    ] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    precision: Precision = "",
+    quiet: Quiet = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything; say what would run, and its memory.")
     ] = False,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentclap import storage
+from latentclap.checkpoints import shipped
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.files import below
@@ -73,8 +73,8 @@ def _missing(profile: Profile, data_dir: str) -> Iterator[str]:
         if not value or (name == "data.folder" and data_dir):
             continue
         path = Path(value)
-        shipped = key in ("system", "latent_clap") and storage.shipped(value).is_dir()
-        if shipped or path.exists() or (key in ("system", "judge") and _on_a_hub(value)):
+        ours = key in ("system", "latent_clap") and shipped(value).is_dir()
+        if ours or path.exists() or (key in ("system", "judge") and on_a_hub(value)):
             continue
         yield f"{name}: {value} (from: {command})"
 
@@ -82,7 +82,7 @@ def _missing(profile: Profile, data_dir: str) -> Iterator[str]:
 def uses_hub(profile: Profile) -> bool:
     """Whether a profile names a model that is neither shipped nor on this disk, so that the hub has to give it."""
     names = (profile.model.system, profile.model.judge)
-    return any(n and not storage.shipped(n).is_dir() and not Path(n).exists() and _on_a_hub(n) for n in names)
+    return any(n and not shipped(n).is_dir() and not Path(n).exists() and on_a_hub(n) for n in names)
 
 
 def outside(profile: Profile, data_dir: str = "") -> list[str]:
@@ -112,6 +112,7 @@ def outside(profile: Profile, data_dir: str = "") -> list[str]:
     return lines
 
 
-def _on_a_hub(name: str) -> bool:
+def on_a_hub(name: str) -> bool:
+    """Whether a name can be a hub's (``owner/model``); a path below ``checkpoints``, ``data`` or ``runs`` is none."""
     parts = Path(name).parts
     return len(parts) == 2 and parts[0] not in ("checkpoints", "data", "runs", ".", "..", "~", "/")

@@ -1,15 +1,18 @@
-"""What several commands ask for in the same way."""
+"""What several commands ask for in the same way: their options, and the checks of what is given."""
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from latentclap.checkpoints import check_system, resolve
 from latentclap.errors import InputError
 from latentclap.files import ORIGINAL
-from latentclap.gpus import use
+from latentclap.gpus import chosen_device, use
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -17,9 +20,46 @@ if TYPE_CHECKING:
 #: Of a clip's evaluated part, in seconds: of less there may be no sample.
 SHORTEST = 0.001
 
+# Options that mean the same in every command that has them. Annotations are read when a command starts, so that the
+# modules of commands have to import these names, not only type checkers.
+Model = Annotated[str, typer.Option(help="'mini', a folder, or a hub name (cvssp/audioldm-m-full).")]
+Judge = Annotated[str, typer.Option(help="CLAP that gives E_audio, where the model has none of its own.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+EmbeddingName = Annotated[
+    str,
+    typer.Option(help="mel-statistics, judge, clap, vggish-dcase, vggish-textbook.", show_default=False),
+]
+VGGishFile = Annotated[Path | None, typer.Option(help="VGGish weights (vggish-10086976.pth).")]
+VGGishMode = Annotated[
+    Literal["dcase", "textbook"] | None,
+    typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
+]
+Draws = Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")]
+Minutes = Annotated[
+    float, typer.Option(help="Stop training after this time, with a checkpoint; 0: to the end.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile UNet and φ: for GPUs.")]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.", show_default="auto"
+    ),
+]
+
 
 def at_least(*options: tuple[str, float, int]) -> None:
-    """Complain of the first option whose value is below what it needs, or is no finite number."""
+    """Check that options have at least their smallest allowed values.
+
+    Args:
+        options: (name as the user types it, value, smallest value) of each.
+
+    Raises:
+        InputError: names the first that is smaller, infinite or NaN.
+    """
     for option, value, least in options:
         if not math.isfinite(value):
             raise InputError(f"{option} {value}: give a finite number of at least {least}")
@@ -28,28 +68,69 @@ def at_least(*options: tuple[str, float, int]) -> None:
 
 
 def check_seconds(seconds: float) -> None:
-    """Complain of a part of a clip that is none."""
+    """Check ``--seconds``, the part of each clip that is used.
+
+    Raises:
+        InputError: it is shorter than :data:`SHORTEST`, infinite or NaN.
+    """
     if not SHORTEST <= seconds < math.inf:
         raise InputError(f"--seconds {seconds:g}: give a time of at least {SHORTEST:g} s")
 
 
 def load_system(model: str, device: str) -> FoleySystem:
-    """A system by its name; what is wrong with that is said before imports that take seconds."""
+    """Load a system; a wrong name is told at once, before imports that take seconds.
+
+    Args:
+        model: "mini", a folder, a hub name, or an original checkpoint's file.
+        device: as for :func:`device_for`.
+
+    Raises:
+        InputError: no such system or device, or a damaged file.
+    """
     if Path(model).suffix not in ORIGINAL:
         check_system(resolve(model))
-    import torch
-
     from latentclap import system
     from latentclap.hush import hush
 
     hush()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return system.FoleySystem.from_pretrained(model, device=use(device))
+    return system.FoleySystem.from_pretrained(model, device=device_for(device))
+
+
+def device_for(option: str) -> str:
+    """The device that ``--device`` means, on which this whole process computes from now on.
+
+    Args:
+        option: a device of torch's, or "auto": ``$LATENTCLAP_DEVICE``, else a GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: there is no such device, or a GPU that torch cannot use.
+    """
+    return chosen_device() if option == "auto" else use(option)
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    """Split a NAME=FOLDER argument; the folder may contain an equals sign, the name may not.
+
+    Returns:
+        The name with single spaces, and the folder, which is not looked at. Bytes of the name that are no UTF-8 are
+        written as ``\\xe9``: names go into tables and pages, and what a shell passes on need not be text.
+
+    Raises:
+        InputError: it has another form.
+    """
+    name, found, folder = text.partition("=")
+    name = os.fsencode(" ".join(name.split())).decode("utf-8", "backslashreplace")
+    if not (found and name and folder):
+        raise InputError(f"{text!r}: name each system and its folder of clips, NAME=FOLDER")
+    return name, Path(folder)
 
 
 def embedding_name(embedding: str, vggish: Path | None, mode: str | None) -> str:
-    """Which embedding the options for it mean."""
+    """The embedding that --embedding, --vggish and --mode name together.
+
+    Raises:
+        InputError: VGGish without its weights, or options that contradict each other.
+    """
     if vggish is None:
         if mode or embedding.startswith("vggish"):
             raise InputError("VGGish needs its weights: --vggish FILE (torchvggish's vggish-10086976.pth)")
@@ -61,7 +142,16 @@ def embedding_name(embedding: str, vggish: Path | None, mode: str | None) -> str
 
 
 def load_embedding(name: str, vggish: Path | None, system: Any) -> Any:
-    """An embedding by its name; ``system`` makes or is what CLAP's needs."""
+    """Make an embedding by name.
+
+    Args:
+        name: see :func:`embedding_name`.
+        vggish: weights of VGGish, where that is it.
+        system: whose CLAP embeds, for "clap" only: a system, or a function that loads one.
+
+    Raises:
+        InputError: no such embedding, or weights that cannot be read.
+    """
     from latentclap.embeddings import get_embedding
 
     if vggish is not None:

@@ -14,6 +14,19 @@ import typer
 
 from latentclap.errors import InputError
 from latentclap.files import check_place
+from latentclap.limits import check_values
+from latentclap.options import (
+    Checkpointing,
+    Compile,
+    Device,
+    Judge,
+    Minutes,
+    Model,
+    Precision,
+    Quiet,
+    at_least,
+    device_for,
+)
 from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
@@ -42,15 +55,11 @@ def finetune(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for system/, listen/ and what is between.")
     ],
-    model: Annotated[
-        str, typer.Option(help="'mini', a folder, or a hub name (cvssp/audioldm-m-full).")
-    ] = "mini",
+    model: Model = "mini",
     phi: Annotated[
         str, typer.Option(help="Latent CLAP encoder of the model's VAE and CLAP; default: its own.")
     ] = "",
-    judge: Annotated[
-        str, typer.Option(help="CLAP that gives E_audio, where the model has none of its own.")
-    ] = "",
+    judge: Judge = "",
     lam: Annotated[
         float | None,
         typer.Option(
@@ -79,40 +88,23 @@ def finetune(
     crops: Annotated[int, typer.Option(help="Clips of one sound, at most, where it is long enough.")] = 8,
     crop: Annotated[Literal["first", "random"], typer.Option(help="Which parts of a long sound.")] = "first",
     listen: Annotated[int, typer.Option(help="Clips of each text on the page; 0: no page.")] = 2,
-    minutes: Annotated[
-        float, typer.Option(help="Stop training after this time, with a checkpoint; 0: to the end.")
-    ] = 0,
-    compile: Annotated[bool, typer.Option("--compile", help="torch.compile UNet and φ: for GPUs.")] = False,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="A fraction of the memory for a third more time.")
-    ] = False,
-    precision: Annotated[
-        str, typer.Option(help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, ...; 'auto' takes a GPU if there is one.")
-    ] = "auto",
+    minutes: Minutes = 0,
+    compile: Compile = False,
+    checkpointing: Checkpointing = False,
+    precision: Precision = "auto",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes that decode sounds; 0: none beside this one.")] = 2,
     prepare: Annotated[bool, typer.Option("--prepare", help="Encode, write train.toml, and stop.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would be done, and stop.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fine-tune a system on sounds of one's own."""
     given = {"lam": lam, "epochs": epochs, "lr": lr, "batch_size": batch_size}
     changes = {name: value for name, value in given.items() if value is not None}
     changes |= {"seed": seed, "tuning": tuning} | ({"lora_rank": lora_rank} if lora_rank else {})
-    for option, value, least in (
-        ("--crops", crops, 1),
-        ("--listen", listen, 0),
-        ("--workers", workers, 0),
-        ("--seed", seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{option} {value}: at least {least}")
-    from latentclap.limits import check_values
-
+    at_least(("--crops", crops, 1), ("--listen", listen, 0), ("--workers", workers, 0), ("--seed", seed, 0))
     check_values({"minutes": minutes}, "--")
     check_place(out / "finetune.json")
     if out.resolve().is_relative_to(sounds.resolve()):
@@ -145,10 +137,7 @@ def finetune(
     if record.get("finished") and record.get("listen") == listen and (out / "system").is_dir():
         _tell(own, record)
         return
-    from latentclap.gpus import use
-
-    if device != "auto":
-        use(device)
+    device_for(device)
     _run(own, options, workers, prepare, quiet)
 
 

@@ -16,9 +16,8 @@ from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
 from latentclap.errors import InputError
 from latentclap.files import write_json
+from latentclap.own.run import YOURS
 
-#: the columns: a sound of the folder, and what the system makes of its caption
-YOURS, BEFORE, AFTER = "Yours", "Before", "After"
 #: what the page plays, for other pages
 CELLS = "listen.json"
 

@@ -22,6 +22,7 @@ from latentclap.checkpoints import (
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
 from latentclap.launch import TRAINED, TrainFile, finetune_config
+from latentclap.needs import on_a_hub
 from latentclap.own.sounds import Sounds
 from latentclap.profiles import load_profile
 
@@ -48,6 +49,8 @@ MINI_LORA_LR = 1e-3
 MINI_STEPS = 500
 #: captions of which the page plays clips, at most
 TEXTS = 8
+#: the page's columns: a sound of the folder, and what the system makes of its caption
+YOURS, BEFORE, AFTER = "Yours", "Before", "After"
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Own:
         Raises:
             InputError: there is no such model, or a file of it or of φ is missing or damaged.
         """
-        if Path(self.model).exists() or not _on_hub(self.model):
+        if Path(self.model).exists() or not on_a_hub(self.model):
             check_system(resolve(self.model))
         self.phi_of(self.config(len(self.sounds.usable)))
 
@@ -277,7 +280,7 @@ class Own:
         sounds = sounds_of(held_out, self.crops) if held_out is not None else []
         clips = chosen(sounds)
         sampling_rate = 0
-        for column, name in (("Before", ""), ("After", str(self.out / "system"))):
+        for column, name in ((BEFORE, ""), (AFTER, str(self.out / "system"))):
             system = self.system(name)
             sampling_rate = system.sampling_rate
             if clips:
@@ -367,10 +370,6 @@ def _flat(about: dict[str, Any]) -> dict[str, Any]:
 def about_path(name: str) -> str:
     """A checkpoint's name for a file that is read from another folder: a folder's whole path, a name as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
-
-
-def _on_hub(name: str) -> bool:
-    return name.count("/") == 1 and not Path(name).is_absolute() and not name.startswith(".")
 
 
 def _unet(folder: Path) -> dict[str, Any]:
