@@ -664,7 +664,7 @@ def test_cache_script(tiny, tars, tmp_path):
     told = said("cache_latents", tars, out, *system, "--dry-run", "--world", 2, "--rank", 1)
     # 10 clips of 2 x 8 x 16 x 16 half floats and 2 x 512 floats
     assert f"10 clips in 3 shards, {10 * (2 * 2 * 2048 + 4096) / 1e3:.1f} kB; 0 shards are there" in told
-    assert "process 1 of 2: 1 shards, 4 clips" in told
+    assert "process 1 of 2: 1 shard, 4 clips" in told
     assert not out.exists()
     assert "8 clips encoded" in said("cache_latents", tars, out, *system)
     assert "3 shards are there; to write: 0 B" in said("cache_latents", tars, out, *system)
