@@ -1,7 +1,8 @@
 """Give every public command bad input and write down what it says.
 
-    python data_scripts/bad_input.py run                    # all cases, to the record that the book shows
-    python data_scripts/bad_input.py run --only generate    # those whose group or name has the word
+\b
+python data_scripts/bad_input.py run                    # all cases, to the record that the book shows
+python data_scripts/bad_input.py run --only generate    # those whose group or name has the word
 
 The cases are in data_scripts/badinput/cases.toml. A case is as it should be when the command ends with a status
 that is not zero, says one line (of a notebook: its last line), shows no traceback and leaves nothing behind, except a
@@ -24,12 +25,13 @@ from badinput import Case, Outcome, Shelf, read_cases, run_case
 from latentclap.book.badinput import tables
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json, write_text
+from latentclap.options import application
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "book" / "runs" / "bad_input.json"
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Only = Annotated[str, typer.Option(help="a word of the group or the name; empty: all")]
+app = application(__doc__, no_args_is_help=True)
+Only = Annotated[str, typer.Option(help="A word of the group or the name; empty: all.")]
 
 
 @app.command("list")
@@ -43,10 +45,13 @@ def list_cases(only: Only = "") -> None:
 def run(
     only: Only = "",
     out: Annotated[
-        Path, typer.Option(help="record to write; its rows of other cases stay", show_default="the book's")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Record to write; its rows of other cases stay.", show_default="the book's"
+        ),
     ] = RECORD,
-    markdown: Annotated[Path | None, typer.Option(help="also write the whole record as tables")] = None,
-    jobs: Annotated[int, typer.Option(help="commands at a time", min=1)] = 1,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the whole record as tables.")] = None,
+    jobs: Annotated[int, typer.Option(help="Commands at a time.", min=1)] = 1,
 ) -> None:
     """Run the cases, put them into the record, and print those that are not as they should be."""
     outcomes = run_all(chosen(only), jobs)

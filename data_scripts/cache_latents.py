@@ -33,14 +33,14 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.gpus import use
-from latentclap.options import Judge, Model, Quiet, at_least
+from latentclap.options import Judge, Model, Quiet, application, at_least
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
     from latentclap.cache import Part
     from latentclap.system import FoleySystem
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application(__doc__)
 
 
 @app.command(help=__doc__)

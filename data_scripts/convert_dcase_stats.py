@@ -18,16 +18,17 @@ from latentclap.classes import CLASSES
 from latentclap.errors import run_app
 from latentclap.fad import save_stats
 from latentclap.getting.dcase_stats import convert, read_gt_embedding
+from latentclap.options import application
 
 __all__ = ["app", "main", "read_gt_embedding"]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = application()
 
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Argument(help="folder with <class>/gt_embedding.pkl")],
-    output: Annotated[Path, typer.Argument(help="npz to write")],
+    folder: Annotated[Path, typer.Argument(help="Folder with <class>/gt_embedding.pkl.")],
+    output: Annotated[Path, typer.Argument(help="Npz to write.")],
 ) -> None:
     """Convert <class>/gt_embedding.pkl of the DCASE 2023 Task 7 FAD tool to one npz."""
     stats = convert(folder)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import typer
-
 from latentclap.errors import run_app
 from latentclap.files import write_text
+from latentclap.options import application
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = application()
 ROOT = Path(__file__).parents[1]
 HEAD = """# conda env create -f environment.yml     Made by `make lock`: the pins of .requirements.lock.
 name: latentclap

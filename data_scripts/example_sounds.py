@@ -16,13 +16,13 @@ import typer
 from latentclap.audio import write_wave
 from latentclap.errors import run_app
 from latentclap.files import check_place, write_text
-from latentclap.options import at_least
+from latentclap.options import application, at_least
 from latentclap.wording import plural
 
 RATE = 22_050
 CAPTIONS = {"zap": "a laser gun zapping", "bubbles": "bubbles rising in a tank"}
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application()
 
 
 def glide(rng: np.random.Generator, kind: str) -> np.ndarray:

@@ -20,19 +20,16 @@ from tqdm import tqdm
 
 from latentclap.errors import run_app
 from latentclap.getting import SOURCES, Options, get
-from latentclap.options import Quiet
+from latentclap.options import Quiet, application
 
 HELP = (
     "Get data and checkpoints of the paper's setting: resumable, checksummed, unpacked safely, licences said first. "
     "Where a command is interrupted or fails, the same command goes on. Run it in the repository's root: the default "
     "folders are those that the profile `paper` reads. `list` shows what there is; --dry-run asks for sizes."
 )
-app = typer.Typer(
-    help=HELP,
+app = application(
+    HELP,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder; `list` shows the default ones.")]

@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from latentclap.errors import run_app
 from latentclap.foley import FAMILIES, make_dataset
+from latentclap.options import Quiet, application
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = application()
 
 
 @app.command()
@@ -25,13 +26,14 @@ def main(
     classes: Annotated[str, typer.Option(help="Comma-separated families; empty: the seven classes.")] = "",
     seconds: Annotated[float, typer.Option(help="Length of a clip in seconds.")] = 4.0,
     list_families: Annotated[bool, typer.Option("--list", help="Print the families and stop.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write procedural Foley clips with captions. Interrupted, the same command goes on where it was."""
     if list_families:
-        print("\n".join(FAMILIES))
+        typer.echo("\n".join(FAMILIES))
         return
     names = [name.strip() for name in classes.split(",") if name.strip()] or None
-    with tqdm(unit="clip", disable=None) as bar:
+    with tqdm(unit="clip", disable=True if quiet else None) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -47,7 +49,7 @@ def main(
             seconds=seconds,
             progress=show,
         )
-    print(f"{folder}: {per_class} dev and {eval_per_class} eval clips per class")
+    typer.echo(f"{folder}: {per_class} dev and {eval_per_class} eval clips per class")
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from latentclap.cache.listing import described, list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
-from latentclap.options import Quiet, at_least
+from latentclap.options import Quiet, application, at_least
 from latentclap.wording import human, plural
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application(__doc__)
 
 
 @app.command(help=__doc__)

@@ -683,7 +683,7 @@ def test_cache_script(tiny, tars, tmp_path):
         (["--rank", "-3"], "--rank -3: at least -1"),
         (["--world", "-1"], "--world -1: at least 0"),
         (["--device", "cuda:99"], "--device cuda:99"),
-        (["--per-shard", "0"], "per_shard=0"),
+        (["--per-shard", "0"], "--per-shard 0"),
         (["--crops", "0"], "--crops 0: at least 1"),
         (["--crop", "middle"], "--crop middle"),
         (["--exclude", "nowhere.txt"], "--exclude nowhere.txt: no such file"),

@@ -41,8 +41,8 @@ from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json
 from latentclap.foley import synthesize
-from latentclap.gpus import use
 from latentclap.models import random_system
+from latentclap.options import Device, application, device_for
 from latentclap.runs import commit, device_name, versions
 from latentclap.storage import text_encoder_of
 from latentclap.system import FoleySystem
@@ -55,7 +55,7 @@ DIFFERENT, LONGEST = 64, 10.0
 #: shards of a measurement: of the first one the time is not counted
 SHARDS = 8
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application(__doc__)
 
 
 class Clock:
@@ -166,7 +166,9 @@ def time_reading(folder: Path, batch: int, batches: int = 20) -> float:
 
 @app.command(help=__doc__)
 def main(
-    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("book/runs/cache_rate.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")] = Path(
+        "book/runs/cache_rate.json"
+    ),
     system: Annotated[str, typer.Option(help="'mini', a folder, a hub name, or 'random'.")] = "mini",
     judge: Annotated[str, typer.Option(help="CLAP that gives E_audio, where the system has none.")] = "",
     clips: Annotated[int, typer.Option(help="Clips to encode; 0: 64, on a GPU 2048.")] = 0,
@@ -176,13 +178,12 @@ def main(
     minutes: Annotated[
         float, typer.Option(help="Try no further number after this time; 0: all.", min=0)
     ] = 0.0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda"
-    if torch.cuda.is_available()
-    else "cpu",
+    device: Device = "auto",
 ) -> None:
     """Measure and write: after each number of workers, since a rented GPU may be gone before the last."""
     started = time.monotonic()
-    if use(device) == "cpu":
+    device = device_for(device)
+    if device == "cpu":
         torch.set_num_threads(1)  # a core is the device
     clips = clips or (64 if device == "cpu" else 2048)
     if clips < max(2, batch_size) or batch_size < 1:

@@ -25,11 +25,12 @@ import typer
 
 from latentclap.errors import run_app
 from latentclap.files import write_json
-from latentclap.runs import commit, device_name, versions
+from latentclap.options import application
+from latentclap.runs import origin
 
 ROOT = Path(__file__).resolve().parents[2]
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application(__doc__)
 
 
 def generating(family: str, clips: int, steps: int, sampler: str) -> dict[str, Any]:
@@ -79,13 +80,14 @@ def measured(work: Any, arguments: tuple[Any, ...]) -> dict[str, Any]:
 
 @app.command()
 def run(
-    family: Annotated[str, typer.Option(help="a family's folder, or mini: the package's own")] = "mini",
-    out: Annotated[Path, typer.Option(help="JSON file to write", show_default="the book's")] = ROOT
-    / "book/runs/family.json",
-    clips: Annotated[int, typer.Option(help="clips to generate", min=1)] = 100,
-    steps: Annotated[int, typer.Option(help="sampling steps", min=1)] = 25,
-    sampler: Annotated[str, typer.Option(help="ddim, dpmsolver++ or unipc")] = "ddim",
-    training_steps: Annotated[int, typer.Option(help="fine-tuning steps at batch 8", min=1)] = 300,
+    family: Annotated[str, typer.Option(help="A family's folder, or mini: the package's own.")] = "mini",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="JSON file to write.", show_default="the book's")
+    ] = ROOT / "book/runs/family.json",
+    clips: Annotated[int, typer.Option(help="Clips to generate.", min=1)] = 100,
+    steps: Annotated[int, typer.Option(help="Sampling steps.", min=1)] = 25,
+    sampler: Annotated[str, typer.Option(help="ddim, dpmsolver++ or unipc.")] = "ddim",
+    training_steps: Annotated[int, typer.Option(help="Fine-tuning steps at batch 8.", min=1)] = 300,
 ) -> None:
     """Time both parts."""
     context = multiprocessing.get_context("spawn")  # forked, torch's threads would not come along
@@ -98,7 +100,7 @@ def run(
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             report[name] = pool.submit(measured, work, arguments).result()
         typer.echo(f"{name}: {report[name]['seconds']:.0f} s, {report[name]['gb']:.2f} GB")
-    write_json(out, report | {"device": device_name(), "commit": commit(), "versions": versions()})
+    write_json(out, report | origin())
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import typer
 
 from latentclap.errors import run_app
 from latentclap.files import read_json, write_json
-from latentclap.runs import commit, device_name, versions
+from latentclap.options import application
+from latentclap.runs import origin
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "book" / "runs" / "lora.json"
@@ -27,13 +28,12 @@ FULL, RATES = (1e-4,), (3e-6, 1e-4, 3e-4, 1e-3, 3e-3)
 #: ranks that are counted
 RANKS = (4, 16, 64)
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application(__doc__)
 
 
 def _add(out: Path, part: str, value: dict[str, Any]) -> None:
-    about = {"commit": commit(), "device": device_name(), "versions": versions()}
     told = read_json(out) if out.is_file() else {}
-    write_json(out, told | {part: value | about})
+    write_json(out, told | {part: value | origin()})
     typer.echo(f"{out}: {part}")
 
 
@@ -41,7 +41,7 @@ def _add(out: Path, part: str, value: dict[str, Any]) -> None:
 def count(
     rank: Annotated[int, typer.Option(help="Rank whose step is walked through.")] = 16,
     width: Annotated[int, typer.Option(help="Of φ; PANN-10: 64.")] = 64,
-    out: Annotated[Path, typer.Option(help="JSON to write.")] = RECORD,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")] = RECORD,
 ) -> None:
     """Count at the paper's full size, with tensors that have no memory."""
     from latentclap.lora import adapter_parameters
@@ -76,7 +76,7 @@ def count(
 def train(
     rank: Annotated[int, typer.Option(help="Of the adapters.")] = 16,
     epochs: Annotated[int, typer.Option(help="Passes over the development clips.")] = 10,
-    out: Annotated[Path, typer.Option(help="JSON to write.")] = RECORD,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")] = RECORD,
 ) -> None:
     """Fine-tune mini by eq. 4, all weights and adapters, and measure eq. 1 and 3 on held-out clips."""
     from latentclap.finetune import FinetuneConfig

@@ -22,9 +22,10 @@ from latentclap.compare.kernel import SCALE
 from latentclap.errors import InputError, run_app
 from latentclap.fad import ClipEmbeddings, fad_with_ci
 from latentclap.files import write_json
-from latentclap.runs import commit, device_name, versions
+from latentclap.options import application
+from latentclap.runs import origin
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application()
 DIMENSIONS, WINDOWS, REFERENCE = 40, 7, 100
 #: clips of one distribution, and clips that are moved along every dimension by a share of the standard deviation
 CASES = {"the same distribution": 0.0, "moved by a quarter": 0.25}
@@ -46,7 +47,7 @@ def true_kad(shift: float) -> float:
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="JSON to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
     trials: Annotated[int, typer.Option(help="Small sets of each size.")] = 200,
     n_boot: Annotated[int, typer.Option(help="Bootstrap draws of each.")] = 400,
     seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
@@ -95,9 +96,7 @@ def main(
             "windows": WINDOWS,
             "reference_clips": REFERENCE,
             "seconds": time.monotonic() - started,
-            "commit": commit(),
-            "device": device_name(),
-            "versions": versions(),
+            **origin(),
         },
     )
     typer.echo(f"{len(rows)} rows: {out}")

@@ -54,22 +54,26 @@ from speed_parts import (
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json
 from latentclap.gpus import use
+from latentclap.options import Device, application, device_for
 from latentclap.runs import commit, device_name, versions
 from latentclap.train import TrainingError
 
-app = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-Size = Annotated[str, typer.Option("--size", help="paper (audioldm-m-full), mini or tiny")]
-Device = Annotated[str, typer.Option(help="cuda or cpu")]
-Out = Annotated[Path, typer.Option(help="JSON file; parts that are not measured now stay")]
+app = application(__doc__)
+Size = Annotated[str, typer.Option("--size", help="paper (audioldm-m-full), mini or tiny.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file; parts that are not measured now stay.")]
 Minutes = Annotated[
-    float, typer.Option(help="begin no row that will not end in this time; 0: all rows", min=0)
+    float, typer.Option(help="Begin no row that will not end in this time; 0: all rows.", min=0)
 ]
-Steps = Annotated[int, typer.Option(help="training steps that are timed, after as many to warm up", min=1)]
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Steps = Annotated[int, typer.Option(help="Training steps that are timed, after as many to warm up.", min=1)]
 OUT = Path("runs/speed.json")
 
 
 # -------------------------------------------------------------------------------------- commands
+
+
+def named(device: str) -> str:
+    """A device for ``auto``; another is looked at by :func:`start`, with an error that says what else can be run."""
+    return device_for(device) if device == "auto" else device
 
 
 def start(name: str, device: str, *, patient: bool = False) -> float:
@@ -127,6 +131,7 @@ class Measurement:
     compiling: float = 0.0
 
     def __post_init__(self) -> None:
+        self.device = named(self.device)
         self.end = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
         self.peak = start(self.name, self.device, patient=self.patient)
         earlier(self.out, self.name, self.device)  # not after the first minutes of measuring
@@ -279,7 +284,7 @@ def numbered(rows: Iterable[Any], device: str, numbers: Iterable[int] | None) ->
 
 @app.command("train")
 def train_command(
-    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
+    name: Size = "paper", device: Device = "auto", out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Clips per second by precision, compilation, batch and loss."""
     run = Measurement(name, device, out, minutes)
@@ -290,10 +295,10 @@ def train_command(
 @app.command("generate")
 def generate_command(
     name: Size = "paper",
-    device: Device = DEVICE,
+    device: Device = "auto",
     out: Out = OUT,
-    clips: Annotated[int, typer.Option(help="clips that are generated", min=1)] = 100,
-    most_steps: Annotated[int, typer.Option(help="at most so many steps (to try it out)", min=2)] = 200,
+    clips: Annotated[int, typer.Option(help="Clips that are generated.", min=1)] = 100,
+    most_steps: Annotated[int, typer.Option(help="At most so many steps (to try it out).", min=2)] = 200,
     minutes: Minutes = 0.0,
 ) -> None:
     """Seconds for 100 clips with guidance: latents, as the rest takes little."""
@@ -305,10 +310,10 @@ def generate_command(
 @app.command()
 def agree(
     name: Size = "paper",
-    device: Device = DEVICE,
+    device: Device = "auto",
     out: Out = OUT,
-    steps: Annotated[int, typer.Option(help="training steps", min=2)] = 100,
-    batch: Annotated[int, typer.Option(help="clips a step", min=1)] = 4,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=2)] = 100,
+    batch: Annotated[int, typer.Option(help="Clips a step.", min=1)] = 4,
 ) -> None:
     """Losses and generated latents of the fast ways against fp32; on a CPU in an hour or two, with --batch 1."""
     run = Measurement(name, device, out, patient=True)
@@ -319,12 +324,12 @@ def agree(
 @app.command()
 def memory(
     name: Size = "paper",
-    device: Device = DEVICE,
+    device: Device = "auto",
     out: Out = OUT,
-    batches: Annotated[str, typer.Option(help="batches to try, until one does not fit")] = "2,4,8,16,32,64",
+    batches: Annotated[str, typer.Option(help="Batches to try, until one does not fit.")] = "2,4,8,16,32,64",
 ) -> None:
     """Peak memory by batch, and which batch fits a card of 16, 24 and 80 GiB."""
-    if device == "cpu":
+    if named(device) == "cpu":
         raise InputError("memory: peak memory is measured on a GPU only")
     run = Measurement(name, device, out)
     run.memory([int(b) for b in batches.split(",")])
@@ -332,7 +337,7 @@ def memory(
 
 
 @app.command("profile")
-def profile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
+def profile_command(name: Size = "paper", device: Device = "auto", out: Out = OUT) -> None:
     """Where the time of a training step goes, without and with compilation."""
     run = Measurement(name, device, out)
     run.profile()
@@ -340,7 +345,7 @@ def profile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OU
 
 
 @app.command("compile")
-def compile_command(name: Size = "paper", device: Device = DEVICE, out: Out = OUT) -> None:
+def compile_command(name: Size = "paper", device: Device = "auto", out: Out = OUT) -> None:
     """Seconds to compile a training step, with an empty cache and in a later run."""
     empty_cache()
     run = Measurement(name, device, out)
@@ -369,26 +374,26 @@ def count(out: Out = Path("runs/speed_counts.json")) -> None:
 
 @app.command("all")
 def all_parts(
-    name: Size = "paper", device: Device = DEVICE, out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
+    name: Size = "paper", device: Device = "auto", out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Every part, what matters most first: rented minutes end."""
     empty_cache()
     run = Measurement(name, device, out, minutes)
-    rows = numbered(TRAINING, device, None)
+    rows = numbered(TRAINING, run.device, None)
     run.train(steps, [0, 1])
     first = run.tables.get("train", {}).get(0, {}).get("first_step_seconds")
     run.profile([1])  # of what is compiled already
     run.generate(100, 200, [0, 1, 2])
     run.compile(first)
     run.agree(100, 4, [way for way, row in AGREEMENT.items() if not row.compile])
-    if device != "cpu":
+    if run.device != "cpu":
         run.memory([2, 16, 64])
     run.train(steps, [n for n, row in rows if row.lora])
     run.train(steps, [n for n, row in rows if not row.compile])
-    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if not row.compile])
+    run.generate(100, 200, [n for n, row in numbered(GENERATION, run.device, None) if not row.compile])
     run.profile([0])
     run.train(steps, [n for n, row in rows if n > 1 and row.compile and not row.lora])
-    run.generate(100, 200, [n for n, row in numbered(GENERATION, device, None) if n > 2 and row.compile])
+    run.generate(100, 200, [n for n, row in numbered(GENERATION, run.device, None) if n > 2 and row.compile])
     run.close()
 
 

@@ -28,14 +28,13 @@ from latentclap.finetune import FinetuneTask
 from latentclap.latent_clap import LatentCLAP
 from latentclap.lora import add_adapters
 from latentclap.losses import LatentCLAPLoss
-from latentclap.memory import training_footprint
+from latentclap.memory import GIB, training_footprint
 from latentclap.models import audioldm_unet, random_system, size
 from latentclap.system import FoleySystem
 from latentclap.train import TensorBatches, TrainConfig, TrainingError, train
 
 LAPS = 3  # timed laps of a row of training
 LAM = 1000.0  # the paper's λ of fine-tuning without a tuning layer
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from latentclap.options import (
     Quiet,
     VGGishFile,
     VGGishMode,
+    application,
     at_least,
     check_seconds,
     embedding_name,
@@ -47,13 +48,10 @@ from latentclap.wording import plural
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
 
-app = typer.Typer(
-    name="latentclap",
-    help="Foley sounds from text by latent diffusion, fine-tuned with the Latent CLAP loss.",
+app = application(
+    "Foley sounds from text by latent diffusion, fine-tuned with the Latent CLAP loss.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    name="latentclap",
 )
 Format = Literal["wav", "flac", "ogg", "mp3", "opus"]
 #: Formats that know only some sampling rates, in Hz.

@@ -21,7 +21,7 @@ from latentclap.errors import InputError, run_app
 from latentclap.files import check_place, read_json, weights_digest, write_json
 from latentclap.gpus import use
 from latentclap.limits import check_values
-from latentclap.options import Checkpointing, Compile, Minutes, Precision, Quiet
+from latentclap.options import Checkpointing, Compile, Minutes, Precision, Quiet, application
 from latentclap.profiles import Profile, convert, load_profile
 from latentclap.wording import human, plural
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from latentclap.system import FoleySystem
     from latentclap.train import TrainResult
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application()
 
 HELP = """Train by eq. 4 (or φ by eq. 2) on a latent cache; the same command goes on where it stopped.
 
@@ -180,7 +180,7 @@ class Launch:
 
     def run(self) -> str:
         """Train; return the line that says how far it is."""
-        from latentclap.runs import commit, device_name, versions
+        from latentclap.runs import origin
 
         self.check()
         with self._locked():
@@ -202,9 +202,7 @@ class Launch:
                         "step": result.step,
                         "seconds": result.seconds,
                         "processes": self.state.num_processes,
-                        "device": device_name(),
-                        "commit": commit(),
-                        "versions": versions(),
+                        **origin(),
                     },
                 )
                 (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # spent, and four times the weights

@@ -51,6 +51,20 @@ Precision = Annotated[
 ]
 
 
+def application(help: str | None = None, **more: Any) -> typer.Typer:
+    """Return a typer application as all of ours are, to be run by :func:`latentclap.errors.run_app`.
+
+    Its help is plain text: lines stay as they are in a paragraph that begins with a line of ``\\b`` alone.
+
+    Args:
+        help: text above the list of commands.
+        more: other arguments of ``typer.Typer``.
+    """
+    return typer.Typer(
+        help=help, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **more
+    )
+
+
 def at_least(*options: tuple[str, float, int]) -> None:
     """Check that options have at least their smallest allowed values.
 

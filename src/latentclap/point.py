@@ -17,10 +17,11 @@ from latentclap.errors import InputError, run_app
 from latentclap.files import check_place, write_json
 from latentclap.limits import check_profile, check_values
 from latentclap.needs import missing
+from latentclap.options import application
 from latentclap.profiles import Profile, load_profile
-from latentclap.runs import commit, device_name, versions
+from latentclap.runs import origin
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = application()
 
 
 def grid(profile: Profile) -> list[tuple[float, bool, int]]:
@@ -61,9 +62,7 @@ def measure(profile: Profile, lam: float, tuning: bool, seed: int, data: str = "
         "profile": profile.name,
         "data": data or profile.data.folder or "embedded procedural set",
         "trained": str(lab.point(config).folder),
-        "commit": commit(),
-        "device": device_name(),
-        "versions": versions(),
+        **origin(),
         "wall_seconds": round(time.monotonic() - started, 1),
     }
 
@@ -71,7 +70,7 @@ def measure(profile: Profile, lam: float, tuning: bool, seed: int, data: str = "
 @app.command()
 def point(
     lam: Annotated[float, typer.Option(help="λ of eq. 4; 0 is plain fine-tuning.")],
-    out: Annotated[Path, typer.Option(help="The scores go to this JSON file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The scores go to this JSON file.")],
     profile: Annotated[str, typer.Option(help="Name, or path of a .toml file.")] = "quick",
     tuning: Annotated[bool, typer.Option(help="Train a tuning layer too.")] = False,
     seed: Annotated[int, typer.Option(help="Of training and of the generated clips.")] = 0,

@@ -145,6 +145,11 @@ def versions() -> dict[str, str]:
     return out
 
 
+def origin() -> dict[str, Any]:
+    """What every record says of where its numbers come from: ``commit``, ``device`` and ``versions``."""
+    return {"commit": commit(), "device": device_name(), "versions": versions()}
+
+
 @dataclass
 class Run:
     """One execution of a notebook.
@@ -280,9 +285,7 @@ class Run:
             "config_hash": self.folder.name,
             "parameters": self.parameters,
             "data": self.data_dir or "embedded procedural set",
-            "commit": commit(),
-            "device": device_name(),
-            "versions": versions(),
+            **origin(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_seconds": round(time.monotonic() - self.started, 1),
             **more,

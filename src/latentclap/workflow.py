@@ -16,9 +16,10 @@ from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_text
 from latentclap.limits import check_profile
 from latentclap.needs import every_class, missing
+from latentclap.options import application
 from latentclap.profiles import load_profile
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = application(__doc__, no_args_is_help=True)
 
 
 def run_folder(notebook: Path) -> Path:
@@ -37,8 +38,8 @@ def run_folder(notebook: Path) -> Path:
 
 @app.command()
 def check(
-    profile: Annotated[str, typer.Option(help="name, or path of a .toml file")] = "quick",
-    data: Annotated[str, typer.Option(help="folder in DCASE layout; empty: the profile's")] = "",
+    profile: Annotated[str, typer.Option(help="Name, or path of a .toml file.")] = "quick",
+    data: Annotated[str, typer.Option(help="Folder in DCASE layout; empty: the profile's.")] = "",
 ) -> None:
     """Look at a profile, what it names, and every file of a data folder, before anything runs; list what is amiss."""
     chosen = load_profile(profile)
@@ -73,8 +74,8 @@ def check(
 
 @app.command()
 def artefacts(
-    notebook: Annotated[Path, typer.Argument(help="an executed notebook")],
-    listening: Annotated[bool, typer.Option(help="also note its listening items beside it")] = False,
+    notebook: Annotated[Path, typer.Argument(help="An executed notebook.")],
+    listening: Annotated[bool, typer.Option(help="Also note its listening items beside it.")] = False,
 ) -> None:
     """Print the run folder of an executed notebook."""
     folder = run_folder(notebook)
@@ -87,11 +88,11 @@ def artefacts(
 @app.command()
 def summary(
     executed: Annotated[
-        Path, typer.Argument(help="folder of executed notebooks, with Snakemake's benchmarks")
+        Path, typer.Argument(help="Folder of executed notebooks, with Snakemake's benchmarks.")
     ],
-    seconds: Annotated[float, typer.Option(help="wall time of the whole command")] = 0.0,
-    install: Annotated[Path | None, typer.Option(help="file with the installation's seconds")] = None,
-    html: Annotated[Path, typer.Option(help="the built book")] = Path("book/_build/html"),
+    seconds: Annotated[float, typer.Option(help="Wall time of the whole command.")] = 0.0,
+    install: Annotated[Path | None, typer.Option(help="File with the installation's seconds.")] = None,
+    html: Annotated[Path, typer.Option(help="The built book.")] = Path("book/_build/html"),
 ) -> None:
     """Print time and memory per stage, pages and players, and where the book lies."""
     typer.echo(f"{'stage':<20}{'seconds':>9}{'peak MB':>9}")

@@ -26,7 +26,7 @@ from latentclap.evaluate import embed_clips
 from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
-from latentclap.runs import commit, device_name, versions
+from latentclap.runs import origin
 
 Files = dict[str, list[Path]]
 
@@ -257,8 +257,7 @@ class Run:
                     folder.rmdir()
             raise
         self._tables(out)
-        told = {"commit": commit(), "device": device_name(), "versions": versions()}
-        write_json(out / RECORD, self.comparison.to_dict() | told)
+        write_json(out / RECORD, self.comparison.to_dict() | origin())
         return out / PAGE / "index.html"
 
     def _page(self, part: Path, progress: bool) -> None:

@@ -159,7 +159,7 @@ def _announce(own: Own, hold_out: float) -> None:
 def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
     from latentclap.hush import hush
     from latentclap.launch import check_precision, complete
-    from latentclap.runs import commit, device_name, versions
+    from latentclap.runs import origin
 
     hush()
     # whatever can be wrong is, before anything is written
@@ -203,9 +203,7 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
             "steps": steps,
             "training": vars(config),
             # of what was measured here; the training's own are in summary.json
-            "commit": commit(),
-            "device": device_name(),
-            "versions": versions(),
+            **origin(),
             **told,
         }
         own.write_record(**record)

@@ -27,7 +27,7 @@ from latentclap.foley import synthesize
 from latentclap.pretrain.corpus import Corpus, Recording, dcase_recordings, recorded_wave
 from latentclap.pretrain.tasks import stft_loss
 from latentclap.profiles import load_profile
-from latentclap.runs import commit, config_hash, device_name, versions
+from latentclap.runs import commit, config_hash, device_name, origin
 from latentclap.storage import resolve
 from latentclap.system import FoleySystem
 
@@ -378,9 +378,7 @@ def measure_family(
             for name, distances in near.items()
         },
         "seed": seed,
-        "device": device_name(),
-        "commit": commit(),
-        "versions": versions(),
+        **origin(),
     }
 
 
