@@ -33,7 +33,8 @@ from latentclap.options import Device, application, device_for
 from latentclap.pretrain import corpus as corpora
 from latentclap.pretrain.export import export as export_family
 from latentclap.pretrain.quality import lines, measure_family, sampler_sweep
-from latentclap.pretrain.stages import STAGES, Work, run_stage, whiten_vae
+from latentclap.pretrain.stages import STAGES, run_stage, whiten_vae
+from latentclap.pretrain.work import Work
 from latentclap.train.records import pack as pack_checkpoint
 from latentclap.wording import file_size, human
 

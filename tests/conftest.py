@@ -104,7 +104,8 @@ def tiny_family(tmp_path_factory):
     from latentclap.models import size
     from latentclap.pretrain import corpus as corpora
     from latentclap.pretrain.export import export
-    from latentclap.pretrain.stages import STAGES, Work, run_stage
+    from latentclap.pretrain.stages import STAGES, run_stage
+    from latentclap.pretrain.work import Work
 
     folder = tmp_path_factory.mktemp("family")
     samples = size("tiny")["frames"] * 160

@@ -21,8 +21,9 @@ from latentclap.pretrain import stages, tasks
 from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.export import earlier, export
-from latentclap.pretrain.stages import STAGES, Work, run_stage
+from latentclap.pretrain.stages import STAGES, run_stage
 from latentclap.pretrain.widen import copies, separate, widen, widening
+from latentclap.pretrain.work import Work
 
 
 def test_equal_texts_are_all_right_answers():

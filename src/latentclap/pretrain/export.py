@@ -16,7 +16,8 @@ from latentclap.errors import InputError
 from latentclap.files import file_sha256, read_json, replaceable, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import size
-from latentclap.pretrain.stages import MAKES, STAGES, Work
+from latentclap.pretrain.stages import STAGES
+from latentclap.pretrain.work import MAKES, Work
 from latentclap.recordings import REAL, copies, counted
 from latentclap.runs import threads
 from latentclap.storage import exchange

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from latentclap.classes import CLASSES, prompt
 from latentclap.embeddings import JudgeNet, log_mel_patches
 from latentclap.errors import InputError
-from latentclap.files import atomic_path, read_json, weights_digest, write_json
+from latentclap.files import weights_digest, write_json
 from latentclap.latent_clap import LatentCLAP
-from latentclap.models import random_system, size
+from latentclap.models import size
 from latentclap.pretrain import tasks
 from latentclap.pretrain.condition import carry_condition, embeddings
-from latentclap.pretrain.corpus import REAL, Corpus
+from latentclap.pretrain.corpus import REAL
 from latentclap.pretrain.whiten import principal_axes, whiten
-from latentclap.pretrain.widen import separate, widen, widening
-from latentclap.storage import resolve
+from latentclap.pretrain.widen import separate
+from latentclap.pretrain.work import Work, cached, in_batches, save_weights
 from latentclap.system import FoleySystem
 from latentclap.train import CHECKPOINT, GroupedBatches, Task, TensorBatches, TrainConfig, TrainResult, train
 
@@ -63,155 +58,8 @@ CLAP_RUN = 8
 #: noise in the latents that the decoder learns from by itself and against its critic, see ``tasks.DecoderTask``
 DECODER_NOISE, CRITIC_NOISE = 0.2, 0.4
 
-#: which stages make which part, later ones go on from earlier ones
-MAKES = {
-    "clap": ("clap",),
-    "vae": ("vae", "vae_decoder", "vae_critic"),
-    "vocoder": ("vocoder", "vocoder_critic"),
-    "unet": ("ldm",),
-}
-
-
-@dataclass
-class Work:
-    """A folder in which a family is being trained.
-
-    Attributes:
-        folder: holds a folder per stage.
-        size: a key of ``models.SIZES``.
-        corpus: the training clips.
-        device: where to train.
-    """
-
-    folder: Path
-    size: str
-    corpus: Corpus
-    device: str = "cpu"
-
-    @property
-    def start(self) -> Path | None:
-        """A trained family (see :meth:`begin_with`): the beginning of parts that no stage has trained here yet."""
-        folder = self.folder / "start"
-        return folder if folder.is_dir() else None
-
-    @property
-    def key(self) -> str:
-        """Tells apart what is computed of the clips: by the clips, and by the size, which sets the front ends."""
-        return f"{self.size} {self.corpus.digest}"
-
-    def begin_with(self, family: str | Path) -> None:
-        """Copy a trained family into the work folder as its start.
-
-        Raises:
-            InputError: no such family, or the folder has begun with another one.
-        """
-        source = resolve(family)
-        if self.start is None:
-            # beside first: a folder half copied would be taken for a whole family
-            temporary = self.folder / ".start"
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(source, temporary)
-            temporary.rename(self.folder / "start")
-        elif read_json(self.start / "model_card.json") != read_json(source / "model_card.json"):
-            raise InputError(f"{self.folder} has begun with another family than {family}: use another --work")
-
-    def system(self) -> FoleySystem:
-        """The family as far as it is trained; parts without a result are the start's, or random."""
-        # the tokenizer is trained on the captions, so it is the same for the same corpus
-        texts = sorted({t for pair in self.corpus.texts() for t in pair} | {prompt(c) for c in CLASSES})
-        system = random_system(self.size, captions=texts)
-        if self.start:
-            system = self.started(system)
-        for part, stages in MAKES.items():
-            for stage in stages:
-                if self.result(stage).is_file():
-                    getattr(system, part).load_state_dict(load_file(self.result(stage)))
-        scale = self.folder / "vae" / "scale.json"
-        if scale.is_file():
-            system.vae.register_to_config(scaling_factor=read_json(scale)["scaling_factor"])
-        return system.to(self.device)
-
-    def started(self, system: FoleySystem) -> FoleySystem:
-        """``system`` with the start's weights in every part whose shapes are the start's.
-
-        CLAP comes with its tokenizer, since its words are numbered by it. A narrower VAE is widened.
-        """
-        begun = FoleySystem.from_pretrained(self.start)
-        for part in self.taken(system, begun):
-            if shapes(getattr(system, part)) == shapes(getattr(begun, part)):
-                setattr(system, part, getattr(begun, part))
-            else:
-                widen(begun.vae, system.vae)
-        if system.clap is begun.clap:
-            system.tokenizer, system.text_encoder = begun.tokenizer, begun.text_encoder
-            system.feature_extractor = begun.feature_extractor
-        return system.eval()
-
-    @staticmethod
-    def taken(system: FoleySystem, begun: FoleySystem) -> list[str]:
-        """Names of the parts that a start of the same shapes can give, or a narrower VAE; others are trained anew."""
-        return [
-            part
-            for part in MAKES
-            if shapes(getattr(system, part)) == shapes(getattr(begun, part))
-            or (part == "vae" and widening(begun.vae, system.vae))
-        ]
-
-    def result(self, stage: str) -> Path:
-        """The weights a stage leaves (averaged, float32)."""
-        return self.folder / stage / "weights.safetensors"
-
-    def need(self, *parts: str) -> None:
-        """Refuse to go on while a part has been trained neither here nor in the start.
-
-        Raises:
-            InputError: names the stage.
-        """
-        begun = (
-            self.taken(random_system(self.size), FoleySystem.from_pretrained(self.start))
-            if self.start
-            else []
-        )
-        for part in parts:
-            stages = MAKES.get(part, (part,))
-            if part not in begun and not any(self.result(stage).is_file() for stage in stages):
-                raise InputError(f"stage {stages[0]!r} has left no weights in {self.folder}: run it first")
-
-
-def shapes(module: nn.Module) -> dict[str, torch.Size]:
-    """Name -> shape of every parameter and buffer but the words', whose number is the tokenizer's."""
-    state = module.state_dict()
-    return {name: value.shape for name, value in state.items() if "word_embeddings" not in name}
-
-
 #: a task, its data, and the module whose weights the stage leaves
 Prepared = tuple[Task, TensorBatches, nn.Module]
-
-
-def cached(path: Path, make: Callable[[], dict[str, Tensor]], key: str = "") -> dict[str, Tensor]:
-    """Tensors from a file, made and written where it is absent or of another ``key``."""
-    if not path.is_file() or key_of(path) != key:
-        tensors = make()
-        with atomic_path(path) as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"key": key})
-    return load_file(path)
-
-
-def key_of(path: Path) -> str:
-    """The key that :func:`cached` wrote."""
-    with safe_open(path, "pt") as stream:
-        return (stream.metadata() or {}).get("key", "")
-
-
-def in_batches(
-    work: Work, function: Callable[[Tensor], tuple[Tensor, ...]], label: str, batch: int = 16
-) -> list[Tensor]:
-    """Apply a function to the corpus' waves (b, samples) float, batch by batch; half precision out."""
-    out = []
-    for i in tqdm(range(0, len(work.corpus), batch), desc=label, leave=False):
-        waves = work.corpus.wave[i : i + batch].float() / 32767
-        out.append([x.half().cpu() for x in function(waves)])
-    return [torch.cat(column) for column in zip(*out, strict=True)]
 
 
 # ------------------------------------------------------------------------------- tasks and their data
@@ -447,20 +295,17 @@ def run_stage(
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
         lr: learning rate; None takes the stage's own.
         seed: of order and noise.
+
+    Raises:
+        InputError: there is no such stage, or one that it builds on has left no weights.
     """
     if name not in STAGES:
         raise InputError(f"unknown stage {name!r}; there are {', '.join(STAGES)}")
     stage = STAGES[name]
+    own = {"steps": steps or stage.steps, "lr": lr or stage.lr}
     config = TrainConfig(
-        steps=steps or stage.steps,
-        batch_size=stage.batch_size,
-        lr=lr or stage.lr,
-        warmup_steps=stage.warmup_steps,
+        **(asdict(stage) | own),
         schedule="cosine",
-        weight_decay=stage.weight_decay,
-        beta1=stage.beta1,
-        beta2=stage.beta2,
-        ema_decay=stage.ema_decay,
         seed=seed,
         minutes=minutes,
         log_every=20,
@@ -469,8 +314,7 @@ def run_stage(
     task, data, product = MAKERS[name](work)
     folder = work.folder / name
     result = train(task, data, config, folder, description=f"pretraining {name}")
-    with atomic_path(work.result(name)) as path:
-        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(product).items()}, path)
+    save_weights(work.result(name), product)
     if name == "vae":
         whiten_vae(work)
     if name == "judge":
@@ -490,16 +334,6 @@ def run_stage(
         },
     )
     return result
-
-
-def _unshared(module: nn.Module) -> dict[str, Tensor]:
-    """The state, with tensors that share memory copied: safetensors refuses aliases."""
-    seen: set[int] = set()
-    out = {}
-    for name, value in module.state_dict().items():
-        out[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    return out
 
 
 @torch.no_grad()
@@ -531,7 +365,6 @@ def whiten_vae(work: Work, clips: int = 256) -> dict[str, float]:
         "scaling_factor": 1 / float((mean + (logvar / 2).exp() * noise).std()),
         "variance_ratio_before": float(variances.max() / variances.min().clamp(min=1e-12)),
     }
-    with atomic_path(work.result("vae")) as path:
-        save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(vae).items()}, path)
+    save_weights(work.result("vae"), vae)
     write_json(work.folder / "vae" / "scale.json", found)
     return found
