@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,6 +229,18 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
         raise InputError(f"{path}: not JSON ({error}); copy it or make it again") from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        InputError: it is not TOML, or not UTF-8.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML (UTF-8 text): {error}") from None
 
 
 def load_tensors(path: str | Path) -> dict[str, torch.Tensor]:

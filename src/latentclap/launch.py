@@ -7,11 +7,9 @@ GPUs or machines. Paths in the file are relative to the working directory.
 from __future__ import annotations
 
 import os
-import tomllib
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +20,8 @@ from latentclap.files import check_place, read_json, weights_digest, write_json
 from latentclap.gpus import use
 from latentclap.limits import check_values
 from latentclap.options import Checkpointing, Compile, Minutes, Precision, Quiet, application
-from latentclap.profiles import Profile, convert, load_profile
+from latentclap.profiles import load_profile
+from latentclap.trainfile import TrainFile, finetune_config
 from latentclap.wording import human, plural
 
 if TYPE_CHECKING:
@@ -58,52 +57,6 @@ lora_rank = 0                    # 16, say: LoRA adapters train instead of all w
 TRAINED = ("checkpoint.pt", "stats.jsonl", "summary.json")
 
 
-@dataclass(frozen=True)
-class TrainFile:
-    """A configuration file.
-
-    Attributes:
-        profile: name or path of a profile.
-        cache: folder of a finished cache.
-        folder: run folder.
-        part: "finetune" or "latent_clap".
-        changes: what differs from the profile's section of that name.
-    """
-
-    profile: str
-    cache: Path
-    folder: Path
-    part: str = "finetune"
-    changes: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> TrainFile:
-        """Read a TOML file.
-
-        Raises:
-            InputError: no such file, not TOML, or a key that is missing, unknown or of another type.
-        """
-        if not path.is_file():
-            raise InputError(f"{path}: no such configuration; python -m latentclap.train --help shows one")
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not valid TOML: {error}") from None
-        part = tree.get("part", "finetune")
-        if part not in ("finetune", "latent_clap"):
-            raise InputError(f"{path}: part={part!r}: it is finetune or latent_clap")
-        changes = tree.pop(part, {})
-        unknown = sorted(set(tree) - {"profile", "cache", "folder", "part"})
-        if unknown or not isinstance(changes, dict):
-            raise InputError(f"{path}: unknown key {(unknown or [part])[0]!r} for part {part}")
-        values = {}
-        for name in ("profile", "cache", "folder"):
-            if name not in tree:
-                raise InputError(f"{path}: {name} is missing")
-            values[name] = convert(tree[name], str, f"{path}: {name}")
-        return cls(values["profile"], Path(values["cache"]), Path(values["folder"]), part, changes)
-
-
 def check_precision(precision: str) -> None:
     """Look whether training here can compute so.
 
@@ -115,18 +68,6 @@ def check_precision(precision: str) -> None:
     if precision not in PRECISIONS:
         raise InputError(f"--precision {precision}: there are {', '.join(PRECISIONS)}")
     resolved(precision)
-
-
-def finetune_config(profile: Profile, changes: dict[str, Any]) -> FinetuneConfig:
-    """The profile's fine-tuning with some values changed, names and types checked."""
-    from latentclap.finetune import FinetuneConfig
-
-    hints = typing.get_type_hints(FinetuneConfig)
-    unknown = sorted(set(changes) - set(hints))
-    if unknown:
-        raise InputError(f"[finetune]: unknown key {unknown[0]!r}; it knows {', '.join(hints)}")
-    values = {k: convert(v, hints[k], f"[finetune] {k}") for k, v in changes.items()}
-    return FinetuneConfig.of(profile.finetune, **values)
 
 
 class Launch:

@@ -8,7 +8,6 @@ path works as well as a name.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 import typing
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latentclap.errors import InputError
+from latentclap.files import read_toml
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise InputError(
             f"no profile {text!r}; there are {', '.join(names())}, or give the path of a .toml file"
         )
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML (UTF-8 text): {error}") from None
-    return _build({**tree, "name": path.stem}, str(path))
+    return _build({**read_toml(path), "name": path.stem}, str(path))
 
 
 def _build(tree: dict[str, Any], where: str) -> Profile:

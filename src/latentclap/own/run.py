@@ -21,10 +21,11 @@ from latentclap.checkpoints import (
 )
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
-from latentclap.launch import TRAINED, TrainFile, finetune_config
+from latentclap.launch import TRAINED
 from latentclap.needs import on_a_hub
 from latentclap.own.sounds import Sounds
 from latentclap.profiles import load_profile
+from latentclap.trainfile import TrainFile, finetune_config
 
 if TYPE_CHECKING:
     import numpy as np
