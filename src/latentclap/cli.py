@@ -146,18 +146,9 @@ def generate(
     without them. Resampling adds no sound above the model's 8 kHz.
     """
     names = _names(classes, prompts or [])
-    at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
-    given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
-    at_least(*(option for option in given if option[1] is not None))
-    if not 0 <= eta <= 1:
-        raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+    _check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
-    if sampling_rate is not None and sampling_rate not in RATES.get(format, (sampling_rate,)):
-        known = ", ".join(map(str, RATES[format]))
-        raise InputError(f"--sampling-rate {sampling_rate}: {format} knows {known} Hz only")
-    if loop and format == "mp3":
-        raise InputError("--loop: mp3 puts silence before and after a clip; loops are wav, flac or ogg")
-    files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
+    _check_format(format, finish)
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
@@ -167,6 +158,7 @@ def generate(
     if adapter:
         way["lora"] = {"file": adapter.path.name, "digest": adapter.digest}
     plan = make_plan(model, settings | way, names, format)
+    files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
@@ -180,12 +172,33 @@ def generate(
         system = system.for_generation()
     made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    length = finish.length(system.seconds)
     write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
+    length = finish.length(system.seconds)
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
+
+
+def _check_sampling(
+    n: int, batch_size: int, seed: int, steps: int | None, guidance_scale: float | None, eta: float
+) -> None:
+    """Check the numbers that generation needs; None is the model's own."""
+    at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
+    given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
+    at_least(*(option for option in given if option[1] is not None))
+    if not 0 <= eta <= 1:
+        raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+
+
+def _check_format(format: Format, finish: Finish) -> None:
+    """Check that a sound format has what is asked of the clips: its sampling rate, and loops without a gap."""
+    rate = finish.sampling_rate
+    if rate is not None and rate not in RATES.get(format, (rate,)):
+        known = ", ".join(map(str, RATES[format]))
+        raise InputError(f"--sampling-rate {rate}: {format} knows {known} Hz only")
+    if finish.loop and format == "mp3":
+        raise InputError("--loop: mp3 puts silence before and after a clip; loops are wav, flac or ogg")
 
 
 def _adapter(path: Path) -> Adapter:
