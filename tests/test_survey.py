@@ -476,10 +476,17 @@ class TestAnswers:
         with pytest.raises(InputError, match=says):
             stats.read_ratings(study / "answers", key=study / "key.csv" if key else "")
 
-    def test_a_spreadsheets_semicolons_are_named(self, study):
+    def test_a_spreadsheets_semicolons_are_read(self, study):
         self.write(study, "1.csv", "a;rain;LDM;0;1;2", head="rater;class;model;item;quality;relevance\n")
-        with pytest.raises(InputError, match="separated by semicolons"):
-            stats.read_ratings(study / "answers")
+        (row,) = stats.read_ratings(study / "answers").to_dict("records")
+        assert row == {
+            "rater": "a",
+            "class": "rain",
+            "model": "LDM",
+            "item": "0",
+            "quality": 1,
+            "relevance": 2,
+        }
 
     def test_no_answers_and_no_key(self, study):
         with pytest.raises(InputError, match=r"answers: no \.csv in this folder"):

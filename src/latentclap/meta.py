@@ -28,8 +28,8 @@ META_NAMES: dict[str, str | None] = {
     "evalmeta.csv": "eval",
 }
 
-#: what a column may call the sides, as folders may be called
-_SIDES = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
+#: what a folder, or a column of a table, may call the two sides of a data set
+SPLITS = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
 
 _COLUMNS = {
     "file": ("current_file_path", "file", "path", "file_path", "filename", "file_name"),
@@ -130,14 +130,14 @@ def _meta_row(row: Mapping[str, str], named: Mapping[str, list[str]], split: str
     return MetaRow(
         file=PurePosixPath((said["file"] or "").replace("\\", "/")),
         cls=cls,
-        split=split or _SIDES.get(said_split),
+        split=split or SPLITS.get(said_split),
         keys=recording_keys(row),
         caption=" ".join(said["caption"].split())
         if said["caption"]
         else None,  # a quoted field may have lines
         licence=said["licence"],
         source=said["source"],
-        other_split="" if split or said_split in _SIDES else said_split,
+        other_split="" if split or said_split in SPLITS else said_split,
     )
 
 

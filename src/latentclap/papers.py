@@ -90,15 +90,14 @@ class PublishedF:
     eta_p2: float
     df1_decimals: int
     df2_decimals: int
-    F_decimals: int
     eta_decimals: int
 
 
 #: Section V-C: main effect of model in the mixed-design ANOVA, {question: test}.
 ANOVA: dict[str, PublishedF] = {
-    "quality": PublishedF("model", 1.9, 509.6, 115.3, 0.001, 0.3, 1, 1, 1, 1),
+    "quality": PublishedF("model", 1.9, 509.6, 115.3, 0.001, 0.3, 1, 1, 1),
     # printed as 522: one decimal like its neighbour, a trailing zero left out
-    "relevance": PublishedF("model", 1.9, 522.0, 156.6, 0.001, 0.36, 1, 1, 1, 2),
+    "relevance": PublishedF("model", 1.9, 522.0, 156.6, 0.001, 0.36, 1, 1, 2),
 }
 
 #: Section V-C: the study's design.

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from latentclap.errors import InputError
@@ -32,6 +32,13 @@ def table_text(path: str | Path) -> tuple[str, str]:
         return text[told.end() :], told.group(1)
     header = next((line for line in text.split("\n") if line.strip()), "")
     return text, max(DELIMITERS, key=header.count)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as the text of a CSV file: commas, quotes where a field needs them, and a newline after each row."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def column(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from joblib import Parallel, delayed
 from latentclap.errors import InputError
 from latentclap.files import append_line, atomic_path, file_sha256, write_text
 from latentclap.foley.registry import RATES, SECONDS, SPLITS, check_number, clip_seed, families, synthesize
+from latentclap.tables import csv_text
 
 #: The columns of DCASE's tables (facts D1), then ours.
 COLUMNS = (
@@ -179,11 +179,7 @@ def _remove(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write one meta table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([COLUMNS, *([row.get(name, "") for name in COLUMNS] for row in rows)]))
 
 
 def make_dataset(

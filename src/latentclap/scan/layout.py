@@ -13,6 +13,7 @@ from pathlib import Path
 from latentclap.audio import FORMATS
 from latentclap.classes import CLASSES, canonical_class
 from latentclap.files import plain, unlisted
+from latentclap.meta import SPLITS
 from latentclap.scan.report import Problem
 from latentclap.wording import plural
 
@@ -21,7 +22,6 @@ SUFFIXES = frozenset(FORMATS)
 UNDECODABLE = frozenset({".m4a", ".aac", ".wma", ".mp4", ".webm"})
 #: what sounds are packed in, and has to be unpacked first
 ARCHIVE = re.compile(r"\.(tar|tgz|tbz2?|txz|zip|7z|rar|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
-SPLITS = {"dev": "dev", "development": "dev", "eval": "eval", "evaluation": "eval"}
 
 
 @dataclass(frozen=True)

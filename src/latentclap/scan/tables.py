@@ -9,8 +9,8 @@ from pathlib import Path
 
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
-from latentclap.meta import META_NAMES, MetaRow, join_recordings, read_meta
-from latentclap.scan.layout import SPLITS, visible
+from latentclap.meta import META_NAMES, SPLITS, MetaRow, join_recordings, read_meta
+from latentclap.scan.layout import visible
 from latentclap.scan.report import Clip, Problem, relative
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from scipy import stats as sps
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
 from latentclap.files import listed
+from latentclap.tables import table_text
 
 RATING_COLUMNS = ("rater", "class", "model", "item")
 #: What a survey's page (`latentclap.survey`) writes in the place of class, model and item, and when it was rated.
@@ -24,6 +26,8 @@ def read_ratings(
     path: str | Path, questions: Sequence[str] = ("quality", "relevance"), *, key: str | Path = ""
 ) -> pd.DataFrame:
     """Read a long table of ratings (csv): rater, class, model, item, and one column a question.
+
+    Commas, semicolons or tabs may separate the columns, as spreadsheets write them.
 
     Where a clip was rated several times at times that are known (``when``: a survey's page was gone through twice,
     or its file was saved half-way and again), the last rating counts.
@@ -79,17 +83,22 @@ def _one_file(
 
 
 def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """A csv file whose names are texts, even where they look like numbers."""
+    """A table, from any spreadsheet (`latentclap.tables`), whose names are texts even where they look like numbers.
+
+    Raises:
+        InputError: no such file, no table, or a column of ``columns`` is missing.
+    """
     try:
         # a rater may be called NA: nothing but an empty cell is missing
         texts = dict.fromkeys(("rater", "item", "model", CLIP), str)
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+        text, delimiter = table_text(path)
+        table = pd.read_csv(
+            io.StringIO(text), sep=delimiter, dtype=texts, keep_default_na=False, na_values=[""]
+        )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; {wanted}") from None
     except ValueError as error:
         raise InputError(f"{path}: not a table of ratings ({str(error).splitlines()[0]}); {wanted}") from None
-    if table.shape[1] == 1 and ";" in str(table.columns[0]):
-        raise InputError(f"{path}: columns are separated by semicolons; save it with commas; {wanted}")
     missing = [c for c in columns if c not in table]
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; {wanted}")

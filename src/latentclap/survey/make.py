@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -21,6 +19,7 @@ from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
 from latentclap.files import check_place, file_sha256, listed, plain, replaceable, write_json, write_text
 from latentclap.survey.form import RatedClip, page, survey_form
+from latentclap.tables import csv_text
 
 #: What is in the folder of a survey: what is published, what is not, and how it was made.
 PAGES, KEY, RECORD = "pages", "key.csv", "survey.json"
@@ -103,7 +102,7 @@ def make_survey(
     out = _place(Path(out))
     chosen = _choose(models, items, classes, seed)
     clips = _named(chosen, seed)
-    key = _table(
+    key = csv_text(
         [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
     )
     begun = (out / KEY).is_file() or (out / PAGES).is_dir()  # pages or key may have been moved to their place
@@ -324,9 +323,3 @@ def _write_index(folder: Path, pages: Mapping[str, Path]) -> None:
     title = "Listening tests"
     body = f"<h1>{title}</h1>\n<p>One for each class of sounds.</p>\n<ul>\n{links}</ul>\n"
     write_text(folder / "index.html", page(body, title))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
