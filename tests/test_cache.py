@@ -583,8 +583,8 @@ def command(*arguments, **options):
 def test_kill_9_and_the_same_command(tiny, clips, tmp_path):
     """Killed while it encodes, the same command makes what is missing; shards that were there are not touched."""
     items = [i for i in list_clips(clips)[1] if i.key.startswith("clip")]
-    many = [Item(f"{i.key}-{k}", i.caption, i.path, None, i.suffix) for k in range(20) for i in items]
-    pack(many, tmp_path / "tars", per_shard=10)
+    many = [Item(f"{i.key}-{k}", i.caption, i.path, None, i.suffix) for k in range(8) for i in items]
+    pack(many, tmp_path / "tars", per_shard=4)
     tiny.save_pretrained(tmp_path / "system", pipeline=False)
     arguments = (
         tmp_path / "tars",
@@ -610,9 +610,9 @@ def test_kill_9_and_the_same_command(tiny, clips, tmp_path):
     process = command(*arguments)
     said, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
-    assert "160 clips in 16 shards" in said and f"{len(before)} shards are there" in said
+    assert "64 clips in 16 shards" in said and f"{len(before)} shards are there" in said
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert len(ShardedCache(tmp_path / "out")) == 160
+    assert len(ShardedCache(tmp_path / "out")) == 64
     assert not list(tmp_path.glob("out/.*"))
 
 

@@ -142,7 +142,11 @@ def grouped(systems: list[str]) -> dict[str, list[Path]]:
 
 
 def place(out: Path, sources: list[Path]) -> None:
-    """Look whether the folder can be written, and holds nothing of another kind.
+    """Check the folder of a comparison before any work: it can be written, and nothing in it would be lost.
+
+    Args:
+        out: the folder, new or with an earlier comparison.
+        sources: folders and files that are read; they must not lie where the page is replaced, nor around ``out``.
 
     Raises:
         InputError: it holds other things, lies among the clips, or a source is missing or would be replaced.

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def check_place(path: str | Path) -> list[Path]:
-    """Look whether a file can be written at ``path``, before the work whose result it is; return folders to make.
+    """Check that a file can be written at ``path``, before the long work that makes it.
+
+    Returns:
+        Folders that have to be made for it, the innermost first.
 
     Raises:
         OSError: it is a folder, lies below a file, or below a folder that may not be written to.
@@ -41,15 +44,20 @@ def check_place(path: str | Path) -> list[Path]:
 
 
 def replaceable(folder: Path, mark: str, what: str) -> Path:
-    """Look whether a folder can be written whole, before the work whose result it is; return it with links followed.
+    """Check that a folder can be replaced as a whole, before the long work that makes the new one.
+
+    It can if it does not exist, is empty, or holds ``mark``.
 
     Args:
-        folder: absent, empty, or one of ours that is replaced.
-        mark: a file by which ours is known.
-        what: what the folder will be, in words.
+        folder: the place.
+        mark: name of a file that tells a folder of this kind from anything else.
+        what: what the folder will be, in words, for the error.
+
+    Returns:
+        The place with links followed.
 
     Raises:
-        InputError: it holds other things, or the working folder is there.
+        InputError: it holds other things, or is or contains the working folder.
     """
     place = Path(os.path.realpath(folder))
     if place.is_symlink():
@@ -64,16 +72,16 @@ def replaceable(folder: Path, mark: str, what: str) -> Path:
 
 
 def unlisted(error: OSError) -> str:
-    """What to say of a folder that the system did not list: nobody can tell what is missing for it."""
+    """Why a folder could not be listed, in words for an error message."""
     if error.errno == errno.EACCES:
         return "no permission to read this folder"
     return f"this folder cannot be listed ({error.strerror or error})"
 
 
 def listed(folder: str | Path) -> list[Path]:
-    """What lies in a folder, sorted; nothing where there is no such folder.
+    """What lies in a folder, sorted; an empty list where there is no such folder.
 
-    Not ``glob``, which takes a folder that may not be read for an empty one.
+    ``Path.glob`` would take a folder that may not be read for an empty one; here that is an error.
 
     Raises:
         InputError: it may not be read.
@@ -87,17 +95,18 @@ def listed(folder: str | Path) -> list[Path]:
 
 
 def below(folder: str | Path, suffixes: Container[str] | None = None) -> list[Path]:
-    """Everything below a folder, sorted; nothing hidden, or in hidden folders.
+    """Everything below a folder, at any depth, sorted; hidden files and folders are left out.
 
-    Links to folders are followed, but no folder is listed twice: one that is below it counts under its own name.
-    Not ``rglob``, which does neither, and takes a folder that may not be read for an empty one.
+    Links to folders are followed, but no folder is listed twice, so that links in a circle do no harm; a folder that
+    is also there by itself is listed under its own path. ``Path.rglob`` follows no links, and takes a folder that
+    may not be read for an empty one; here that is an error.
 
     Args:
         folder: where to begin.
-        suffixes: only what has one of these, in lower case; all if not given.
+        suffixes: only paths that end in one of these, in lower case with the dot; None: all.
 
     Raises:
-        InputError: a folder may not be read, so that nobody can tell what is in it.
+        InputError: a folder may not be read.
     """
     above = Path(os.path.realpath(folder))
     found: list[Path] = []
@@ -209,7 +218,7 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def finite(data: Any) -> Any:
-    """The data with None for numbers that JSON has none for: an interval that could not be told, say."""
+    """A copy of the data with None for NaN and infinities, which JSON does not know, and lists for arrays."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -267,7 +276,13 @@ def file_sha256(path: str | Path) -> str:
 
 
 def add_weights(hasher: Any, module: torch.nn.Module, prefix: str = "") -> None:
-    """Let a hash of ``hashlib`` see a module's parameters and buffers: names and bytes, wherever they lie."""
+    """Update a hash with the names and bytes of a module's parameters and buffers, on whatever device they are.
+
+    Args:
+        hasher: of ``hashlib``.
+        module: whose state dict is hashed.
+        prefix: put before each name.
+    """
     import torch
 
     for name, value in module.state_dict().items():
@@ -276,7 +291,7 @@ def add_weights(hasher: Any, module: torch.nn.Module, prefix: str = "") -> None:
 
 
 def weights_digest(module: torch.nn.Module) -> str:
-    """Hexadecimal digest of a module's weights: what was computed with others has to be made anew."""
+    """Sixteen hexadecimal digits that change with any weight of a module: a key for what is computed with it."""
     hasher = hashlib.sha256()
     add_weights(hasher, module)
     return hasher.hexdigest()[:16]

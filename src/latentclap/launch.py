@@ -58,7 +58,7 @@ TRAINED = ("checkpoint.pt", "stats.jsonl", "summary.json")
 
 
 def check_precision(precision: str) -> None:
-    """Look whether training here can compute so.
+    """Check that this machine can train in a precision.
 
     Raises:
         InputError: there is no such precision, or it needs a GPU.
@@ -98,7 +98,10 @@ class Launch:
         self.folder = file.folder
 
     def check(self) -> str:
-        """Look, without changing anything, whether the run can begin in its folder; return what is found there.
+        """Check, without changing anything, that the run can begin or go on in its folder.
+
+        Returns:
+            A line that says so if it is finished; else an empty text.
 
         Raises:
             InputError: it cannot be shared by this number of processes, or the folder holds another run.
@@ -120,7 +123,14 @@ class Launch:
         return ""
 
     def run(self) -> str:
-        """Train; return the line that says how far it is."""
+        """Train, or find it done.
+
+        Returns:
+            A line that says how far it is.
+
+        Raises:
+            InputError: see :meth:`check`; or another launch trains there.
+        """
         from latentclap.runs import origin
 
         self.check()
@@ -205,7 +215,7 @@ class Launch:
         return value
 
     def describe(self) -> dict[str, Any]:
-        """What decides the result: how many processes there are is not part of it."""
+        """What decides the result, JSON-ready. The number of processes and how they compute are not part of it."""
         values = dict(self.values)
         values.pop("checkpoint_seconds", None)
         for name, only in (("grad_accum", 1), ("lora_rank", 0)):

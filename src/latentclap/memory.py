@@ -1,4 +1,4 @@
-"""Memory of a fine-tuning step by eq. 4, told before it runs: which batch fits a GPU, without one at hand.
+"""Memory of a fine-tuning step by eq. 4, estimated before it runs: which batch fits a GPU; none is needed for it.
 
 The step is walked through with tensors that have shapes and no contents, and what would be alive at a time is added
 up, with an allowance (:data:`ALLOWANCE`) for what libraries take beside it. It is the eager step's; a compiled one

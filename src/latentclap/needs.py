@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def every_class(dataset: FoleyDataset, name: str, *, dev: int = 2, eval_: int = 2) -> None:
-    """Refuse a data set that lacks clips of a class, before anything is trained on it.
+    """Check that a data set has clips of every class on both sides, before anything is trained on it.
 
     Args:
         dataset: the clips.

@@ -84,13 +84,31 @@ def clip_rows(
     training_names: Sequence[str] = (),
     similarity: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One row a generated clip, in its order.
+    """Tell of each generated clip of a class how far it lies from real clips, and which of them is nearest.
 
-    The columns: ``index`` in its class, ``file``; ``distance`` to its k-th nearest reference clip; ``oddness``, the
-    share of reference clips that lie nearer to their own k-th nearest fellow, 1 being further out than every real
-    clip; ``nearest`` reference clip and ``nearest_distance``; ``kad_part``, what it adds to the class's KAD, whose
-    mean it is; where they were asked for ``similarity`` with its text, and ``training_index``, ``nearest_training``
-    and ``training_distance`` of the nearest training clip.
+    Args:
+        generated: embeddings of the n clips.
+        reference: of real clips, more than ``neighbours``.
+        names: (n,) file names of the generated clips.
+        reference_names: of the real ones.
+        neighbours: k: distances are taken to the k-th nearest clip.
+        kernel: KAD of this class, for the column ``kad_part``.
+        copying: what `data_copying` found, for the columns about training clips.
+        training_names: file names of the training clips; with ``copying``.
+        similarity: (n,) cosine of clip and text, passed on.
+
+    Returns:
+        One row for each generated clip, in order, with the columns
+
+        - ``index`` (number in its class) and ``file``;
+        - ``distance`` to its k-th nearest real clip, and ``oddness``: the share of real clips that are nearer to
+          their own k-th nearest; 1 means further out than every real clip;
+        - ``nearest`` (file name of the nearest real clip) and ``nearest_distance``;
+        - ``kad_part``: what it adds to KAD, which is the mean of this column;
+        - ``similarity``;
+        - ``training_index``, ``nearest_training`` and ``training_distance`` of the nearest training clip.
+
+        Columns whose argument was not given are left out.
     """
     g, r = clip_vectors(generated), clip_vectors(reference)
     apart = cdist(g, r)

@@ -84,7 +84,15 @@ def _distances(clips: ClipEmbeddings, seed: int) -> np.ndarray:
 
 
 def clip_kernel(a: ClipEmbeddings, b: ClipEmbeddings, bandwidth: float) -> np.ndarray:
-    """Gaussian kernel between clips, (len(a), len(b)): the mean over the windows of both."""
+    """Gaussian kernel between every clip of a and every clip of b: the mean over all pairs of their windows.
+
+    Args:
+        a, b: embeddings.
+        bandwidth: s of the module's formula.
+
+    Returns:
+        (len(a), len(b)), between 0 and 1.
+    """
     starts_a, starts_b = (np.concatenate([[0], np.cumsum(x.counts)[:-1]]) for x in (a, b))
     # distances by products, many times faster than one by one; from a common centre, so that little is lost
     centre = b.values.mean(0)
@@ -122,8 +130,8 @@ def kernel_distance(
 ) -> KernelDistance:
     """KAD of generated clips against reference clips, with a bootstrap interval over both and a permutation test.
 
-    In a draw of the bootstrap, copies of one clip are no pair, as in the estimate. One seed draws the same reference
-    clips whatever is compared with them, so that draws of two systems can be subtracted.
+    In a bootstrap draw, a clip that was drawn twice makes no pair with itself, as in the estimate. Which reference
+    clips are drawn depends on the seed alone, so that draws of two systems can be subtracted.
 
     Args:
         generated: embeddings of n clips.

@@ -74,7 +74,7 @@ def radii(vectors: np.ndarray, k: int) -> np.ndarray:
 
 
 def too_few(clips: int, k: int) -> str:
-    """What is to be said of so few clips that none has a k-th neighbour."""
+    """The error message where there are too few clips for k neighbours each."""
     one = "1 clip has" if clips == 1 else f"{clips} clips have"
     mend = f", or ask for fewer neighbours (--neighbours {clips - 1})" if clips > 1 else ""
     return f"{one} too few fellows for {k} neighbours; give more than {k} clips{mend}"

@@ -336,12 +336,20 @@ def _untested(a: list[float], b: list[float], level: float) -> Change:
 
 
 def verdict(change: Change, measure: str) -> str:
-    """In words, what a change's p says, of either measure."""
+    """What a change shows, in words: "a lower KAD", "no difference beyond the noise", "no test possible"."""
     return change.verdict.replace("FAD", measure)
 
 
 def said(change: Change, measure: str, name: str, first: str, *, corrected: bool = False) -> str:
-    """A change in one line; ``corrected``: its p is Holm's, of several systems."""
+    """A change in one line for a terminal.
+
+    Args:
+        change: from the first system to another.
+        measure: its name: FAD, KAD, precision or coverage.
+        name: of the other system.
+        first: of the first system.
+        corrected: whether its p was corrected by Holm, for several systems.
+    """
     interval = f" [{change.low:+.3f}, {change.high:+.3f}]" if math.isfinite(change.low) else ""
     p = f", p{' (Holm)' if corrected else ''} = {change.p:.2g}" if math.isfinite(change.p) else ""
     of = plural(change.trainings, "training")

@@ -28,7 +28,7 @@ LOSSES = {"ddpm": "eq. 1", "lclap": "eq. 3"}
 
 
 def sounds_of(cache: ShardedCache, crops: int) -> list[str]:
-    """Of each clip of a cache the sound that it is a part of.
+    """The name of the sound that each clip of a cache was cut from, in the cache's order.
 
     Args:
         cache: the clips.
@@ -41,11 +41,14 @@ def sounds_of(cache: ShardedCache, crops: int) -> list[str]:
 
 
 def chosen(sounds: Sequence[str], most: int = MOST) -> list[int]:
-    """Numbers of the clips that are measured: all where they are few enough, else first one of each sound.
+    """Choose which clips are measured: all if there are few enough, else first one of each sound, then more.
 
     Args:
-        sounds: whose clip each is (clips,).
-        most: so many clips at most; of more sounds than that those at even distances.
+        sounds: the sound that each clip is cut from (clips,).
+        most: number of clips at most; with more sounds than that, sounds at even distances.
+
+    Returns:
+        Numbers of the clips.
     """
     seen: Counter[str] = Counter()
     turns = []
@@ -66,7 +69,7 @@ def measure(
     *,
     bar: str = "",
 ) -> dict[str, np.ndarray]:
-    """Expectations of eq. 1 and, with φ, of eq. 3 over uniform n, of each of some clips of a cache (clips,).
+    """The mean of eq. 1 and, with φ, of eq. 3 over all noise levels, for each of some clips of a cache.
 
     Args:
         system: whose UNet is measured.
@@ -74,6 +77,9 @@ def measure(
         cache: the clips; those of a part alone are in memory.
         clips: their numbers. The same numbers get the same noise from every system.
         bar: what a progress bar says; empty: none.
+
+    Returns:
+        {"ddpm": (clips,), "lclap": (clips,)}; the second with φ only.
     """
     rows = []
     for k in tqdm(range(0, len(clips), PART), desc=bar, unit="part", disable=None if bar else True):
@@ -120,7 +126,7 @@ def paired(before: np.ndarray, after: np.ndarray, sounds: Sequence[str]) -> dict
 
 
 def line(told: dict[str, dict[str, Any]]) -> str:
-    """What a user reads of it."""
+    """The losses of :func:`paired` by name, as one line for a terminal."""
     parts = []
     for name, loss in told.items():
         interval = f" [{loss['ci'][0]:+.2g}, {loss['ci'][1]:+.2g}]" if loss["ci"] else ""

@@ -89,9 +89,10 @@ class Own:
 
     @property
     def base(self) -> str:
-        """The shipped model that it begins with, or whose UNet a fine-tuned one has; "" for another.
+        """Name of the shipped model that it begins with, or that the given model was fine-tuned from; "" for another.
 
-        What was made of mini is as small as mini: the paper's 500 epochs at 3e-6 would hardly move it.
+        It decides which defaults are taken: the paper's 500 epochs at 3e-6 would hardly change a model as small as
+        mini. A fine-tuned one is known by its UNet's configuration.
         """
         if self.model in PROFILES:
             return self.model
@@ -107,7 +108,7 @@ class Own:
         """The values of the training, with those of a profile where none is given.
 
         Args:
-            clips: those that train; with the shipped models they decide over the epochs.
+            clips: how many train; with the shipped models the number of epochs depends on it.
 
         Raises:
             InputError: a value of another type or out of range, or λ without an encoder φ.
@@ -134,7 +135,7 @@ class Own:
         return config
 
     def check_model(self) -> None:
-        """Look at the model's files and φ, as far as they are here: a hub is not asked.
+        """Check the model's files and φ without asking a hub: what is not on this disk is not checked.
 
         Raises:
             InputError: there is no such model, or a file of it or of φ is missing or damaged.
@@ -151,7 +152,7 @@ class Own:
         return self.model if folder != Path(self.model) else ""
 
     def about(self) -> dict[str, Any]:
-        """What decides over the result, as the record holds it."""
+        """What decides the result, JSON-ready: a run goes on only in a folder whose record says the same."""
         return {
             "sounds": {
                 "folder": str(self.sounds.folder.resolve()),
@@ -168,7 +169,10 @@ class Own:
         }
 
     def check(self) -> dict[str, Any]:
-        """Look whether the folder is free or holds this very run; return its record.
+        """Check that the folder is free or holds this very run.
+
+        Returns:
+            The record of the run there; empty where nothing was trained yet.
 
         Raises:
             InputError: something else was trained there.

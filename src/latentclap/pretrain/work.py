@@ -55,7 +55,9 @@ class Work:
 
     @property
     def key(self) -> str:
-        """Tells apart what is computed of the clips: by the clips, and by the size, which sets the front ends."""
+        """Names what is computed from the clips (log-mels, features): it depends on them and, by its front ends, on
+        the size.
+        """
         return f"{self.size} {self.corpus.digest}"
 
     def begin_with(self, family: str | Path) -> None:
