@@ -125,6 +125,59 @@ def tiny_profile(tiny_family, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def configured(tiny_family, tiny_profile, tmp_path_factory):
+    """A cache of the tiny family with 12 made-up latents: its folder, and a function that writes configurations."""
+    import json
+
+    import torch
+
+    from latentclap.cache.settings import settings
+    from latentclap.cache.shards import settle, write_manifest, write_shard
+    from latentclap.system import FoleySystem
+
+    folder = tmp_path_factory.mktemp("configured")
+    system = FoleySystem.from_pretrained(tiny_family)
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(12, *system.latent_shape, generator=generator)
+    E = torch.nn.functional.normalize(torch.randn(12, 512, generator=generator), dim=-1)
+    tensors = {
+        "mean": mean.half(),
+        "logvar": torch.full_like(mean, -4.0).half(),
+        "E_audio": E,
+        "E_text": E.flip(0),
+    }
+    settle(folder / "cache", settings(system, torch.float16))
+    write_shard(folder / "cache", "0", tensors, keys=[str(i) for i in range(12)])
+    write_manifest(folder / "cache", ["0"])
+
+    def write(name, part="finetune", **changes):
+        path = folder / f"{name}.toml"
+        values = "\n".join(f"{k} = {json.dumps(v)}" for k, v in changes.items())
+        path.write_text(
+            f'profile = "{tiny_profile}"\ncache = "{folder / "cache"}"\nfolder = "{folder / name}"\n'
+            f'part = "{part}"\n[{part}]\n{values}\n'
+        )
+        return path
+
+    return folder, write
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests of pages."""
+    from playwright.sync_api import sync_playwright
+
+    from browsing import CHROMIUM, FLAGS
+
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not on this machine (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture
 def locked(monkeypatch):
     """Call it with a folder: from then on nobody may list that one, root neither; with what the system says to it."""

@@ -7,33 +7,18 @@ small notebooks made on the spot (fake_book.py).
 import json
 import os
 import re
-import shutil
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
 import fake_book
+from browsing import DESK, PHONE, Quiet, watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-    "--mute-audio",
-]
-#: Two windows: a phone and a desk.
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1400, "height": 900}
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +31,6 @@ def site(repo_root, tmp_path_factory) -> Path:
     done = fake_book.build(book)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return book / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Chromium is not on this machine (apt-get install chromium)")
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def watched(context):
-    """A page that notes its requests, and what failed or complained."""
-    page = context.new_page()
-    page.set_default_timeout(120_000)  # a busy machine is no failure
-    page.requests, page.failures = [], []
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.on("requestfailed", lambda request: page.failures.append(f"{request.url}: {request.failure}"))
-    page.on("console", lambda message: message.type == "error" and page.failures.append(message.text))
-    page.on("pageerror", lambda error: page.failures.append(str(error)))
-    return page
 
 
 @pytest.fixture
@@ -241,11 +204,6 @@ def test_the_same_moment_is_heard_from_a_server_that_gives_whole_files_only(page
         assert playing(page) == [2]
         assert page.failures == []
         server.shutdown()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def test_a_change_of_volume_is_one_of_all_players(page, site):

@@ -16,14 +16,13 @@ from typer.testing import CliRunner
 
 from latentclap import finetune as finetuning
 from latentclap import launch
-from latentclap.cache.settings import settings
-from latentclap.cache.shards import settle, write_manifest, write_shard
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.launch import TrainFile, finetune_config
 from latentclap.profiles import load_profile
 from latentclap.system import FoleySystem
 from latentclap.train import sample_order, share, train
+from launching import alone
 from two_processes import Line, Stop, fine_tuning, line_config, line_data, starting_point, stop_after
 
 HERE = Path(__file__).parent
@@ -170,43 +169,6 @@ def test_shares_cover_a_batch():
 
 
 # ---------------------------------------------------------------------------- from a configuration
-
-
-@pytest.fixture(scope="module")
-def configured(tiny_family, tiny_profile, tmp_path_factory):
-    """A cache of the tiny family with made-up latents, and a function that writes configurations for it."""
-    folder = tmp_path_factory.mktemp("configured")
-    system = FoleySystem.from_pretrained(tiny_family)
-    generator = torch.Generator().manual_seed(1)
-    mean = torch.randn(12, *system.latent_shape, generator=generator)
-    E = torch.nn.functional.normalize(torch.randn(12, 512, generator=generator), dim=-1)
-    tensors = {
-        "mean": mean.half(),
-        "logvar": torch.full_like(mean, -4.0).half(),
-        "E_audio": E,
-        "E_text": E.flip(0),
-    }
-    settle(folder / "cache", settings(system, torch.float16))
-    write_shard(folder / "cache", "0", tensors, keys=[str(i) for i in range(12)])
-    write_manifest(folder / "cache", ["0"])
-
-    def write(name, part="finetune", **changes):
-        path = folder / f"{name}.toml"
-        values = "\n".join(f"{k} = {json.dumps(v)}" for k, v in changes.items())
-        path.write_text(
-            f'profile = "{tiny_profile}"\ncache = "{folder / "cache"}"\nfolder = "{folder / name}"\n'
-            f'part = "{part}"\n[{part}]\n{values}\n'
-        )
-        return path
-
-    return folder, write
-
-
-def alone(config, *options):
-    """What the command says in this process, or the message of its refusal."""
-    result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
-    assert result.exception is None or isinstance(result.exception, InputError), result.exception
-    return result.output + str(result.exception or "")
 
 
 #: the command as a script's last line would start it

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import soundfile
@@ -19,8 +20,6 @@ from typer.testing import CliRunner
 
 from latentclap import cli, lab, launch
 from latentclap.book.lora import lora_tables
-from latentclap.cache.settings import settings
-from latentclap.cache.shards import settle, write_manifest, write_shard
 from latentclap.errors import InputError
 from latentclap.fast import slow_down, speed_up
 from latentclap.files import read_json, weights_digest, write_json
@@ -44,6 +43,7 @@ from latentclap.profiles import load_profile
 from latentclap.profiles import names as profile_names
 from latentclap.system import FoleySystem
 from latentclap.train.records import pack
+from launching import alone
 
 RANK = 3
 
@@ -678,43 +678,9 @@ def test_generate_with_adapters(tiny, trained, tmp_path):
 # ----------------------------------------------------------------------- configurations, notebooks, book
 
 
-@pytest.fixture(scope="module")
-def configured(tiny_family, tiny_profile, tmp_path_factory):
-    """A cache of the tiny family with made-up latents, and a configuration that trains adapters on it."""
-    folder = tmp_path_factory.mktemp("configured")
-    system = FoleySystem.from_pretrained(tiny_family)
-    g = torch.Generator().manual_seed(1)
-    mean = torch.randn(8, *system.latent_shape, generator=g)
-    E = nn.functional.normalize(torch.randn(8, 512, generator=g), dim=-1)
-    tensors = {
-        "mean": mean.half(),
-        "logvar": torch.full_like(mean, -4.0).half(),
-        "E_audio": E,
-        "E_text": E.flip(0),
-    }
-    settle(folder / "cache", settings(system, torch.float16))
-    write_shard(folder / "cache", "0", tensors, keys=[str(i) for i in range(8)])
-    write_manifest(folder / "cache", ["0"])
-
-    def write(**changes):
-        values = "\n".join(f"{k} = {json.dumps(v)}" for k, v in changes.items())
-        (folder / "train.toml").write_text(
-            f'profile = "{tiny_profile}"\ncache = "{folder / "cache"}"\nfolder = "{folder / "run"}"\n'
-            f"[finetune]\n{values}\n"
-        )
-        return folder / "train.toml"
-
-    return folder / "run", write
-
-
-def alone(config, *options):
-    result = CliRunner().invoke(launch.app, [str(config), "--quiet", *options])
-    assert result.exception is None or isinstance(result.exception, InputError), result.exception
-    return result.output + str(result.exception or "")
-
-
 def test_from_a_configuration(configured, tiny_family, monkeypatch):
-    folder, write = configured
+    folder = configured[0] / "adapted"
+    write = partial(configured[1], "adapted")
     changes = {"lam": 0.0, "tuning": True, "epochs": 2, "batch_size": 4}
     with monkeypatch.context() as patched:
         patched.setattr(launch.Launch, "foretell", lambda self: "")
@@ -728,7 +694,7 @@ def test_from_a_configuration(configured, tiny_family, monkeypatch):
     assert f"LoRA of rank 2: {trained / 1e6:.2f} M parameters train beside {total / 1e6:.2f} M" in told
     assert f"a file of {bytes_ / 1e6:.1f} MB" in told and "'lora_rank': 2" in told
     assert "the same command goes on" in alone(config, "--minutes", "1e-9")
-    assert "4 steps in" in alone(config)
+    assert "6 steps in" in alone(config)
     assert bytes_ < (folder / ADAPTER).stat().st_size < 1.05 * bytes_
     assert read_json(folder / "config.json")["finetune"]["lora_rank"] == 2
     saved = FoleySystem.from_pretrained(folder / "system")
@@ -740,17 +706,18 @@ def test_from_a_configuration(configured, tiny_family, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_share_a_run(configured):
     """The adapters of a run in one process, up to rounding."""
-    folder, write = configured
+    folder = configured[0] / "shared"
+    write = partial(configured[1], "shared")
     changes = {"lam": 0.0, "epochs": 3, "batch_size": 4, "lora_rank": 2}
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "1"}
     command += ["-m", "latentclap.train", str(write(**changes)), "--quiet"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0 and "6 steps in" in done.stdout, done.stderr[-3000:]
+    assert done.returncode == 0 and "9 steps in" in done.stdout, done.stderr[-3000:]
     shared = Adapter.read(folder).unet
     shutil.rmtree(folder)
-    assert "6 steps in" in alone(write(**changes))
+    assert "9 steps in" in alone(write(**changes))
     for name, value in Adapter.read(folder).unet.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-2, atol=1e-3)
 

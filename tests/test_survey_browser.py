@@ -18,15 +18,16 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
+from browsing import DESK, PHONE, Quiet, watched
 from fake_book import tone
 from latentclap import papers
 from latentclap.audio import write_wave
 from latentclap.stats import read_ratings
 from latentclap.survey import RatedClip, make_survey, survey_form
 from latentclap.survey.form import page as page_around
-from test_book_browser import CHROMIUM, DESK, FLAGS, PHONE, Quiet, playwright_api, watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 FAST = "document.addEventListener('play', (event) => { event.target.playbackRate = 16; }, true);"
 NO_STORAGE = (
@@ -36,16 +37,6 @@ NO_STORAGE = (
 MODELS = ("Ground Truth", "LDM+Tuning")
 STATUS = "document.querySelector('[role=status]').textContent"
 NEXT, STOP, SAVE = "text=Next", "text=Stop here", "text=Save my ratings"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Chromium is not on this machine (apt-get install chromium)")
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
