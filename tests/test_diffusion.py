@@ -286,3 +286,50 @@ def test_from_config_refuses_what_it_does_not_know():
 def test_eta_is_ddim_s_alone(schedule, sampler):
     with pytest.raises(ValueError, match="is deterministic; only ddim has an eta"):
         sample(model, torch.randn(1, 8, 4, 4), schedule, steps=5, sampler=sampler, eta=1.0)
+
+
+@pytest.mark.parametrize(("steps", "start"), [(1, 400), (2, 1), (6, 500), (12, 999), (400, 399), (1000, 999)])
+def test_steps_from_a_start_go_down_to_the_last_one(steps, start):
+    ladder = sampling_steps(1000, steps, 1, start).tolist()
+    assert len(set(ladder)) == steps and ladder == sorted(ladder, reverse=True)
+    assert ladder[0] == start and ladder[-1] == (start if steps == 1 else min(1, start - steps + 1))
+
+
+def test_a_start_below_which_there_is_no_room_for_the_steps():
+    for steps, start in ((12, 10), (1, 1000), (1, -1)):
+        with pytest.raises(ValueError, match=f"start={start}: must be between {steps - 1}"):
+            sampling_steps(1000, steps, 1, start)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_from_the_first_step_on_it_is_the_whole_process(schedule, sampler):
+    """200 steps begin at 996 (facts A4): what is noised that far and pure noise take the same way from there."""
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def model(s, n):
+        return torch.tanh(s) * 0.9
+
+    whole = sample(model, noise, schedule, steps=200, sampler=sampler)
+    assert torch.equal(sample(model, noise, schedule, steps=200, sampler=sampler, start=996), whole)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("start", "steps"), [(100, 2), (500, 6), (900, 11)])
+def test_a_noised_latent_comes_back_where_the_model_knows_it(schedule, sampler, start, steps):
+    """An eps that is exact for one s_0 leads back to it from any s_n, whatever its noise was."""
+    s_0, eps = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    s_n = schedule.q_sample(s_0, torch.full((2,), start), eps)
+
+    def known(s, n):
+        return schedule.predict_eps(s, n, s_0)
+
+    back = sample(
+        known,
+        s_n,
+        schedule,
+        steps=steps,
+        sampler=sampler,
+        start=start,
+        scheduler_config={"set_alpha_to_one": True},
+    )
+    torch.testing.assert_close(back, s_0, atol=2e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | finetune | evaluate | compare | survey | info | convert``.
+"""The command line: ``latentclap generate | vary | finetune | evaluate | compare | survey | info | convert``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
 from latentclap.finish import Finish
+from latentclap.formats import Format, check_format
 from latentclap.generation import (
     drop_stale,
     earlier_clips,
@@ -36,6 +37,7 @@ from latentclap.options import (
     VGGishMode,
     application,
     at_least,
+    check_sampling,
     check_seconds,
     embedding_name,
     load_embedding,
@@ -43,6 +45,7 @@ from latentclap.options import (
     named_folder,
 )
 from latentclap.own import command as own
+from latentclap.vary import command as vary
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -53,12 +56,6 @@ app = application(
     no_args_is_help=True,
     name="latentclap",
 )
-Format = Literal["wav", "flac", "ogg", "mp3", "opus"]
-#: Formats that know only some sampling rates, in Hz.
-RATES = {
-    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
-    "opus": (8000, 12000, 16000, 24000, 48000),
-}
 
 
 def _version(value: bool) -> None:
@@ -146,9 +143,9 @@ def generate(
     without them. Resampling adds no sound above the model's 8 kHz.
     """
     names = _names(classes, prompts or [])
-    _check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
+    check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
-    _check_format(format, finish)
+    check_format(format, finish)
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
@@ -180,27 +177,6 @@ def generate(
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
 
 
-def _check_sampling(
-    n: int, batch_size: int, seed: int, steps: int | None, guidance_scale: float | None, eta: float
-) -> None:
-    """Check the numbers that generation needs; None is the model's own."""
-    at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
-    given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
-    at_least(*(option for option in given if option[1] is not None))
-    if not 0 <= eta <= 1:
-        raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
-
-
-def _check_format(format: Format, finish: Finish) -> None:
-    """Check that a sound format has what is asked of the clips: its sampling rate, and loops without a gap."""
-    rate = finish.sampling_rate
-    if rate is not None and rate not in RATES.get(format, (rate,)):
-        known = ", ".join(map(str, RATES[format]))
-        raise InputError(f"--sampling-rate {rate}: {format} knows {known} Hz only")
-    if finish.loop and format == "mp3":
-        raise InputError("--loop: mp3 puts silence before and after a clip; loops are wav, flac or ogg")
-
-
 def _adapter(path: Path) -> Adapter:
     from latentclap.lora import Adapter  # needs torch
 
@@ -222,6 +198,8 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
     except ValueError as error:
         raise InputError(f"--classes: {error}") from None
 
+
+app.command(help=vary.HELP, short_help="Make variations of sounds of your own.")(vary.vary)
 
 app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.finetune)
 

@@ -136,7 +136,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def sampling_steps(train_steps: int, steps: int, offset: int = 1) -> Tensor:
+def sampling_steps(train_steps: int, steps: int, offset: int = 1, start: int | None = None) -> Tensor:
     """Return the sampling steps n in descending order, all different: (steps,) int64.
 
     They are AudioLDM's and diffusers' (facts A4: 1, 6, ..., 996 of 200): ``offset``, offset + N // steps, ...
@@ -146,11 +146,23 @@ def sampling_steps(train_steps: int, steps: int, offset: int = 1) -> Tensor:
     offset ... N - 1 instead. ``offset`` gives way where so many steps have no room for it: 1000 are 999, ..., 0.
     A single step begins at ``offset``, so that noise stands for an all but clean latent (:func:`sample` warns).
 
+    Args:
+        train_steps: N of the training schedule.
+        steps: how many.
+        offset: the last one.
+        start: begin at this step, with a latent noised up to it; the steps are spread over ``offset`` ... start.
+
     Raises:
-        ValueError: steps is not within 1 ... train_steps.
+        ValueError: steps is not within 1 ... train_steps, or start not within steps - 1 ... train_steps - 1.
     """
     if not 1 <= steps <= train_steps:
         raise ValueError(f"steps={steps}: must be between 1 and {train_steps}")
+    if start is not None:
+        if not steps - 1 <= start < train_steps:
+            raise ValueError(f"start={start}: must be between {steps - 1} (steps - 1) and {train_steps - 1}")
+        offset = min(offset, start - (steps - 1))
+        # from the start down, so that a single step is the start
+        return start - torch.arange(steps) * (start - offset) // max(1, steps - 1)
     distance, left = divmod(train_steps, steps)
     offset = min(offset, train_steps - 1 - (steps - 1) * distance)
     i = torch.arange(steps)
@@ -169,12 +181,13 @@ def sample(
     scheduler_config: dict[str, Any] | None = None,
     generators: list[torch.Generator] | None = None,
     progress: bool = False,
+    start: int | None = None,
 ) -> Tensor:
     """Run the reverse process from ``noise`` (B, C, T, F) to a clean latent of the same shape.
 
     Args:
         model: predicts the noise, guidance included.
-        noise: the start, standard normal.
+        noise: standard normal; with ``start``, the s_n to begin with (:meth:`NoiseSchedule.q_sample`).
         schedule: the training schedule.
         steps: number of model calls (the paper: 200). One gives little but noise, and a warning.
         sampler: one of :data:`SAMPLERS`; DDIM is ours, the few-step solvers are diffusers'.
@@ -183,13 +196,14 @@ def sample(
             for all samplers (:func:`sampling_steps`).
         generators: one per item, for the noise that eta > 0 adds, so that an item does not depend on its batch.
         progress: show a progress bar over the steps.
+        start: the step n of an s_n to begin with; None: pure noise.
 
     Raises:
-        ValueError: unknown sampler, or steps out of range.
+        ValueError: unknown sampler, or steps or start out of range.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-    if steps == 1 < schedule.steps:
+    if steps == 1 < schedule.steps and start is None:
         warnings.warn(
             "steps=1: the one step is that of an all but clean latent, and noise comes out; take 2 or more",
             stacklevel=2,
@@ -197,9 +211,11 @@ def sample(
     if sampler != "ddim":
         if eta:
             raise ValueError(f"eta={eta:g}: {sampler} is deterministic; only ddim has an eta")
-        return _sample_with_diffusers(model, noise, schedule, steps, sampler, scheduler_config, progress)
+        return _sample_with_diffusers(
+            model, noise, schedule, steps, sampler, scheduler_config, progress, start
+        )
     config = scheduler_config or {}
-    ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1)).tolist()
+    ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1), start).tolist()
     s = noise
     # where the ladder ends: diffusers' set_alpha_to_one, which AudioLDM leaves off
     final = schedule.abar.new_tensor(1.0) if config.get("set_alpha_to_one", False) else schedule.abar[0]
@@ -253,6 +269,7 @@ def _sample_with_diffusers(
     sampler: str,
     scheduler_config: dict[str, Any] | None,
     progress: bool,
+    start: int | None,
 ) -> Tensor:
     import diffusers
 
@@ -268,7 +285,7 @@ def _sample_with_diffusers(
     solver.set_timesteps(steps, device=noise.device)
     # DDIM's steps: for AudioLDM's spacing ("leading") diffusers' multistep solvers take N // (steps + 1) as distance,
     # begin at n = 801 of 200 steps, and take pure noise for s_801
-    ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1))
+    ladder = sampling_steps(schedule.steps, steps, config.get("steps_offset", 1), start)
     abar = solver.alphas_cumprod[ladder].cpu()
     solver.timesteps = ladder.to(noise.device)
     solver.sigmas = torch.cat([((1 - abar) / abar).sqrt(), abar.new_zeros(1)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Peak of a clip that came out beyond full scale.
 LOUDEST = 0.99
+#: Makes clips (count, samples) of (name, text, number of the first, count).
+Make = Callable[[str, str, int, int], np.ndarray]
 #: What a run writes beside its clips, and what it keeps there until it has them all.
 RECORD, PLAN = "generation.json", ".generation-plan.json"
 #: Modules whose code decides what a clip is.
@@ -41,6 +43,7 @@ MAKERS = (
     "lora",
     "storage",
     "system",
+    "vary.process",
 )
 
 
@@ -170,9 +173,11 @@ def write_clips(
     kept: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
     finish: Finish = Finish(),
+    make: Make | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
+    ``make(name, text, first, count)`` returns clips (count, samples); by default they are generated from the text.
     The plan is written just before the first clip: a run that fails earlier leaves nothing. A clip beyond full scale
     is turned down (:func:`within_full_scale`).
 
@@ -181,6 +186,17 @@ def write_clips(
     """
     from latentclap.audio import write_wave
 
+    def generated(name: str, text: str, first: int, count: int) -> np.ndarray:
+        return system.generate(
+            prompts=[text],
+            n=count,
+            first=first,
+            batch_size=batch_size,
+            progress=watched,
+            **settings,
+        )
+
+    make = make or generated
     total = sum(len(paths) for paths in files.values())
     made, maker = dict(kept), _maker(system, batch_size)
     begun = False
@@ -191,14 +207,7 @@ def write_clips(
             bar.set_description(name)
             bar.update(sum(path in kept for path in files[name]))
             for first, paths in _batches(files[name], kept, batch_size):
-                waves = system.generate(
-                    prompts=[text],
-                    n=len(paths),
-                    first=first,
-                    batch_size=batch_size,
-                    progress=watched,
-                    **settings,
-                )
+                waves = make(name, text, first, len(paths))
                 if not np.isfinite(waves).all():
                     raise InputError(
                         f"{name}: the system generated NaN; its weights are damaged, or guidance is far too strong"
@@ -292,10 +301,12 @@ def write_record(
     made: dict[Path, dict[str, Any]],
     plan: dict[str, Any],
     finish: Finish = Finish(),
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write what made the clips: model, settings, device, versions, and the prompt of every file.
 
     Where not all clips were made alike (a run went on elsewhere), device, versions and batch size stand call by call.
+    ``more`` is what else is to be said of each name's clips, which may replace what is said of all.
     """
     order = {name: i for i, name in enumerate(names)}
     number = {path: int(path.stem.rpartition("_")[2]) for path in made}
@@ -306,6 +317,7 @@ def write_record(
             "class": path.parent.name,
             "prompt": names[path.parent.name],
             "index": number[path],
+            **(more or {}).get(path.parent.name, {}),
         }
         for path in paths
     ]

@@ -342,7 +342,7 @@ class Lab:
         )
 
     def fad_real(self, n: int | None = None, *, seed: int = 0) -> EvalResult:
-        """FAD of the first n development clips of each class: the floor of the measure, Table I's first row.
+        """FAD of the first n development clips of each class: Table I's first row.
 
         Against the organisers' statistics the files are taken as they lie on disk, as their tool takes them: through
         the model's 16 kHz they would lose what VGGish hears above 8 kHz, since that tool never resamples.

@@ -81,6 +81,21 @@ def at_least(*options: tuple[str, float, int]) -> None:
             raise InputError(f"{option} {value}: at least {least}")
 
 
+def check_sampling(
+    n: int, batch_size: int, seed: int, steps: int | None, guidance_scale: float | None, eta: float
+) -> None:
+    """Check the numbers that generation needs; None is the model's own.
+
+    Raises:
+        InputError: the first that is out of range, named as the command's option.
+    """
+    at_least(("-n", n, 1), ("--batch-size", batch_size, 1), ("--seed", seed, 0))
+    given = (("--steps", steps, 1), ("--guidance-scale", guidance_scale, 0))
+    at_least(*(option for option in given if option[1] is not None))
+    if not 0 <= eta <= 1:
+        raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+
+
 def check_seconds(seconds: float) -> None:
     """Check ``--seconds``, the part of each clip that is used.
 

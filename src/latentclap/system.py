@@ -27,7 +27,7 @@ from latentclap import storage
 from latentclap.audio import MelConfig, clap_features, log_mel, polish, repeat_to
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES, canonical_class, prompt
-from latentclap.diffusion import NoiseSchedule, guide, randn_per_item, sample
+from latentclap.diffusion import NoiseModel, NoiseSchedule, guide, randn_per_item, sample
 from latentclap.errors import InputError
 
 # transformers and diffusers announce deprecated pipelines and unused weights on import; none concerns a user here
@@ -37,7 +37,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 def tuning_layer(dim: int = 512) -> nn.Linear:
     """The fully connected tuning layer after the text CLAP encoder (III-A): dim -> dim, starting as identity.
 
-    Shape, activation and start are not given in any public text or code (facts B): a linear map that begins as
+    The paper gives neither shape, activation nor start, and there is no code (facts B): a linear map that begins as
     the identity changes nothing before it is trained.
     """
     layer = nn.Linear(dim, dim)
@@ -359,7 +359,7 @@ class FoleySystem:
             noise = randn_per_item((len(E_cond), *self.latent_shape), generators, device=self.device)
             out.append(
                 sample(
-                    self._guided(E_cond, E[-1:].expand_as(E_cond), guidance_scale),
+                    self.guided(E_cond, E[-1:].expand_as(E_cond), guidance_scale),
                     noise,
                     self.schedule,
                     steps=steps,
@@ -430,8 +430,14 @@ class FoleySystem:
                 f"this copy from for_generation() has rounded weights: take the system itself {what}"
             )
 
-    def _guided(self, E_cond: Tensor, E_uncond: Tensor, scale: float) -> Any:
-        """The UNet as a noise model with classifier-free guidance, both halves in one batch."""
+    def guided(self, E_cond: Tensor, E_uncond: Tensor, scale: float) -> NoiseModel:
+        """The UNet as a noise model with classifier-free guidance, both halves in one batch.
+
+        Args:
+            E_cond: what clips are conditioned on (B, 512), see :meth:`condition`.
+            E_uncond: the same of the empty text (B, 512).
+            scale: of the guidance; 1 switches it off.
+        """
         if scale == 1:
             return lambda s, n: self.eps_theta(s, n, E_cond)
         both = torch.cat([E_uncond, E_cond])

@@ -111,7 +111,7 @@ def sample(system, steps, eta):
     before, diffusion.randn_per_item = diffusion.randn_per_item, noise
     try:
         return diffusion.sample(
-            system._guided(cond, uncond, 2.0),
+            system.guided(cond, uncond, 2.0),
             torch.from_numpy(recipe.signal("x_T", 1, 8, 16, 16)),
             system.schedule,
             steps=steps,

@@ -1,0 +1,1 @@
+"""Variations of sounds: takes of the same thing that are not the same take."""

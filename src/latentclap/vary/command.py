@@ -1,0 +1,185 @@
+"""``latentclap vary``: sounds in, a folder of variations of each out, with a page that plays them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentclap.checkpoints import Sampling, own_sampling, resolve
+from latentclap.classes import canonical_class
+from latentclap.classes import prompt as class_prompt
+from latentclap.errors import InputError
+from latentclap.finish import Finish
+from latentclap.formats import Format, check_format
+from latentclap.generation import (
+    drop_stale,
+    earlier_clips,
+    kept_clips,
+    make_plan,
+    write_clips,
+    write_record,
+)
+from latentclap.options import Device, Model, Quiet, check_sampling, load_system
+from latentclap.vary.sounds import PAGE, STRENGTH, Sounds, Source, find_sources
+from latentclap.wording import plural
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from latentclap.generation import Make
+    from latentclap.system import FoleySystem
+
+HELP = """Make variations of sounds: other takes of the same footstep, door or dog.
+
+A sound is noised part of the way and denoised again. --strength says how far: at 0.2 the take is hardly another
+one, at 0.8 little more than its kind is left. Without --prompt or --class a sound is steered by its own CLAP
+embedding; with one, towards the text (rain that barks). Variations have the sound's length, up to the model's clip,
+of a longer sound its beginning; and its level, but for --lufs.
+
+The folder gets <sound>/<sound>_000.wav, ..., listen/index.html, which plays them beside the sound, variations.csv,
+which tells how far each is from it, and a record. The same command goes on where it was stopped."""
+
+
+def vary(
+    sounds: Annotated[
+        list[Path], typer.Argument(metavar="SOUND...", help="Sound files, or folders of them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for <sound>/<sound>_000.wav, ...")],
+    n: Annotated[int, typer.Option("-n", "--number", help="Variations of each sound.")] = 4,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="How far, above 0 and up to 1; given several times: each.", show_default="0.5"),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="A text that steers all of them.", show_default=False)] = "",
+    cls: Annotated[
+        str, typer.Option("--class", help="One of the seven classes instead.", show_default=False)
+    ] = "",
+    model: Model = "mini",
+    steps: Annotated[
+        int | None, typer.Option(help="Of a whole generation; default: the model's own.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance; default: the model's own.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own.")
+    ] = None,
+    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
+    format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
+    lufs: Annotated[
+        float | None, typer.Option(help="Loudness of each (-23, say); default: the sound's level.")
+    ] = None,
+    fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
+    sampling_rate: Annotated[
+        int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
+    ] = None,
+    device: Device = "auto",
+    lora: Annotated[
+        Path | None,
+        typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
+    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write listen/index.html.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """See HELP."""
+    text = _text(prompt, cls)
+    check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
+    finish = Finish(None, lufs, fade, 0.0, sampling_rate)
+    check_format(format, finish)
+    sources = find_sources(sounds, strength or [STRENGTH])
+    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
+    chosen = own.but(sampler, steps, guidance_scale)
+    settings: dict[str, Any] = {**chosen.asdict(), "eta": eta, "seed": seed}
+    adapter = None
+    if lora:
+        from latentclap.lora import Adapter  # needs torch
+
+        adapter = Adapter.read(lora)
+    way = finish.asked() | (
+        {"lora": {"file": adapter.path.name, "digest": adapter.digest}} if adapter else {}
+    )
+    names = {source.name: text for source in sources}
+    told = {source.name: source.asdict() for source in sources}
+    plan = make_plan(model, {**settings, **way, "sounds": told}, names, format)
+    files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
+    every = [path for paths in files.values() for path in paths]
+    kept = {} if overwrite else kept_clips(out, plan)
+    old = earlier_clips(out, every, overwrite, kept)
+    heard = Sounds(sources)
+    system = load_system(model, device)
+    if adapter:
+        system = adapter.applied(system)
+    if not text and system.clap is None:
+        raise InputError(
+            f"{model} has no CLAP audio branch, by which a sound steers its variations: give --prompt or --class"
+        )
+    seconds = {name: min(heard.seconds[name], system.seconds) for name in names}
+    finish.check(min(seconds.values()))
+    make = _make(system, sources, heard, settings, batch_size)
+    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make)
+    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+    more = {name: {**about, "seconds": round(seconds[name], 4)} for name, about in told.items()}
+    write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
+    from latentclap.vary.page import variations_page
+    from latentclap.vary.result import measure, write_table
+
+    rows = measure(system, sources, heard, files, quiet=quiet)
+    write_table(out / "variations.csv", rows)
+    if page:
+        variations_page(out, system, sources, heard, files, rows)
+    cut = len({source.path for source in sources if heard.seconds[source.name] > system.seconds})
+    earlier = len(kept.keys() & set(every))
+    before = f", {earlier} of them made before" if earlier else ""
+    how = f"{chosen.sampler}, guidance {chosen.guidance_scale:g}"
+    typer.echo(f"{plural(len(every), 'clip')} in {out} ({how}){before}")
+    if cut:
+        typer.echo(
+            f"{plural(cut, 'sound')} longer than the model's {system.seconds:g} s: varied are their beginnings"
+        )
+    if page:
+        typer.echo(f"to hear them: {out / PAGE / 'index.html'}")
+
+
+def _text(prompt: str, cls: str) -> str:
+    """What steers all variations; nothing: each sound its own."""
+    if prompt and cls:
+        raise InputError("give --prompt or --class, one of the two, or none")
+    if cls:
+        try:
+            return class_prompt(canonical_class(cls))
+        except ValueError as error:
+            raise InputError(f"--class: {error}") from None
+    return prompt.strip()
+
+
+def _make(
+    system: FoleySystem,
+    sources: list[Source],
+    heard: Mapping[str, np.ndarray],
+    settings: dict[str, Any],
+    batch_size: int,
+) -> Make:
+    """What `write_clips` calls for a sound's variations."""
+    from latentclap.vary.process import vary as process
+
+    strength = {source.name: source.strength for source in sources}
+
+    def make(name: str, text: str, first: int, count: int) -> np.ndarray:
+        return process(
+            system,
+            [heard[name]],
+            count,
+            strength=strength[name],
+            prompts=[text] if text else None,
+            first=first,
+            batch_size=batch_size,
+            **settings,
+        )[0]
+
+    return make

@@ -1,0 +1,103 @@
+"""The page that plays sounds beside their variations."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentclap.book.grid import listening_grid
+from latentclap.book.players import AudioFile, save_player
+from latentclap.book.standalone import number_table, paragraph, write_page
+from latentclap.system import FoleySystem
+from latentclap.vary.process import level
+from latentclap.vary.result import model_wave
+from latentclap.vary.sounds import PAGE, Source
+
+#: the first columns: a sound, and what is left of it without any noise
+SOUND, THROUGH = "Sound", "Through the model"
+#: rows and variations of each that the page plays; the folder has all
+ROWS, CLIPS = 40, 6
+
+
+def variations_page(
+    out: Path,
+    system: FoleySystem,
+    sources: Sequence[Source],
+    heard: Mapping[str, np.ndarray],
+    files: Mapping[str, Sequence[Path]],
+    rows: Sequence[Mapping[str, Any]],
+) -> Path:
+    """Write ``out/listen/index.html`` with its players' files beside it, in place of an earlier one.
+
+    Args:
+        out: the folder of the variations.
+        system: that made them.
+        sources: what was varied, in order.
+        heard: name -> the sound (samples,) at 16 kHz.
+        files: name -> its variations.
+        rows: of :func:`latentclap.vary.result.measure`.
+    """
+    folder = out / PAGE
+    shutil.rmtree(folder, ignore_errors=True)
+    away = {row["file"]: row for row in rows}
+    cells: dict[tuple[str, str], AudioFile] = {}
+    heads, through = [], {}
+    for number, source in enumerate(sources[:ROWS]):
+        head = f"{source.path.name}, strength {source.strength:g}"
+        head += f" ({number + 1})" if head in heads else ""
+        heads.append(head)
+        sound = heard[source.name][: system.samples]
+        if source.path not in through:
+            through[source.path] = _through(system, sound)
+        for column, wave in ((SOUND, sound), (THROUGH, through[source.path])):
+            name = f"{number:02d}_{'sound' if column == SOUND else 'model'}.mp3"
+            cells[head, column] = save_player(wave, system.sampling_rate, folder / name)
+        for i, path in enumerate(files[source.name][:CLIPS]):
+            told = away[path.relative_to(out).as_posix()]
+            words = f"similarity {told['similarity']:.2f}" if "similarity" in told else ""
+            cells[head, f"{i + 1}"] = save_player(
+                model_wave(path),
+                system.sampling_rate,
+                folder / f"{number:02d}_{i + 1:02d}.mp3",
+                caption=words,
+            )
+    columns = [SOUND, THROUGH, *(f"{i + 1}" for i in range(min(CLIPS, len(files[sources[0].name]))))]
+    grid = listening_grid(heads, columns, cells, title="variations", allow_missing=True, folder=folder)
+    lines = [
+        "Each row is a sound, what the model's encoder, decoder and vocoder leave of it, and its variations. A row"
+        " has one loudness. The number keys play the row that was heard last.",
+    ]
+    if len(sources) > ROWS or len(files[sources[0].name]) > CLIPS:
+        lines.append(f"The first {ROWS} rows and {CLIPS} variations of each; the folder has all.")
+    blocks = [*map(paragraph, lines), grid.html(folder)]
+    return write_page(folder / "index.html", "Variations", [*blocks, _table(rows)])
+
+
+def _through(system: FoleySystem, sound: np.ndarray) -> np.ndarray:
+    """A sound encoded and decoded."""
+    from latentclap.audio import repeat_to
+
+    wave, gain = level(sound, system.samples)
+    return system.reconstruct(repeat_to(wave, system.samples)[None])[0][: len(sound)] * gain
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over all variations of a strength."""
+    lines = []
+    for strength in sorted({row["strength"] for row in rows}, key=float):
+        part = [row for row in rows if row["strength"] == strength]
+        alike = [row["similarity"] for row in part if "similarity" in row]
+        lines.append(
+            (
+                strength,
+                f"{len(part)}",
+                f"{np.mean(alike):.3f}" if alike else "\u2013",
+                f"{np.mean([row['mel_distance'] for row in part]):.3f}",
+            )
+        )
+    head = ("strength", "variations", "similarity to the sound (CLAP)", "log-mel distance, nats")
+    return number_table(head, lines)

@@ -1,0 +1,183 @@
+"""From a sound to sounds like it: noise is added to its latent, part of the way, and taken away again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from latentclap.audio import repeat_to
+from latentclap.diffusion import randn_per_item, sample
+from latentclap.errors import InputError
+from latentclap.system import FoleySystem, item_seed
+from latentclap.vary.sounds import STRENGTH
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from latentclap.checkpoints import Sampling
+
+#: Peak below which a sound is silence.
+SILENT = 1e-6
+
+
+def start_of(strength: float, steps: int, train_steps: int) -> tuple[int, int]:
+    """The step n that a sound is noised up to, and the number of steps back.
+
+    The steps lie as far apart as in a generation from pure noise of ``steps``, or closer.
+
+    Args:
+        strength: share of the process, above 0 and up to 1.
+        steps: of a whole generation.
+        train_steps: N of the training schedule.
+    """
+    start = max(1, round(strength * (train_steps - 1)))
+    return start, min(start + 1, max(1, math.ceil(steps * strength)))
+
+
+def vary(
+    system: FoleySystem,
+    waves: Sequence[np.ndarray],
+    n: int = 1,
+    *,
+    strength: float = STRENGTH,
+    prompts: Sequence[str] | None = None,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    sampler: str | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    first: int = 0,
+    batch_size: int = 8,
+) -> list[np.ndarray]:
+    """Make n variations of each sound: SDEdit (arXiv:2108.01073), AudioLDM's "style transfer" (arXiv:2301.12503).
+
+    A sound's latent s_0 is noised up to step ``strength * N`` and denoised from there. A sound that is shorter than
+    the system's clips is repeated for it, as in training (IV-A), and its variations are cut to its length.
+
+    Args:
+        system: whose VAE, UNet and vocoder make them.
+        waves: sounds (samples,) at 16 kHz, any level; of those longer than the system's clips, the beginning.
+        n: variations of each.
+        strength: above 0, where all stays but what VAE and vocoder change, up to 1, where hardly anything does.
+        prompts: a text for each sound; None: each is conditioned on its own CLAP embedding.
+        steps: of a whole generation, of which ``strength`` is taken. None: the system's own, as for the next two.
+        guidance_scale: classifier-free guidance.
+        sampler: "ddim", "dpmsolver++" or "unipc".
+        eta: DDIM's stochasticity, 0 ... 1.
+        seed: variation i of a sound is the same for a seed on one machine, whatever is made beside it. The same noise
+            is added at every strength.
+        first: number of the first variation, to go on where an earlier call ended.
+        batch_size: clips per UNet call.
+
+    Returns:
+        For each sound float32 (n, samples), as long and at the level as it was given.
+
+    Raises:
+        InputError: no sound, one that is silent or empty, not a prompt for each, a value out of range, or a system
+            without the CLAP that ``prompts=None`` needs.
+    """
+    if not 0 < strength <= 1:
+        raise InputError(
+            f"strength={strength:g}: it lies above 0 (the sound itself) and up to 1 (another sound)"
+        )
+    chosen = system.sampling.but(sampler, steps, guidance_scale)
+    if not 1 <= chosen.steps <= system.schedule.steps:
+        raise InputError(f"steps={chosen.steps}: must be between 1 and {system.schedule.steps}")
+    if not 0 <= chosen.guidance_scale < math.inf:
+        raise InputError(f"guidance_scale={chosen.guidance_scale}: must be zero or more")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta={eta}: must be between 0 (DDIM) and 1 (DDPM's noise)")
+    if not waves or n < 1:
+        raise InputError("nothing to vary: give one sound and n=1 at least")
+    if prompts is not None and len(prompts) != len(waves):
+        raise InputError(f"{len(prompts)} prompts for {len(waves)} sounds: give one for each, or none")
+    heard = [level(wave, system.samples, f"sound {i}") for i, wave in enumerate(waves)]
+    full = np.stack([repeat_to(wave, system.samples) for wave, _ in heard])
+    s_0 = system.encode(full)
+    with torch.no_grad():
+        E_none = system.condition(system.encode_text([""]))
+        E = (
+            system.encode_audio(full)
+            if prompts is None
+            else system.condition(system.encode_text(list(prompts)))
+        )
+    items = [(k, i) for k in range(len(waves)) for i in range(first, first + n)]
+    # of the sound and its number, not of its place among others
+    names = [hashlib.sha256(wave.tobytes()).hexdigest() for wave in full]
+    seeds = [item_seed(seed, names[k], i) for k, i in items]
+    start, count = start_of(strength, chosen.steps, system.schedule.steps)
+    out = []
+    for at in range(0, len(items), batch_size):
+        rows = [k for k, _ in items[at : at + batch_size]]
+        generators = [torch.Generator().manual_seed(s) for s in seeds[at : at + batch_size]]
+        out.append(
+            system.decode(
+                _back(system, s_0[rows], E[rows], E_none, generators, start, count, chosen, eta),
+                batch_size=batch_size,
+            )
+        )
+    made = np.concatenate(out).reshape(len(waves), n, -1)
+    return [
+        (clips[:, : min(len(wave), clips.shape[1])] * level).astype(np.float32)
+        for clips, (wave, level) in zip(made, heard, strict=True)
+    ]
+
+
+def _back(
+    system: FoleySystem,
+    s_0: Tensor,
+    E: Tensor,
+    E_none: Tensor,
+    generators: list[torch.Generator],
+    start: int,
+    count: int,
+    chosen: Sampling,
+    eta: float,
+) -> Tensor:
+    """Noise latents up to a step and denoise them."""
+    eps = randn_per_item(s_0.shape, generators, device=system.device)
+    s_n = system.schedule.q_sample(s_0, torch.full((len(s_0),), start, device=system.device), eps)
+    try:
+        with torch.no_grad():
+            return sample(
+                system.guided(E, E_none.expand_as(E), chosen.guidance_scale),
+                s_n,
+                system.schedule,
+                steps=count,
+                sampler=chosen.sampler,
+                eta=eta,
+                scheduler_config=dict(system.scheduler.config),
+                generators=generators,
+                start=start,
+            )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def level(wave: np.ndarray, samples: int, what: str = "the sound") -> tuple[np.ndarray, float]:
+    """Bring a sound to zero mean and peak 0.5, as the model takes it, and cut it to a clip's length.
+
+    Args:
+        wave: (samples,), any level.
+        samples: of a clip.
+        what: names it in an error.
+
+    Returns:
+        The sound, and the factor that takes its level back.
+
+    Raises:
+        InputError: no samples of one channel, some that are not finite, or silence.
+    """
+    wave = np.asarray(wave, dtype=np.float64)
+    if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
+        raise InputError(f"{what}: give finite samples of one channel, not {wave.shape}")
+    wave = wave[:samples] - wave[:samples].mean()
+    peak = float(np.abs(wave).max())
+    if peak < SILENT:
+        raise InputError(f"{what}: silence has no variations")
+    return (wave * (0.5 / peak)).astype(np.float32), peak / 0.5

@@ -1,0 +1,263 @@
+"""Variations of sounds: what they keep of a sound, the command, its files and its page."""
+
+import csv
+import hashlib
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from latentclap import cli
+from latentclap.audio import read_wave, write_wave
+from latentclap.errors import InputError
+from latentclap.files import read_json
+from latentclap.foley import synthesize
+from latentclap.vary import command, result
+from latentclap.vary.process import level, start_of, vary
+from latentclap.vary.sounds import Sounds, find_sources
+
+RATE = 16_000
+FAST = {"steps": 4, "sampler": "ddim", "guidance_scale": 1.0}
+
+
+@pytest.fixture(scope="module")
+def sound():
+    rng = np.random.default_rng(0)
+    wave = rng.normal(size=3000) * np.exp(-np.arange(3000) / 800)
+    return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps", "expected"),
+    [
+        (1.0, 12, (999, 12)),
+        (0.5, 12, (500, 6)),
+        (0.01, 12, (10, 1)),
+        (0.0001, 200, (1, 1)),
+        (0.05, 1000, (50, 50)),
+    ],
+)
+def test_a_share_of_the_process_takes_that_share_of_the_steps(strength, steps, expected):
+    assert start_of(strength, steps, 1000) == expected
+
+
+@pytest.fixture
+def shown(tiny, monkeypatch):
+    """Latents instead of waves: what an untrained vocoder makes of them is all but silence."""
+
+    def decode(self, latents, **options):
+        return np.stack([np.resize(latent.numpy(), self.samples) for latent in latents.flatten(1)])
+
+    monkeypatch.setattr(type(tiny), "decode", decode)
+
+
+@pytest.mark.usefixtures("shown")
+class TestVary:
+    def test_a_variation_has_the_sound_s_length_and_level(self, tiny, sound):
+        (clips,) = vary(tiny, [sound], 2, **FAST)
+        assert clips.shape == (2, len(sound)) and clips.dtype == np.float32
+        (louder,) = vary(tiny, [2 * sound], 2, **FAST)
+        np.testing.assert_allclose(louder, 2 * clips, rtol=1e-5)
+        assert not np.allclose(clips[0], clips[1])
+
+    def test_of_a_longer_sound_it_is_the_beginning(self, tiny, sound):
+        long = np.tile(sound, 30)
+        (clips,) = vary(tiny, [long], 1, **FAST)
+        assert clips.shape == (1, tiny.samples) and len(long) > tiny.samples
+        (cut,) = vary(tiny, [long[: tiny.samples]], 1, **FAST)
+        np.testing.assert_array_equal(cut, clips)
+
+    def test_it_depends_on_the_sound_and_its_number_alone(self, tiny, sound):
+        other = sound[::-1].copy()
+        alone = vary(tiny, [sound], 3, seed=5, **FAST)[0]
+        beside = vary(tiny, [other, sound], 2, seed=5, first=1, batch_size=3, **FAST)[1]
+        np.testing.assert_allclose(beside, alone[1:], atol=1e-4)
+        assert not np.allclose(vary(tiny, [sound], 1, seed=6, **FAST)[0], alone[:1], atol=1e-3)
+
+    def test_almost_no_strength_leaves_what_the_model_makes_of_the_sound(self, tiny, sound):
+        """Its latent, decoded: at step 1 of 1000 a latent holds 0.3 % of noise."""
+        wave, gain = level(sound, tiny.samples)
+        s_0 = tiny.encode(np.resize(wave, tiny.samples)[None])
+        near, far = (vary(tiny, [sound], 1, strength=s, **FAST)[0] / gain for s in (1e-4, 1.0))
+        away = [np.abs(clip - tiny.decode(s_0)[:, : len(sound)]).mean() for clip in (near, far)]
+        assert away[0] < 0.1 * s_0.abs().mean() + 0.1 and away[1] > 4 * away[0]
+
+    def test_a_prompt_steers_instead_of_the_sound(self, tiny, sound):
+        own, said = (
+            vary(tiny, [sound], 1, prompts=p, **FAST)[0] for p in (None, ["This is a sound of rain."])
+        )
+        assert not np.allclose(own, said, atol=1e-4)
+        deaf = replace(tiny, clap=None)
+        np.testing.assert_array_equal(
+            vary(deaf, [sound], 1, prompts=["This is a sound of rain."], **FAST)[0], said
+        )
+        with pytest.raises(InputError, match="no CLAP audio branch"):
+            vary(deaf, [sound], 1, **FAST)
+
+    @pytest.mark.parametrize(
+        ("waves", "options", "message"),
+        [
+            ([], {}, "nothing to vary"),
+            ([np.ones(10)], {"n": 0}, "nothing to vary"),
+            ([np.ones(10)], {}, "sound 0: silence has no variations"),  # a constant is none either
+            ([np.zeros((2, 10))], {}, r"sound 0: give finite samples of one channel, not \(2, 10\)"),
+            ([np.array([1.0, np.nan])], {}, "sound 0: give finite"),
+            ([np.arange(9.0)], {"strength": 0.0}, r"strength=0: it lies above 0"),
+            ([np.arange(9.0)], {"strength": 1.01}, r"strength=1.01: it lies above 0"),
+            ([np.arange(9.0)], {"prompts": ["a", "b"]}, "2 prompts for 1 sounds"),
+            ([np.arange(9.0)], {"steps": 1001}, "steps=1001: must be between 1 and 1000"),
+            ([np.arange(9.0)], {"guidance_scale": -1.0}, "guidance_scale=-1.0"),
+            ([np.arange(9.0)], {"eta": 2.0}, "eta=2.0"),
+            ([np.arange(9.0)], {"sampler": "euler"}, "unknown sampler 'euler'"),
+        ],
+    )
+    def test_what_cannot_be_varied(self, tiny, waves, options, message):
+        with pytest.raises(InputError, match=message):
+            vary(tiny, waves, **options)
+
+
+def test_the_shipped_model_stays_nearer_at_less_strength(mini):
+    """A dog's bark of 4 s: further from it in mel and in CLAP, the more noise it went through."""
+    wave = synthesize("dog_bark", 1, sr=RATE, split="eval").wave
+    rows = [result.distances(mini, wave, list(vary(mini, [wave], 2, strength=s)[0])) for s in (0.2, 0.9)]
+    near, far = ({k: np.mean([row[k] for row in part]) for k in part[0]} for part in rows)
+    assert near["mel_distance"] < 0.7 * far["mel_distance"]
+    assert near["similarity"] > far["similarity"]
+
+
+class TestSources:
+    @pytest.fixture
+    def folder(self, tmp_path, sound):
+        for name in ("b/step 1.wav", "a/step 1.flac", "a/listen.wav", "a/d\u00f6r.wav"):
+            write_wave(tmp_path / name, sound, RATE)
+        (tmp_path / "a/notes.txt").write_text("not a sound")
+        return tmp_path
+
+    def test_names_are_told_apart_and_need_no_quotes(self, folder):
+        found = find_sources([folder, folder / "a/listen.wav"], [0.5])
+        assert {s.name: s.path.relative_to(folder).as_posix() for s in found} == {
+            "d\u00f6r": "a/d\u00f6r.wav",
+            "listen_": "a/listen.wav",  # listen is the page's
+            "a_step_1": "a/step 1.flac",
+            "b_step_1": "b/step 1.wav",
+        }
+        wave = folder / "b/step 1.wav"
+        assert find_sources([wave], [0.25])[0].digest == hashlib.sha256(wave.read_bytes()).hexdigest()
+
+    def test_a_strength_of_several_is_in_the_name(self, folder):
+        found = find_sources([folder / "b"], [0.25, 0.5])
+        assert [(s.name, s.strength) for s in found] == [("step_1_s25", 0.25), ("step_1_s50", 0.5)]
+
+    def test_what_is_no_source(self, folder):
+        for paths, strengths, message in (
+            ([folder / "c"], [0.5], "no such sound file or folder"),
+            ([folder / "a/notes.txt"], [0.5], r"notes.txt: give one of .wav, .flac"),
+            ([folder / "b"], [0.5, 0.5], "--strength 0.5, 0.5: give each once"),
+            ([folder / "b"], [0.0], "--strength 0: it lies above 0"),
+        ):
+            with pytest.raises(InputError, match=message):
+                find_sources(paths, strengths)
+        (folder / "empty").mkdir()
+        with pytest.raises(InputError, match=r"empty: no sounds in it"):
+            find_sources([folder / "empty"], [0.5])
+        write_wave(folder / "x/a/step 1.flac", np.ones(100) * 0.1, RATE)
+        with pytest.raises(InputError, match="would both be called a_step_1"):
+            find_sources([folder], [0.5])
+
+    def test_sounds_are_decoded_at_the_model_s_rate_and_their_own_level(self, tmp_path, sound):
+        write_wave(
+            tmp_path / "stereo.wav", np.stack([np.repeat(sound, 2), np.zeros(2 * len(sound))]), 2 * RATE
+        )
+        sounds = Sounds(find_sources([tmp_path], [0.3, 0.4]))
+        assert list(sounds) == ["stereo_s30", "stereo_s40"]
+        assert sounds.seconds["stereo_s30"] == pytest.approx(len(sound) / RATE)
+        assert 0.2 < np.abs(sounds["stereo_s30"]).max() <= 0.3
+        write_wave(tmp_path / "silent.wav", np.zeros(100), RATE)
+        with pytest.raises(InputError, match=r"silent.wav: silence has no variations"):
+            Sounds(find_sources([tmp_path], [0.5]))
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, tiny, monkeypatch, tmp_path, sound):
+        monkeypatch.setattr(command, "load_system", lambda model, device: tiny)
+        write_wave(tmp_path / "in/door.wav", sound, RATE)
+        write_wave(tmp_path / "in/dog.wav", np.tile(sound, 30), RATE)
+
+        def call(*arguments):
+            given = ["vary", tmp_path / "in", "-o", tmp_path / "out", "--steps", 4, "-q", *arguments]
+            return CliRunner().invoke(cli.app, [str(a) for a in given], catch_exceptions=True)
+
+        return call
+
+    def test_it_leaves_clips_a_table_a_record_and_a_page(self, run, tmp_path, tiny, sound):
+        done = run("-n", 2, "--strength", 0.3, "--strength", 0.8)
+        assert done.exit_code == 0, done.output
+        assert "8 clips in" in done.output and "1 sound longer than the model's" in done.output
+        out = tmp_path / "out"
+        wave, sr = read_wave(out / "door_s30/door_s30_001.wav")
+        assert sr == RATE and wave.shape == (1, len(sound))
+        assert read_wave(out / "dog_s80/dog_s80_000.wav")[0].shape == (1, tiny.samples)
+        rows = list(csv.DictReader((out / "variations.csv").open()))
+        assert [row["strength"] for row in rows] == ["0.3", "0.3", "0.8", "0.8"] * 2
+        assert all(-1 <= float(row["similarity"]) <= 1 and float(row["mel_distance"]) > 0 for row in rows)
+        record = read_json(out / "generation.json")
+        assert {c["file"]: (c["strength"], c["seconds"]) for c in record["clips"]}[
+            "door_s80/door_s80_000.wav"
+        ] == (
+            0.8,
+            round(len(sound) / RATE, 4),
+        )
+        page = (out / "listen/index.html").read_text(encoding="utf-8")
+        assert (
+            page.count("<audio") == 4 * 4
+        )  # of two sounds at two strengths: itself, through the model, two takes
+        for file in re.findall(r'<(?:audio|source)[^>]*src="([^"]+)"', page):
+            assert (out / "listen" / file).is_file(), file
+
+    def test_it_goes_on_and_replaces_nothing_of_another_run(self, run, tmp_path):
+        assert run("-n", 2, "--no-page").exit_code == 0
+        clip = tmp_path / "out/door/door_001.wav"
+        first = clip.read_bytes()
+        clip.unlink()
+        again = run("-n", 2, "--no-page")
+        assert again.exit_code == 0 and "3 of them made before" in again.output
+        assert clip.read_bytes() == first
+        other = run("-n", 2, "--no-page", "--strength", 0.6)
+        assert other.exit_code != 0 and "say --overwrite" in str(other.exception)
+        # the sound itself is another one now
+        write_wave(tmp_path / "in/door.wav", read_wave(clip)[0][0, ::-1], RATE)
+        assert "say --overwrite" in str(run("-n", 2, "--no-page").exception)
+        assert run("-n", 1, "--no-page", "--overwrite").exit_code == 0
+        assert not clip.exists() and not (tmp_path / "out/listen").exists()
+
+    def test_clips_are_finished_as_asked(self, run, tmp_path):
+        done = run("-n", 1, "--fade", 10, "--sampling-rate", 48000, "--format", "flac", "--no-page")
+        assert done.exit_code == 0, done.output
+        wave, sr = read_wave(tmp_path / "out/door/door_000.flac")
+        assert sr == 48000 and abs(wave[0, 0]) < 1e-3 and abs(wave[0, -1]) < 1e-2
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--prompt", "a", "--class", "rain"), "give --prompt or --class, one of the two"),
+            (("--class", "cow"), "--class: .*cow"),
+            (("-n", 0), "-n 0: at least 1"),
+            (("--strength", 2), "--strength 2: it lies above 0"),
+            (("--fade", 200), "--fade 200: two fades of it are longer than a clip of 0.1875 s"),
+            (("--format", "mp3", "--sampling-rate", 96000), "mp3 knows"),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_leaves_nothing(self, run, tmp_path, arguments, message):
+        done = run(*arguments)
+        assert isinstance(done.exception, InputError) and re.search(message, str(done.exception))
+        assert not (tmp_path / "out").exists()
+
+    def test_a_system_without_clap_asks_for_a_text(self, run, tmp_path, tiny, monkeypatch):
+        monkeypatch.setattr(command, "load_system", lambda model, device: replace(tiny, clap=None))
+        assert "give --prompt or --class" in str(run("-n", 1).exception)
+        assert run("-n", 1, "--class", "rain", "--no-page").exit_code == 0
+        rows = list(csv.DictReader((tmp_path / "out/variations.csv").open()))
+        assert [row["similarity"] for row in rows] == ["", ""]
