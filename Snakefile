@@ -138,6 +138,7 @@ rule book:
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
         longer="book/runs/table1_evening.json",
         own="book/runs/own/own.json",
+        vary="book/runs/vary/vary.json",
         lora="book/runs/lora.json",
         compare="book/runs/compare_evening.json",
         real="book/runs/compare_real.json",
@@ -174,6 +175,7 @@ rule book:
         "{BIN}/python -m latentclap.book speed {input.speed} && "
         "{BIN}/python -m latentclap.book longer {input.longer} && "
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
+        "{BIN}/python -m latentclap.book vary $(dirname {input.vary}) && "
         "{BIN}/python -m latentclap.book lora {input.lora} && "
         "{BIN}/python -m latentclap.book compare {input.compare} {input.real} {input.measures} && "
         "{BIN}/python -m latentclap.book commands && "

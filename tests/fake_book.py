@@ -42,6 +42,7 @@ from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
 from latentclap.book.speed import speed_page
+from latentclap.book.vary import vary_page
 from latentclap.classes import CLASSES
 from latentclap.files import write_json
 
@@ -195,6 +196,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     commands_page(book / "generated/commands.md", {"latentclap": "latentclap.cli"})
     longer_page(repo_root / "book/runs/table1_evening.json", book / "generated/longer.md")
     own_page(repo_root / "book/runs/own", book / "generated/own.md", book / "_static")
+    vary_page(repo_root / "book/runs/vary", book / "generated/vary.md", book / "_static")
     compare_page(
         repo_root / "book/runs/compare_evening.json",
         repo_root / "book/runs/compare_real.json",

@@ -231,6 +231,20 @@ def own(
 
 
 @app.command()
+def vary(
+    record: Annotated[Path, typer.Argument(help="Folder that data_scripts/benchmarks/vary.py wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Markdown to write.")] = Path(
+        "book/generated/vary.md"
+    ),
+    static: Annotated[Path, typer.Option(help="The book's _static.")] = Path("book/_static"),
+) -> None:
+    """Write what was measured of variations of sounds, with players."""
+    from latentclap.book.vary import vary_page
+
+    typer.echo(str(vary_page(record, out, static)))
+
+
+@app.command()
 def compare(
     comparison: Annotated[Path, typer.Argument(help="compare.json of `latentclap compare`.")],
     real: Annotated[Path, typer.Argument(help="Another one, of real clips in the place of a system.")],
