@@ -130,7 +130,8 @@ def _refusal(path: Path, error: Exception) -> InputError:
         what = named[1] if named else "code"
         return InputError(f"{path}: cannot be read as weights only, it asks for {what} to be run")
     first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-    advice = first.startswith("Weights only load failed")
+    # an unpickler that meets something else says nothing but a byte's number
+    advice = first.startswith("Weights only load failed") or first.isdecimal()
     return InputError(
         f"{path}: cannot be read as weights only ({'not a file of torch' if advice else first})"
     )
