@@ -163,8 +163,21 @@ class TestSources:
         with pytest.raises(InputError, match=r"empty: no sounds in it"):
             find_sources([folder / "empty"], [0.5])
         write_wave(folder / "x/a/step 1.flac", np.ones(100) * 0.1, RATE)
-        with pytest.raises(InputError, match="would both be called a_step_1"):
+        with pytest.raises(InputError, match=r"step 1.flac and .*step 1.flac would both be called a_step_1"):
             find_sources([folder], [0.5])
+
+    def test_names_differ_on_disks_that_know_no_capitals_and_are_short_enough_for_all(self, folder, sound):
+        write_wave(folder / "c/STEP 1.wav", sound, RATE)
+        write_wave(folder / "c" / f"{'x' * 200}.wav", sound, RATE)
+        names = [s.name for s in find_sources([folder / "b", folder / "c"], [0.5])]
+        assert names == ["b_step_1", "c_STEP_1", "x" * 100]
+
+    def test_variations_below_a_folder_are_none_of_its_sounds(self, folder, sound):
+        write_wave(folder / "b/out/step_1/step_1_000.wav", sound, RATE)
+        found = find_sources([folder / "b"], [0.5], leave_out=folder / "b/out")
+        assert [s.path.name for s in found] == ["step 1.wav"]
+        asked = find_sources([folder / "b/out/step_1/step_1_000.wav"], [0.5], leave_out=folder / "b/out")
+        assert [s.name for s in asked] == ["step_1_000"]
 
     def test_sounds_are_decoded_at_the_model_s_rate_and_their_own_level(self, tmp_path, sound):
         write_wave(
@@ -232,6 +245,18 @@ class TestCommand:
         assert "say --overwrite" in str(run("-n", 2, "--no-page").exception)
         assert run("-n", 1, "--no-page", "--overwrite").exit_code == 0
         assert not clip.exists() and not (tmp_path / "out/listen").exists()
+
+    def test_what_is_no_run_s_is_not_replaced(self, run, tmp_path):
+        mine = tmp_path / "out/listen/index.html"
+        mine.parent.mkdir(parents=True)
+        mine.write_text("my own page")
+        assert "holds other things than a page of variations" in str(run("-n", 1).exception)
+        (tmp_path / "out/variations.csv").write_text("my own table")
+        assert "variations.csv would be replaced" in str(run("-n", 1, "--no-page").exception)
+        assert mine.read_text() == "my own page" and not (tmp_path / "out/door").exists()
+        (tmp_path / "out/variations.csv").unlink()
+        mine.unlink()
+        assert run("-n", 1).exit_code == 0 and run("-n", 1).exit_code == 0  # its own page is
 
     def test_clips_are_finished_as_asked(self, run, tmp_path):
         done = run("-n", 1, "--fade", 10, "--sampling-rate", 48000, "--format", "flac", "--no-page")

@@ -12,9 +12,11 @@ from latentclap.checkpoints import Sampling, own_sampling, resolve
 from latentclap.classes import canonical_class
 from latentclap.classes import prompt as class_prompt
 from latentclap.errors import InputError
+from latentclap.files import replaceable
 from latentclap.finish import Finish
 from latentclap.formats import Format, check_format
 from latentclap.generation import (
+    RECORD,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
     from latentclap.generation import Make
     from latentclap.system import FoleySystem
+
+#: how far each variation is from its sound
+TABLE = "variations.csv"
 
 HELP = """Make variations of sounds: other takes of the same footstep, door or dog.
 
@@ -92,7 +97,7 @@ def vary(
     check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(None, lufs, fade, 0.0, sampling_rate)
     check_format(format, finish)
-    sources = find_sources(sounds, strength or [STRENGTH])
+    sources = find_sources(sounds, strength or [STRENGTH], leave_out=out)
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings: dict[str, Any] = {**chosen.asdict(), "eta": eta, "seed": seed}
@@ -111,6 +116,7 @@ def vary(
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
+    _check_places(out, page, overwrite)
     heard = Sounds(sources)
     system = load_system(model, device)
     if adapter:
@@ -130,7 +136,7 @@ def vary(
     from latentclap.vary.result import measure, write_table
 
     rows = measure(system, sources, heard, files, quiet=quiet)
-    write_table(out / "variations.csv", rows)
+    write_table(out / TABLE, rows)
     if page:
         variations_page(out, system, sources, heard, files, rows)
     cut = len({source.path for source in sources if heard.seconds[source.name] > system.seconds})
@@ -144,6 +150,17 @@ def vary(
         )
     if page:
         typer.echo(f"to hear them: {out / PAGE / 'index.html'}")
+
+
+def _check_places(out: Path, page: bool, overwrite: bool) -> None:
+    """Refuse to replace what no earlier run wrote beside the clips."""
+    table = out / TABLE
+    if table.exists() and not (out / RECORD).is_file() and not overwrite:
+        raise InputError(f"{table} would be replaced; choose another --out or say --overwrite")
+    if page:
+        from latentclap.vary.page import MARK
+
+        replaceable(out / PAGE, MARK, "a page of variations")
 
 
 def _text(prompt: str, cls: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from latentclap.book.grid import listening_grid
 from latentclap.book.players import AudioFile, save_player
 from latentclap.book.standalone import number_table, paragraph, write_page
+from latentclap.files import replaceable, write_json
 from latentclap.system import FoleySystem
 from latentclap.vary.process import level
 from latentclap.vary.result import model_wave
@@ -19,6 +20,8 @@ from latentclap.vary.sounds import PAGE, Source
 
 #: the first columns: a sound, and what is left of it without any noise
 SOUND, THROUGH = "Sound", "Through the model"
+#: what the page plays: [{"row", "column", "file"}, ...]
+MARK = "listen.json"
 #: rows and variations of each that the page plays; the folder has all
 ROWS, CLIPS = 40, 6
 
@@ -41,8 +44,9 @@ def variations_page(
         files: name -> its variations.
         rows: of :func:`latentclap.vary.result.measure`.
     """
-    folder = out / PAGE
+    folder = replaceable(out / PAGE, MARK, "a page of variations")
     shutil.rmtree(folder, ignore_errors=True)
+    write_json(folder / MARK, [])  # also where this is broken off, the folder can be replaced
     away = {row["file"]: row for row in rows}
     cells: dict[tuple[str, str], AudioFile] = {}
     heads, through = [], {}
@@ -67,6 +71,8 @@ def variations_page(
             )
     columns = [SOUND, THROUGH, *(f"{i + 1}" for i in range(min(CLIPS, len(files[sources[0].name]))))]
     grid = listening_grid(heads, columns, cells, title="variations", allow_missing=True, folder=folder)
+    files_of = [{"row": r, "column": c, "file": clip.path.name} for (r, c), clip in cells.items()]
+    write_json(folder / MARK, files_of)
     lines = [
         "Each row is a sound, what the model's encoder, decoder and vocoder leave of it, and its variations. A row"
         " has one loudness. The number keys play the row that was heard last.",

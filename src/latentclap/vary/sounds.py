@@ -16,6 +16,8 @@ from latentclap.files import below, file_sha256, plain
 
 #: The page's folder beside those of the sounds, none of which can have its name.
 PAGE = "listen"
+#: Of a name, in characters: a file's has a number and a suffix behind it.
+LONGEST = 100
 #: Strength where none is given.
 STRENGTH = 0.5
 
@@ -85,7 +87,9 @@ def _decoded(path: Path) -> np.ndarray:
     return resample(wave[0], sr, MODEL_RATE)
 
 
-def find_sources(paths: Sequence[Path], strengths: Sequence[float]) -> list[Source]:
+def find_sources(
+    paths: Sequence[Path], strengths: Sequence[float], leave_out: Path | None = None
+) -> list[Source]:
     """List sound files, and those below folders, once at each strength.
 
     A sound's name is its file's, with its folder's before it where two files have the same, and its strength in per
@@ -94,6 +98,7 @@ def find_sources(paths: Sequence[Path], strengths: Sequence[float]) -> list[Sour
     Args:
         paths: files and folders.
         strengths: above 0 and up to 1, all different.
+        leave_out: a folder whose sounds are none of those below other folders: where variations go.
 
     Raises:
         InputError: nothing there, a folder without sounds, a file of no format that can be read, a strength that is
@@ -113,19 +118,24 @@ def find_sources(paths: Sequence[Path], strengths: Sequence[float]) -> list[Sour
     files: list[Path] = []
     for path in paths:
         found = [path] if path.is_file() else [f for f in below(path, FORMATS) if f.is_file()]
+        if path.is_dir() and leave_out is not None:
+            found = [f for f in found if not f.resolve().is_relative_to(leave_out.resolve())]
         if not found:
             raise InputError(f"{path}: no sounds in it ({', '.join(FORMATS)})")
         if bad := next((f for f in found if f.suffix.lower() not in FORMATS), None):
             raise InputError(f"{bad}: give one of {', '.join(FORMATS)}, or a folder of them")
         files += [f for f in found if f not in files]
-    often = Counter(map(_stem, files))
+    often = Counter(_stem(f).casefold() for f in files)
     names = [
-        _stem(f) if often[_stem(f)] == 1 else f"{_word(f.absolute().parent.name)}_{_stem(f)}" for f in files
+        _stem(f) if often[_stem(f).casefold()] == 1 else f"{_word(f.absolute().parent.name)}_{_stem(f)}"
+        for f in files
     ]
-    if twice := next((name for name, times in Counter(names).items() if times > 1), None):
-        both = [str(f) for f, name in zip(files, names, strict=True) if name == twice]
+    times = Counter(name.casefold() for name in names)
+    both = [(f, name) for f, name in zip(files, names, strict=True) if times[name.casefold()] > 1]
+    if both:
+        (one, name), (other, _) = [pair for pair in both if pair[1].casefold() == both[0][1].casefold()][:2]
         raise InputError(
-            f"{both[0]} and {both[1]} would both be called {twice}: rename one, or vary them in two calls"
+            f"{one} and {other} would both be called {name}: rename one, or vary them in two calls"
         )
     return [
         Source(name if len(strengths) == 1 else f"{name}_s{100 * s:g}", file, s, file_sha256(file))
@@ -141,4 +151,5 @@ def _stem(path: Path) -> str:
 def _word(text: str) -> str:
     """Text as a file's name that needs no quotes anywhere."""
     word = re.sub(r"[^\w.-]+", "_", plain(text)).strip("._") or "sound"
-    return f"{word}_" if word == PAGE else word
+    word = word[:LONGEST]
+    return f"{word}_" if word.casefold() == PAGE else word
