@@ -46,8 +46,10 @@ def test_the_record_has_every_strength_beside_what_it_is_compared_with(record):
         ("Through the model", None, None),
         ("Another sound of its class", None, None),
         ("Variations", 0.6, "its own embedding"),
+        ("Variations", 0.6, "its own embedding, no guidance"),
         ("Variations", 0.6, "its class's prompt"),
         ("Variations", 1.0, "its own embedding"),
+        ("Variations", 1.0, "its own embedding, no guidance"),
         ("Variations", 1.0, "its class's prompt"),
     ]
     for row in told["rows"]:

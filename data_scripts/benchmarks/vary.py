@@ -37,6 +37,8 @@ TAKES = 2
 #: strengths that are kept to be heard
 HEARD = (0.2, 0.4, 0.6, 0.8)
 SOUND, THROUGH = "Sound", "Through the model"
+#: what steers
+OWN, TEXT = "its own embedding", "its class's prompt"
 
 
 def told(values: Sequence[float]) -> dict[str, float]:
@@ -71,8 +73,8 @@ class Scores:
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: vary.json and clips; replaced.")],
     model: Model = "mini",
-    per_class: Annotated[int, typer.Option(help="Sounds of each class.")] = 5,
-    strengths: Annotated[str, typer.Option(help="With commas between them.")] = "0.2,0.4,0.6,0.8,1",
+    per_class: Annotated[int, typer.Option(help="Sounds of each class.")] = 4,
+    strengths: Annotated[str, typer.Option(help="With commas between them.")] = "0.2,0.4,0.6,0.8",
     seed: Annotated[int, typer.Option(help="Of the variations.")] = 0,
     device: Device = "auto",
 ) -> None:
@@ -99,16 +101,19 @@ def main(
         {"what": "Another sound of its class", **scores.row([[wave] for wave in others])},
     ]
     heard: dict[float, list[np.ndarray]] = {}
-    bar = tqdm(total=len(chosen) * 2 * len(waves), unit="sound")
-    for strength, steered in itertools.product(chosen, ("its own embedding", "its class's prompt")):
-        texts = None if steered.startswith("its own") else [prompt(cls) for cls in classes]
+    guidance = system.sampling.guidance_scale
+    ways = {OWN: guidance, f"{OWN}, no guidance": 1.0, TEXT: guidance}
+    bar = tqdm(total=len(chosen) * len(ways) * len(waves), unit="sound")
+    for strength, (steered, scale) in itertools.product(chosen, ways.items()):
         takes = []
-        for k, wave in enumerate(waves):
-            said = None if texts is None else texts[k : k + 1]
-            takes += vary(system, [wave], TAKES, strength=strength, prompts=said, seed=seed)
+        for cls, wave in zip(classes, waves, strict=True):
+            said = [prompt(cls)] if steered == TEXT else None
+            takes += vary(
+                system, [wave], TAKES, strength=strength, prompts=said, guidance_scale=scale, seed=seed
+            )
             bar.update()
         rows.append({"what": "Variations", "strength": strength, "steered": steered, **scores.row(takes)})
-        if texts is None and strength in HEARD:
+        if steered == OWN and strength in HEARD:
             heard[strength] = takes
     bar.close()
     shutil.rmtree(out, ignore_errors=True)

@@ -63,13 +63,13 @@ def variations_page(
         for i, path in enumerate(files[source.name][:CLIPS]):
             told = away[path.relative_to(out).as_posix()]
             words = f"similarity {told['similarity']:.2f}" if "similarity" in told else ""
-            cells[head, f"{i + 1}"] = save_player(
+            cells[head, f"Take {i + 1}"] = save_player(
                 model_wave(path),
                 system.sampling_rate,
                 folder / f"{number:02d}_{i + 1:02d}.mp3",
                 caption=words,
             )
-    columns = [SOUND, THROUGH, *(f"{i + 1}" for i in range(min(CLIPS, len(files[sources[0].name]))))]
+    columns = [SOUND, THROUGH, *(f"Take {i + 1}" for i in range(min(CLIPS, len(files[sources[0].name]))))]
     grid = listening_grid(heads, columns, cells, title="variations", allow_missing=True, folder=folder)
     files_of = [{"row": r, "column": c, "file": clip.path.name} for (r, c), clip in cells.items()]
     write_json(folder / MARK, files_of)
