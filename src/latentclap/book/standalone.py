@@ -10,26 +10,30 @@ from latentclap.files import write_text
 
 STYLE = """
 :root { color-scheme: light dark; font-family: system-ui, sans-serif; line-height: 1.5; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+body > p { max-width: 46rem; }
 table { border-collapse: collapse; }
 th, td { padding: .4rem .6rem; text-align: left; vertical-align: top; }
-tbody th { max-width: 14rem; font-weight: normal; overflow-wrap: anywhere; }
 tr + tr { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-audio { display: block; width: 240px; height: 40px; }
-img { display: block; margin-top: .3rem; border-radius: 3px; }
-.lc-picture { cursor: pointer; }
+audio { display: block; width: 100%; max-width: 260px; height: 40px; }
+audio::-webkit-media-controls-mute-button, audio::-webkit-media-controls-volume-control-container { display: none; }
+img { display: block; width: 100%; max-width: 260px; height: auto; margin-top: .3rem; border-radius: 3px; }
+.lc-picture { display: block; cursor: pointer; }
 .numbers { overflow-x: auto; margin: 1rem 0; }
 .numbers thead th + th { text-align: right; }
 .numbers th, .numbers td { white-space: nowrap; }
 .numbers td { text-align: right; font-variant-numeric: tabular-nums; }
-.lc-caption, .lc-note, .lc-key { font-size: .8rem; opacity: .75; }
-.lc-caption { overflow-wrap: anywhere; max-width: 240px; }
-@media (max-width: 56rem) {
-  .lc-grid thead { display: none; }
-  .lc-grid tr, .lc-grid td, .lc-grid tbody th { display: block; max-width: none; }
-  .lc-grid tbody th { font-weight: bold; }
-  td[data-column]::before { content: attr(data-column); }
-}
+.lc-caption, .lc-note { font-size: .8rem; opacity: .75; }
+.lc-caption { overflow-wrap: anywhere; max-width: 260px; }
+.lc-grid, .lc-grid tbody { display: block; }
+.lc-grid thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.lc-row { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 11rem), 1fr)); column-gap: .6rem;
+  padding: .5rem 0; counter-reset: place; }
+.lc-row th, .lc-row td { display: block; min-width: 0; padding: .2rem 0; }
+.lc-row th { grid-column: 1 / -1; overflow-wrap: anywhere; }
+.lc-row td { counter-increment: place; }
+.lc-row td::before { content: counter(place) " \\00b7  " attr(data-column); display: block; font-size: .85rem; }
+@media (hover: none) { .lc-row td::before { content: attr(data-column); } }
 """
 #: one player pauses the others; a click on a picture plays from there; the number keys play the clips of the row that
 #: was heard last
