@@ -313,6 +313,7 @@ def test_a_dry_run_writes_nothing(sounds, family, tmp_path):
     said = run(sounds, "-o", tmp_path / "out", "--model", family, "--dry-run")
     assert said.exit_code == 0
     assert "11 sounds to train on, 1 held out" in said.output
+    assert "fine-tuned with λ = " in said.output and " clips a step; " in said.output
     assert not (tmp_path / "out").exists()
     few = run(sounds, "-o", tmp_path / "out", "--model", family, "--dry-run", "--hold-out", 0.05)
     assert "12 sounds to train on, 0 held out (of fewer than 20 none is)" in few.output
@@ -320,7 +321,7 @@ def test_a_dry_run_writes_nothing(sounds, family, tmp_path):
 
 def test_a_dry_run_looks_at_the_model(sounds, family, tmp_path):
     options = (sounds, "-o", tmp_path / "out", "--dry-run")
-    for name in ("nonsense", tmp_path / "nonsense", sounds):
+    for name in ("nonsense", "checkpoints/nonsense", tmp_path / "nonsense", sounds):
         said = run(*options, "--model", name, "--lam", 0)
         assert isinstance(said.exception, InputError), name
     assert isinstance(run(*options, "--model", family, "--phi", tmp_path / "no").exception, InputError)

@@ -3,6 +3,8 @@ from importlib.resources import files
 
 import pytest
 
+from latentclap import papers
+from latentclap.diffusion import NoiseSchedule
 from latentclap.errors import InputError
 from latentclap.profiles import load_profile, names
 
@@ -14,13 +16,19 @@ def test_all_shipped_profiles_load():
 
 
 def test_the_paper_s_numbers():
-    # sections IV-A and IV-B
-    paper = load_profile("paper")
-    assert (paper.finetune.epochs, paper.finetune.lr) == (500, 3e-6)
-    assert (paper.finetune.lam, paper.finetune.lam_tuning) == (2000, 1000)
-    assert (paper.generate.steps, paper.generate.guidance_scale) == (200, 2.0)
-    assert paper.evaluate.clips_per_class == 100
-    assert paper.sweep.epochs == 100
+    """Profile paper has the settings that the paper prints."""
+    paper, printed = load_profile("paper"), dict(papers.SETTINGS)
+    assert len(NoiseSchedule().betas) == printed.pop("train_steps_N")
+    assert printed == {
+        "guidance_scale": paper.generate.guidance_scale,
+        "inference_steps_N": paper.generate.steps,
+        "clips_per_class": paper.evaluate.clips_per_class,
+        "epochs_table_1": paper.finetune.epochs,
+        "epochs_fig_3": paper.sweep.epochs,
+        "learning_rate": paper.finetune.lr,
+        "lam_latent": paper.finetune.lam,
+        "lam_tuning_latent": paper.finetune.lam_tuning,
+    }
 
 
 @pytest.mark.parametrize("name", names())

@@ -137,11 +137,6 @@ SETTINGS: dict[str, float | int] = {
     "lam_tuning_latent": 1000,
 }
 
-#: Average FAD that the abstract of arXiv:2305.15905 [12] reports, of its entry to DCASE 2023 Task 7 (fine-tuned and
-#: filtered; it tells of no tuning layer) and of the challenge's baseline. The paper's own re-runs of the baselines
-#: (Table I) use one model size and CFG 2 for every class.
-REPORTED_ELSEWHERE: dict[str, float] = {"DCASE entry": 4.765, "DCASE baseline": 9.7}
-
 
 def table_1() -> pd.DataFrame:
     """Table I as printed: index system; columns the seven classes, average, std."""

@@ -119,13 +119,18 @@ def finetune(
 
     own = Own(find_sounds(sounds, hold_out), out, model, phi, judge, changes, crops, crop, listen)
     _announce(own, hold_out)
-    own.config(len(own.sounds.usable))  # wrong values stop here, before any work
+    config = own.config(len(own.sounds.usable))  # wrong values stop here, before any work
     record = own.check()
     if dry_run:
         from latentclap.launch import check_precision
 
         check_precision(precision)
         own.check_model()
+        typer.echo(
+            f"to be done: {model} fine-tuned with λ = {config.lam:g} and learning rate {config.lr:g},"
+            f" {plural(config.batch_size, 'clip')} a step; {plural(config.epochs, 'epoch')}, where each sound gives"
+            " one clip"
+        )
         return
     options = {
         "minutes": minutes,
