@@ -241,14 +241,14 @@ def evaluate(
     from latentclap.fad import load_stats
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
-    from latentclap import evaluate as room  # needs torch
+    from latentclap import evaluate as evaluation  # needs torch
 
-    clips = room.clips_in_folder(generated)
-    real = {} if stats else room.clips_in_folder(reference, duplicates_ok=True)
+    clips = evaluation.clips_in_folder(generated)
+    real = {} if stats else evaluation.clips_in_folder(reference, duplicates_ok=True)
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", "auto"))
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
-    result = room.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
+    result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}
     same = len(files & {path.resolve() for paths in real.values() for path in paths})
@@ -260,9 +260,11 @@ def evaluate(
         )
     if json_path is not None:
         result.save(json_path)
+        typer.echo(f"written: {json_path}")
 
 
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:
+    """{class: files} as {class: embeddings of the first ``seconds`` of each}, with a bar."""
     from latentclap.evaluate import embed_clips
 
     bar = tqdm(

@@ -38,7 +38,8 @@ def run_app(app: Callable[..., Any]) -> int:
         if type(error).__name__ == "SafetensorError":  # its way to say a full disk, or a damaged file
             return _say(error, _one_line(str(error)))
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            return _say(error, "the GPU has too little memory; give a smaller --batch-size or --device cpu")
+            mend = "a smaller --batch-size may help, and LATENTCLAP_DEVICE=cpu computes on the CPU"
+            return _say(error, f"the GPU has too little memory; {mend}")
         raise
     except KeyboardInterrupt:
         status = 130
@@ -47,7 +48,7 @@ def run_app(app: Callable[..., Any]) -> int:
             print(stop.message, file=sys.stderr)
         raise
     if status == 130:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
     return status if isinstance(status, int) else 0
 
 
