@@ -71,7 +71,22 @@ def check_precision(precision: str) -> None:
 
 
 class Launch:
-    """One call: the same in every process, but that only the main one writes."""
+    """One call of the command, made in every process of a training; only the main process writes.
+
+    Args:
+        file: the configuration.
+        state: accelerate's, which knows the processes and the device.
+        minutes: stop after this time, with a checkpoint; 0 runs to the end.
+        quiet: show no progress bar.
+        precision: see ``TrainConfig``; like the four that follow it is no part of the result.
+        compile: see ``TrainConfig``.
+        fused: with compile, our kernels in the UNet.
+        checkpointing: trade time for memory.
+        channels_last: order of the weights in memory.
+
+    Raises:
+        InputError: a value that is wrong, or no such cache.
+    """
 
     def __init__(
         self,
@@ -81,16 +96,22 @@ class Launch:
         minutes: float,
         quiet: bool,
         precision: str = "auto",
-        **ways: bool,
+        compile: bool = False,
+        fused: bool = True,
+        checkpointing: bool = False,
+        channels_last: bool = False,
     ) -> None:
         from latentclap.cache import ShardedCache
 
         check_precision(precision)
         self.file, self.state, self.minutes, self.quiet = file, state, minutes, quiet
-        #: compile, fused, checkpointing, channels_last: how it is trained, which is not part of the result
-        self.ways = ways
-        #: nor is this
         self.precision = precision
+        self.ways = {
+            "compile": compile,
+            "fused": fused,
+            "checkpointing": checkpointing,
+            "channels_last": channels_last,
+        }
         self.profile = load_profile(file.profile)
         #: the part's values, checked
         self.values = self._values()
@@ -282,7 +303,7 @@ class Launch:
         from latentclap.train.config import resolved
 
         config, system, phi = self._parts()
-        world, checkpointing = self.state.num_processes, bool(self.ways.get("checkpointing"))
+        world, checkpointing = self.state.num_processes, self.ways["checkpointing"]
         batch = -(-config.batch_size // world)
         # without a GPU here, one that has bf16 is meant
         here = self.precision != "auto" or self.state.device.type == "cuda"
@@ -382,7 +403,7 @@ def train(
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Weights in the order of a GPU's tensor cores.")
     ] = False,
-    diffusers: Annotated[
+    no_fused: Annotated[
         bool, typer.Option("--no-fused", help="With --compile: diffusers' own UNet, without our kernels.")
     ] = False,
     precision: Precision = "",
@@ -401,26 +422,44 @@ def train(
     if given and (given == "cpu" or os.environ.get("WORLD_SIZE", "1") == "1"):  # of several, each has its own
         use(given, named="LATENTCLAP_DEVICE")
     state = processes()
-    ways = {"compile": compile, "checkpointing": checkpointing, "channels_last": channels_last}
-    if file.part != "finetune" and any(ways.values()):
-        asked = next("--" + name.replace("_", "-") for name, on in ways.items() if on)
+    on_gpu = {
+        "--compile": compile,
+        "--checkpointing": checkpointing,
+        "--channels-last": channels_last,
+    }
+    if file.part != "finetune" and any(on_gpu.values()):
+        asked = next(option for option, on in on_gpu.items() if on)
         raise InputError(f"{asked} is for part finetune, not {file.part}")
-    if diffusers and not compile:
+    if no_fused and not compile:
         raise InputError("--no-fused goes with --compile: without it the UNet is diffusers' own anyway")
-    ways["fused"] = not diffusers
-    precision = precision or _launchers_precision()
-    launch = Launch(file, state, minutes=minutes, quiet=quiet, precision=precision, **ways)
-    if dry_run:
-        found = launch.check()
-        said = f"{launch.describe()}; {state.num_processes} processes, {state.device}"
-        if file.part == "finetune":
-            said += f"\n{launch.foretell()}"
-        said += f"\n{found}" if found else ""
-    else:
-        said = complete(launch)
+    launch = Launch(
+        file,
+        state,
+        minutes=minutes,
+        quiet=quiet,
+        precision=precision or _launchers_precision(),
+        compile=compile,
+        fused=not no_fused,
+        checkpointing=checkpointing,
+        channels_last=channels_last,
+    )
+    said = preview(launch) if dry_run else complete(launch)
     if state.is_main_process:
         typer.echo(said)
     state.destroy_process_group()
+
+
+def preview(launch: Launch) -> str:
+    """What ``--dry-run`` prints: the run, where it would compute, its memory, and whether it is finished.
+
+    Raises:
+        InputError: see :meth:`Launch.check`.
+    """
+    found = launch.check()
+    lines = [f"{launch.describe()}; {launch.state.num_processes} processes, {launch.state.device}"]
+    if launch.file.part == "finetune":
+        lines.append(launch.foretell())
+    return "\n".join([*lines, found] if found else lines)
 
 
 def complete(launch: Launch) -> str:
