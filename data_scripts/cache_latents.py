@@ -33,7 +33,7 @@ import typer
 
 from latentclap.errors import InputError, run_app
 from latentclap.gpus import use
-from latentclap.options import Judge, Model, Quiet, application, at_least
+from latentclap.options import Exclude, Judge, Model, Quiet, Side, application, at_least
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ def main(
     system: Model = "mini",
     judge: Judge = "",
     per_shard: Annotated[int, typer.Option(help="Clips per shard, where SOURCE is no shards.")] = 1000,
-    side: Annotated[
-        str, typer.Option(help="Of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all.")
-    ] = "dev",
-    exclude: Annotated[
-        list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
-    ] = None,
+    side: Side = "dev",
+    exclude: Exclude = None,
     crops: Annotated[int, typer.Option(help="Clips of one sound, at most, where it is long enough.")] = 1,
     crop: Annotated[str, typer.Option(help="Which part of a sound: first or random.")] = "first",
     batch_size: Annotated[int, typer.Option(help="Clips per forward pass.")] = 8,

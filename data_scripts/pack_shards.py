@@ -30,7 +30,7 @@ from latentclap.cache.listing import described, list_clips
 from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
-from latentclap.options import Quiet, application, at_least
+from latentclap.options import Exclude, Quiet, Side, application, at_least
 from latentclap.wording import human, plural
 
 app = application(__doc__)
@@ -41,12 +41,8 @@ def main(
     source: Annotated[Path, typer.Argument(help="Folder of clips.")],
     out: Annotated[Path, typer.Argument(help="Folder of the shards, 000000.tar and so on.")],
     per_shard: Annotated[int, typer.Option(help="Clips per shard.")] = 1000,
-    side: Annotated[
-        str, typer.Option(help="Of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all.")
-    ] = "dev",
-    exclude: Annotated[
-        list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")
-    ] = None,
+    side: Side = "dev",
+    exclude: Exclude = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be packed, and stop.")] = False,
     quiet: Quiet = False,
 ) -> None:

@@ -73,7 +73,9 @@ def corpus(
         typer.Option(help="Folder of other recordings with a meta.csv; may be given again."),
     ] = None,
     real_copies: Annotated[int, typer.Option(help="How often each recording is in.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Of procedural clips and of the split by recording.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of procedural clips and of the split by recording.", min=0)
+    ] = 0,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
 ) -> None:
     """Make the training corpus."""
@@ -129,7 +131,7 @@ def train(
     start: Start = "",
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: the stage's own.", min=0)] = None,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="Of order and noise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of order and noise.", min=0)] = 0,
     threads: Threads = 0,
 ) -> None:
     """Train one stage, or all in their order."""
@@ -196,8 +198,8 @@ def measure(
     judge: Judge = YARDSTICK,
     real: HeldOut = None,
     clips: Annotated[int, typer.Option(help="Generated clips per class.", min=1)] = 50,
-    profile: Annotated[str, typer.Option(help="Whose sampling settings are used.")] = "quick",
-    seed: Annotated[int, typer.Option(help="Of generation, and of the split by recording.", min=0)] = 0,
+    profile: Annotated[str, typer.Option(help="Profile whose sampling settings are used.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Seed of generation, and of the split by recording.", min=0)] = 0,
     before: Annotated[
         str, typer.Option(help="An earlier family, to compare errors at the noise levels with.")
     ] = "",
@@ -228,7 +230,7 @@ def samplers(
     judge: Judge = YARDSTICK,
     real: HeldOut = None,
     clips: Annotated[int, typer.Option(help="Generated clips per class and point.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Of generation.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of generation.", min=0)] = 0,
     threads: Threads = 0,
 ) -> None:
     """Quality against steps and guidance, for DDIM and DPM-Solver++."""

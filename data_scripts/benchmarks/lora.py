@@ -40,7 +40,7 @@ def _add(out: Path, part: str, value: dict[str, Any]) -> None:
 @app.command()
 def count(
     rank: Annotated[int, typer.Option(help="Rank whose step is walked through.")] = 16,
-    width: Annotated[int, typer.Option(help="Of φ; PANN-10: 64.")] = 64,
+    width: Annotated[int, typer.Option(help="Width of φ; PANN-10: 64.")] = 64,
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")] = RECORD,
 ) -> None:
     """Count at the paper's full size, with tensors that have no memory."""
@@ -74,7 +74,7 @@ def count(
 
 @app.command()
 def train(
-    rank: Annotated[int, typer.Option(help="Of the adapters.")] = 16,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 16,
     epochs: Annotated[int, typer.Option(help="Passes over the development clips.")] = 10,
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")] = RECORD,
 ) -> None:

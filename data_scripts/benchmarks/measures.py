@@ -50,7 +50,7 @@ def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON file to write.")],
     trials: Annotated[int, typer.Option(help="Small sets of each size.")] = 200,
     n_boot: Annotated[int, typer.Option(help="Bootstrap draws of each.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
 ) -> None:
     """Simulate what FAD and KAD say of few clips."""
     if trials < 2 or n_boot < 2:

@@ -104,7 +104,7 @@ def generate(
         typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
     ] = None,
     eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1 (AudioLDM's own code: 1).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same one gives the same clips on one machine.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
     format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
     seconds: Annotated[
@@ -219,9 +219,9 @@ def evaluate(
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Also write the result there.")] = None,
     n_boot: Draws = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     seconds: Annotated[
-        float, typer.Option(help="Evaluated from the start of each clip; Table I: 4 s.")
+        float, typer.Option(help="Seconds evaluated, from the start of each clip; Table I: 4.")
     ] = 4.0,
     quiet: Quiet = False,
 ) -> None:
@@ -290,9 +290,9 @@ def survey(
         str, typer.Option(help="Class names with commas between them; default: those in every folder.")
     ] = "",
     seed: Annotated[
-        int, typer.Option(help="Of the draw among a folder's clips, and of their new names.")
+        int, typer.Option(help="Seed of the draw among a folder's clips, and of their new names.")
     ] = 0,
-    seconds: Annotated[float, typer.Option(help="Kept from the start of each clip.")] = 4.0,
+    seconds: Annotated[float, typer.Option(help="Seconds kept, from the start of each clip.")] = 4.0,
     sampling_rate: Annotated[
         int, typer.Option(help="Bring all clips to this rate in Hz; default: as they are.")
     ] = 0,
@@ -426,7 +426,7 @@ def convert(
         ),
     ] = None,
     scale_factor: Annotated[
-        float | None, typer.Option(help="Of the latents, where the file has none; its own wins.")
+        float | None, typer.Option(help="Scale factor of the latents, where the file has none; its own wins.")
     ] = None,
     head_channels: Annotated[
         int | None, typer.Option(help="Channels of an attention head; default: AudioLDM's 32, or 64 in L.")

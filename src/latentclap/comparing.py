@@ -72,10 +72,14 @@ def compare(
         str | None,
         typer.Option(help="System whose CLAP is used, for clap and --similarity; default: mini."),
     ] = None,
-    neighbours: Annotated[int, typer.Option(help="That make a ball, for precision and coverage.")] = 5,
+    neighbours: Annotated[
+        int, typer.Option(help="Neighbours that make a ball, for precision and coverage.")
+    ] = 5,
     n_boot: Draws = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    seconds: Annotated[float, typer.Option(help="Compared from the start of each clip; Table I: 4 s.")] = 4.0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds compared, from the start of each clip; Table I: 4.")
+    ] = 4.0,
     items: Annotated[int, typer.Option(help="Clips of each class on the page; 0: figures alone.")] = 2,
     quiet: Quiet = False,
 ) -> None:

@@ -36,6 +36,11 @@ VGGishMode = Annotated[
     typer.Option(help="With --vggish: exact as the organisers' tool, or resampled to 16 kHz."),
 ]
 Draws = Annotated[int, typer.Option(help="Bootstrap draws over clips; 0 for no interval.")]
+Side = Annotated[
+    str,
+    typer.Option(help="Side taken of a folder in DCASE layout, or with dev/ and eval/: dev, eval or all."),
+]
+Exclude = Annotated[list[Path] | None, typer.Option(help="List of clips to leave out; may be given again.")]
 Minutes = Annotated[
     float, typer.Option(help="Stop training after this time, with a checkpoint; 0: to the end.")
 ]

@@ -73,7 +73,7 @@ def point(
     out: Annotated[Path, typer.Option("--out", "-o", help="The scores go to this JSON file.")],
     profile: Annotated[str, typer.Option(help="Name, or path of a .toml file.")] = "quick",
     tuning: Annotated[bool, typer.Option(help="Train a tuning layer too.")] = False,
-    seed: Annotated[int, typer.Option(help="Of training and of the generated clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of training and of the generated clips.")] = 0,
     data: Annotated[str, typer.Option(help="Folder in DCASE layout; empty: the profile's.")] = "",
 ) -> None:
     """Train and score one point of Fig. 3; a killed job goes on from its last checkpoint."""

@@ -83,7 +83,7 @@ def finetune(
         int, typer.Option(help="Train LoRA adapters of this rank (16, say): a file of MB; 0: all weights.")
     ] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step; default: 16, with mini 8.")] = None,
-    seed: Annotated[int, typer.Option(help="Of order, noise and dropout, and of the page's clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of order, noise and dropout, and of the page's clips.")] = 0,
     hold_out: Annotated[float, typer.Option(help="Share of the sounds that is only measured.")] = 0.1,
     crops: Annotated[int, typer.Option(help="Clips of one sound, at most, where it is long enough.")] = 8,
     crop: Annotated[Literal["first", "random"], typer.Option(help="Which parts of a long sound.")] = "first",
