@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "python data_scripts/benchmarks/family.py": "data_scripts/benchmarks/family.py",
     "python data_scripts/benchmarks/lora.py": "data_scripts/benchmarks/lora.py",
     "python data_scripts/benchmarks/measures.py": "data_scripts/benchmarks/measures.py",
+    "python data_scripts/benchmarks/vary.py": "data_scripts/benchmarks/vary.py",
 }
 # a paragraph of a help text that keeps its lines: typer leaves the mark before it, and
 _KEPT = re.compile("\\n\b\\n((?:[^\\n]+\\n)+)")
