@@ -604,7 +604,7 @@ def test_the_listening_page_has_every_class_system_and_clip(tmp_path):
     count = listening_page([source], out, tmp_path / "book/_static")
     text = out.read_text()
     assert count == 3  # three files, shared by all cells of this test
-    assert text.startswith("*Shown are the first 3 of 20 clips")
+    assert text.startswith('<p class="lc-nav">') and "\n\n*Shown are the first 3 of 20 clips" in text
     assert re.findall(r"^## (.+)$", text, re.MULTILINE)[0] == "Dog bark"
     assert "Prompt: “This is a sound of dog bark.”" in text
     page = Sources(text)

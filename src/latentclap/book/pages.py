@@ -129,7 +129,7 @@ def listening_page(
     shelf, book = Shelf(static, "listening"), Path(static).parent
     links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
     told = similarity_sentences(scale) if scale else []
-    parts = [*(f"*{rule}*" for rule in rules), *told, f'<p class="lc-nav">{" · ".join(links)}</p>']
+    parts = [f'<p class="lc-nav">{" · ".join(links)}</p>', *(f"*{rule}*" for rule in rules), *told]
     levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
