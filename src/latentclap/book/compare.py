@@ -81,10 +81,10 @@ def _changes(told: Mapping[str, Any]) -> str:
     rows = [
         (
             f"{measure}, {name}",
+            c["verdict"],
             f"{c['value']:+.2f}",
             f"[{c['low']:+.2f}, {c['high']:+.2f}]" if c["low"] is not None else "",
             f"{c['p']:.2g}" if c["p"] is not None else "",
-            c["verdict"],
         )
         for measure, changes in told["changes"].items()
         for name, c in changes.items()
@@ -96,11 +96,12 @@ def _changes(told: Mapping[str, Any]) -> str:
     # the smallest p of a family was multiplied by its size
     least = min([1.0, *(min(family) / len(family) * tests for family in families if family)])
     words = (
-        "Intervals are those of one change each; p is corrected for the systems of a measure, so that an interval may"
-        f" leave out 0 where p says nothing. Corrected for all {tests} tests of this table, the smallest p is"
-        f" {least:.2f}."
+        "Each interval is of one change alone, while p is corrected for the systems of a measure: an interval may"
+        f" leave out 0 where p does not call it a difference. Corrected for all {tests} tests of this table, the"
+        f" smallest p is {least:.2f}."
     )
-    return table(("", f"against {first}", "95 %", "p (Holm)", "this shows"), rows, numbers=4) + f"\n\n{words}"
+    head = ("measure, system", "this shows", f"change from {first}", "95 % interval", "p (Holm)")
+    return table(head, rows, numbers=3) + f"\n\n{words}"
 
 
 def _simulated(told: Mapping[str, Any]) -> str:
@@ -123,6 +124,7 @@ def _simulated_in_words(told: Mapping[str, Any]) -> list[str]:
     return [
         f"Means over {told['trials']} sets with their standard errors, against {told['reference_clips']} reference"
         f" clips; clips of {told['windows']} windows of {told['dimensions']} dimensions. *Held* is the share of"
-        " intervals that have the true value in them, *p < 0.05* that of permutation tests that tell the sets apart.",
+        " 95 % intervals that have the true value in them; *p < 0.05* is the share of permutation tests of KAD that"
+        " tell the sets apart.",
         str(provenance_line(told, profile="a simulation", wall_seconds=told["seconds"])),
     ]

@@ -75,7 +75,7 @@ def own_page(
     if not (folder / "own.json").is_file():
         raise InputError(f"{folder}: no own.json; python -m latentclap.book keep-own writes it")
     told = read_json(folder / "own.json")
-    write_text(out, "\n\n".join([_found(told), _losses(told), _players(told, folder, Path(static))]) + "\n")
+    write_text(out, "\n\n".join([_found(told), _players(told, folder, Path(static)), _losses(told)]) + "\n")
     return out
 
 
@@ -97,7 +97,7 @@ def _losses(told: Mapping[str, Any]) -> str:
         change = f"{loss['change']:+.2g}{interval}"
         rows.append((LOSSES[name], f"{loss['before']:.3g}", f"{loss['after']:.3g}", change))
     line = provenance_line(told, wall_seconds=told["seconds"])
-    head = ("on held-out sounds", "before", "after", "change [95 % over sounds]")
+    head = ("loss on held-out sounds (less is better)", "before", "after", "change [95 % over sounds]")
     return f"{table(head, rows, numbers=3)}\n\n{line}" if rows else f"{line}"
 
 

@@ -82,14 +82,13 @@ def _tables(told: Mapping[str, Any], figure: str) -> list[str]:
         averages.append((system, *(f"{v:.2f}" for v in fads), f"{np.mean(fads):.2f}", f"{paper[system]:.2f}"))
     changes = [
         (
-            row["from"],
-            row["to"],
+            f"{row['from']} → {row['to']}",
+            row["this run shows"],
             f"{row['this run']:+.2f}",
             f"{row['2.5 %']:+.2f} to {row['97.5 %']:+.2f}",
             f"{row['p (Holm)']:.2g}",
             f"{row['trainings']}",
             f"{row['paper']:+.2f}",
-            row["this run shows"],
         )
         for row in told["change"]
     ]
@@ -106,12 +105,17 @@ def _tables(told: Mapping[str, Any], figure: str) -> list[str]:
         f"{told['fad']}.",
         "## Average FAD of every training",
         table(("system", *(f"seed {s}" for s in seeds), "mean", "paper"), averages),
-        "## What changes it",
-        "Of several trainings, the interval is Student's over their changes; of one (the rows with a filter), a"
-        " bootstrap over its clips. The verdict follows p, corrected by Holm for the number of rows.",
-        table(("from", "to", "change", "95 % interval", "p (Holm)", "trainings", "paper", "shows"), changes),
+        "## What the loss, the tuning layer and the filter change",
+        "Below 0 is better. With several trainings, the interval is Student's over their changes; with one (the rows"
+        " with a filter), it is a bootstrap over its clips. What the run shows follows p, corrected by Holm for the"
+        " number of rows.",
+        table(
+            ("change", "this run shows", "FAD", "95 % interval", "p (Holm)", "trainings", "paper"),
+            changes,
+            numbers=5,
+        ),
         "## By class",
-        "Means over the trainings.",
+        "FAD of each class, in means over the trainings.",
         table(("class", *_SYSTEMS), classes),
         "## Similarity of audio and text",
         "By the judging CLAP alone, for all systems; the paper does not say whether its text embeddings had passed"
