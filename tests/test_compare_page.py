@@ -21,7 +21,7 @@ def test_tables_have_every_system_and_every_size(records, tmp_path):
         assert f"| {row['system']} | {row['fad']:.2f} | {row['kad']:.2f} |" in text
     for measure, changes in found["changes"].items():
         for name, change in changes.items():
-            assert f"| {measure}, {name} | {change['value']:+.2f} |" in text
+            assert f"| {measure}, {name} | {change['verdict']} | {change['value']:+.2f} |" in text
             assert change["verdict"] in text
     ps = [change["p"] for changes in found["changes"].values() for change in changes.values()]
     systems = len(found["summary"]) - 1
