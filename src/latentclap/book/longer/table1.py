@@ -109,11 +109,13 @@ def _tables(told: Mapping[str, Any], figure: str) -> list[str]:
         "Below 0 is better. With several trainings, the interval is Student's over their changes; with one (the rows"
         " with a filter), it is a bootstrap over its clips. What the run shows follows p, corrected by Holm for the"
         " number of rows.",
+        ":::{div} lc-shown",
         table(
             ("change", "this run shows", "FAD", "95 % interval", "p (Holm)", "trainings", "paper"),
             changes,
             numbers=5,
         ),
+        ":::",
         "## By class",
         "FAD of each class, in means over the trainings.",
         table(("class", *_SYSTEMS), classes),
