@@ -36,15 +36,17 @@ def quality_sections(path: str | Path) -> list[str]:
     words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in sampling.items())
     return [
         "## What it can do",
-        f"Measured on {held['clips']} clips of {held['recordings']} real recordings that none of the shipped networks"
-        " has heard, with a judge network trained on other real recordings only (the yardstick). Shares are of right"
-        " classes, with Wilson's 95 % interval; it takes clips for independent, and of several clips of one recording"
-        " it is a little too narrow. *MR-STFT loss* compares magnitude spectrograms of the waves at"
-        " several resolutions (spectral convergence and log magnitude, arXiv:1910.11480); *log-mel L1* is the mean"
-        " absolute difference of log-mels; less is better. A vocoder is worth its name where it loses less than"
-        " Griffin-Lim." + _polished(report["reconstructions"]),
+        "How much of a sound survives the way into the models and back, and does a listening network still recognise"
+        f" it? Measured on {held['clips']} clips of {held['recordings']} real recordings that none of the shipped"
+        " networks has heard. The listening network, the *yardstick*, was trained on other real recordings only.",
+        "- *Right class*: the share of clips that the yardstick puts into their class, with Wilson's 95 % interval."
+        " The interval takes clips for independent; with several clips of one recording it is a little too narrow.\n"
+        "- *MR-STFT loss* compares magnitude spectrograms of the waves at several resolutions (spectral convergence"
+        " and log magnitude, arXiv:1910.11480); *log-mel L1* is the mean absolute difference of log-mels. Of both,"
+        " less is better. A vocoder is worth having where it loses less than Griffin-Lim, which needs no training."
+        + _polished(report["reconstructions"]),
         _ways(report["reconstructions"]),
-        f"Generated from the paper's prompts ({words}), by the same judge:",
+        f"Generated from the paper's prompts ({words}), by the same yardstick:",
         _shares({"generated": report["generated"], "recordings": report["reconstructions"]["identity"]}),
         *_levels(report.get("levels", {})),
         "The text side of CLAP: class by the seven prompts, and finding a clip's own caption among others.",
@@ -119,9 +121,9 @@ def _choice(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"At {steps} steps of {own.sampler}, FAD is lowest at guidance {least['guidance_scale']:g} ({fads}), and the"
         f" share of right classes is highest at {most['guidance_scale']:g} ({shares}); the intervals of both overlap."
-        f" The paper takes 2.0 throughout. The weights' own setting, {own.guidance_scale:g}, takes the side of the"
-        " class: small networks that leave one in doubt what is meant would teach little about a loss that is to make"
-        " it clear."
+        f" The paper takes 2.0 throughout. The weights' own setting, {own.guidance_scale:g}, puts the class first:"
+        " from clips that leave in doubt what they are, little could be learned about a loss that is meant to make it"
+        " clear."
     ]
 
 
@@ -215,12 +217,12 @@ def _polished(rows: Mapping[str, Any]) -> str:
     if "mel, vocoder unpolished" not in rows:
         return ""
     return (
-        " The vocoder's phases are good and its magnitudes are not, so the family gives its waves the magnitudes"
-        " of the log-mel, lets a few iterations of Griffin-Lim make them agree, and keeps the silences that the"
-        " vocoder knows of (`latentclap.audio.polish`; `system.polish = None` switches it off): *alone* is without"
-        " that. How it takes from both was chosen on recordings of the training side. The number of iterations was"
-        " chosen on this table's own recordings: the smallest tried whose log-mel error is below Griffin-Lim's. More"
-        " of them bring a true log-mel nearer and make generated sneezes worse."
+        "\n- *Alone*: the vocoder without polish. Its phases are good and its magnitudes are not, so the models as"
+        " they ship give its waves the magnitudes of the log-mel, let a few iterations of Griffin-Lim make the two agree,"
+        " and keep the silences that the vocoder knows of (`latentclap.audio.polish`; `system.polish = None` switches"
+        " it off). How this takes from both was chosen on recordings of the training side. The number of iterations"
+        " was chosen on this table's own recordings: the smallest tried whose log-mel error is below Griffin-Lim's."
+        " More of them bring a true log-mel nearer, and make generated sneezes worse."
     )
 
 
