@@ -129,8 +129,10 @@ def _choice(points: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
     """Four panels: share of right classes and FAD, against steps and against guidance."""
-    from matplotlib import pyplot as plt
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
+    from latentclap.book.figures import CYCLE, figure_style
     from latentclap.files import atomic_path
 
     shared = {
@@ -138,12 +140,17 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
         for axis in ("steps", "guidance_scale")
         if (values := {p[axis] for p in points})
     }
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.6), layout="constrained", sharey="row")
+    samplers = list(dict.fromkeys(p["sampler"] for p in points))
+    with mpl.rc_context():
+        figure_style()
+        figure = Figure(figsize=(9, 5.6))
+        axes = figure.subplots(2, 2, sharey="row")
     for column, (axis, other) in enumerate((("steps", "guidance_scale"), ("guidance_scale", "steps"))):
-        for sampler in dict.fromkeys(p["sampler"] for p in points):
+        for k, sampler in enumerate(samplers):
             curve = [p for p in points if p["sampler"] == sampler and p[other] == shared[other]]
             curve.sort(key=lambda p: p[axis])
-            x = [p[axis] for p in curve]
+            aside = k - (len(samplers) - 1) / 2  # bars of two samplers do not hide each other
+            x = [p[axis] * 1.07**aside if axis == "steps" else p[axis] + 0.08 * aside for p in curve]
             for row, (value, interval) in enumerate(
                 (
                     ([p["verdict"]["accuracy"] for p in curve], [p["verdict"]["ci"] for p in curve]),
@@ -152,10 +159,18 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
             ):
                 bars = [[max(0.0, v - a), max(0.0, b - v)] for v, (a, b) in zip(value, interval, strict=True)]
                 axes[row, column].errorbar(
-                    x, value, list(zip(*bars, strict=True)), marker="o", capsize=3, label=sampler
+                    x,
+                    value,
+                    list(zip(*bars, strict=True)),
+                    marker="o",
+                    linestyle="-",
+                    capsize=3,
+                    color=CYCLE[k % len(CYCLE)],
+                    label=sampler,
                 )
         name = "denoising steps" if axis == "steps" else "guidance scale"
-        axes[0, column].set_title(f"at {other.replace('_', ' ')} {shared[other]:g}")
+        fixed = f"{shared[other]:g} steps" if other == "steps" else f"guidance scale {shared[other]:g}"
+        axes[0, column].set_title(f"at {fixed}")
         axes[1, column].set_xlabel(name)
         if axis == "steps":
             for panel in axes[:, column]:
@@ -163,11 +178,10 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
                 panel.set_xticks(sorted({p["steps"] for p in points}), sorted({p["steps"] for p in points}))
                 panel.minorticks_off()
     axes[0, 0].set_ylabel("share of right classes")
-    axes[1, 0].set_ylabel("FAD")
-    axes[0, 0].legend()
+    axes[1, 0].set_ylabel("FAD (less is better)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=len(samplers))
     with atomic_path(picture) as temporary:
-        figure.savefig(temporary, dpi=110)
-    plt.close(figure)
+        figure.savefig(temporary, format="png", dpi=110, facecolor="white")
 
 
 def share(value: Mapping[str, Any]) -> str:
@@ -180,8 +194,8 @@ def _judge(rows: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     return [
-        'The judge that comes with the family (`get_embedding("judge")`) was trained on its corpus, procedural and'
-        " real, and took part in no training of a generator. On clips that it never heard:",
+        'The judge that comes with these models (`get_embedding("judge")`) was trained on their corpus, procedural'
+        " and real, and took part in no training of a generator. On clips that it never heard:",
         _shares(rows),
     ]
 
@@ -218,11 +232,11 @@ def _polished(rows: Mapping[str, Any]) -> str:
         return ""
     return (
         "\n- *Alone*: the vocoder without polish. Its phases are good and its magnitudes are not, so the models as"
-        " they ship give its waves the magnitudes of the log-mel, let a few iterations of Griffin-Lim make the two agree,"
-        " and keep the silences that the vocoder knows of (`latentclap.audio.polish`; `system.polish = None` switches"
-        " it off). How this takes from both was chosen on recordings of the training side. The number of iterations"
-        " was chosen on this table's own recordings: the smallest tried whose log-mel error is below Griffin-Lim's."
-        " More of them bring a true log-mel nearer, and make generated sneezes worse."
+        " they ship give its waves the magnitudes of the log-mel, let a few iterations of Griffin-Lim make the two"
+        " agree, and keep the silences that the vocoder knows of (`latentclap.audio.polish`; `system.polish ="
+        " None` switches it off). How this takes from both was chosen on recordings of the training side. The number"
+        " of iterations was chosen on this table's own recordings: the smallest tried whose log-mel error is below"
+        " Griffin-Lim's. More of them bring a true log-mel nearer, and make generated sneezes worse."
     )
 
 
