@@ -16,12 +16,13 @@ from latentclap.files import atomic_path, file_sha256, write_text
 from latentclap.survey import RatedClip, survey_form
 
 INTRO = (
-    "You will hear one clip after the other, of three systems in an order of your own, and rate each for its audio"
-    " quality and for how well it fits its class, from 0 to 10. Which system a clip is of is shown when you stop.",
+    "You will hear one clip after the other, of three systems in an order that is drawn for you, and rate each for"
+    " its audio quality and for how well it fits its class, from 0 to 10. When you stop, you see your means of"
+    " each system beside the paper's.",
     "Use headphones. A class takes a minute or two. Nothing is sent: your answers are kept in this browser.",
 )
 CAVEAT = (
-    "One rater, small models, few clips: intervals are 95 % over the clips that you rated, and say how your ears take"
+    "One rater, small models, few clips: the 95 % intervals are over the clips that you rated, and tell how you hear"
     " these clips, not whether the systems differ. The paper's means are of 40 listeners a class and of its own"
     " systems."
 )
