@@ -124,12 +124,9 @@ def listening_page(
     cells, rules = read_items(sources)
     wanted = [canonical_system(system) for system in systems]
     _check_complete(cells, wanted, classes, sources)
-    from docutils.nodes import make_id  # part of the extra [book], as Sphinx names the sections
-
     shelf, book = Shelf(static, "listening"), Path(static).parent
-    links = (f'<a href="#{make_id(LABELS[cls])}">{LABELS[cls]}</a>' for cls in classes)
     told = similarity_sentences(scale) if scale else []
-    parts = [f'<p class="lc-nav">{" · ".join(links)}</p>', *(f"*{rule}*" for rule in rules), *told]
+    parts = [_links(LABELS[cls] for cls in classes), *(f"*{rule}*" for rule in rules), *told]
     levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
@@ -268,10 +265,20 @@ def model_card(
     measured += speed_sections(times) if times else []
     heard = _card_grid(listen, static) if listen and Path(listen).is_file() else []
     text = _as_section(readme.read_text(encoding="utf-8")) if readme.is_file() else ""
-    parts = (text, *heard, *measured, *_licence(content), *_sections(_once(content)))
+    parts = "\n\n".join(filter(None, (*heard, *measured, *_licence(content), *_sections(_once(content)))))
+    links = _links(re.findall(r"^## (.+)$", parts, re.MULTILINE))
     # records of earlier versions count "1 threads"
-    write_text(out, re.sub(r"\b1 threads\b", "1 thread", "\n\n".join(filter(None, parts))) + "\n")
+    page = re.sub(r"\b1 threads\b", "1 thread", "\n\n".join(filter(None, (text, links, parts))))
+    write_text(out, f"{page}\n")
     return Path(out)
+
+
+def _links(sections: Iterable[str]) -> str:
+    """A line of links to a page's sections, for pages that show no list of contents."""
+    from docutils.nodes import make_id  # part of the extra [book], as Sphinx names the sections
+
+    links = (f'<a href="#{make_id(name)}">{name}</a>' for name in sections)
+    return f'<p class="lc-nav">{" · ".join(links)}</p>'
 
 
 def _licence(content: Mapping[str, Any]) -> list[str]:
