@@ -114,6 +114,33 @@ def test_a_covariance_a_thousandth_off_is_refused_and_rounding_is_not():
     assert same == pytest.approx(turned, rel=1e-12)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_what_is_no_covariance_does_not_depend_on_the_units(unit):
+    """An embedding of values of a thousandth has variances of a millionth, and its faults are as small."""
+    zero, square = np.zeros(2), unit**2
+    with pytest.raises(InputError, match="not symmetric"):
+        frechet_distance(zero, square * np.array([[1.0, 0.5], [0.1, 1.0]]), zero, square * np.eye(2))
+    with pytest.raises(InputError, match="positive semi-definite"):
+        frechet_distance(zero, square * np.diag([1.0, -1e-3]), zero, square * np.eye(2))
+    off = square * np.array([[1.0, 0.0], [1e-7, 1.0]]), square * np.diag([1.0, -1e-7])
+    for sigma, expected in zip(off, (0, 1), strict=True):
+        assert frechet_distance(zero, sigma, zero, square * np.eye(2)) == pytest.approx(
+            square * expected, abs=square * 1e-6
+        )
+
+
+def test_a_direction_a_hundred_thousand_times_quieter_overlaps():
+    """Closed form of diagonals: (1 - 1)^2 + (1 - 1e-5)^2, where a direction taken for rounding would leave 1."""
+    found = frechet_distance(np.zeros(2), np.diag([1.0, 1e-10]), np.zeros(2), np.eye(2))
+    assert found == pytest.approx((1 - 1e-5) ** 2, rel=1e-9)
+
+
+def test_rounding_makes_no_distance_negative(rng):
+    """Of a Gaussian to itself it comes out at some -1e-13 every other time."""
+    some = [random_gaussian(rng, 12) for _ in range(20)]
+    assert min(frechet_distance(*gaussian, *gaussian) for gaussian in some) == 0
+
+
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
@@ -191,6 +218,20 @@ class TestStatistics:
         with pytest.raises(InputError, match="not a statistics npz"):
             load_stats(tmp_path / "object.npz")
 
+    def test_a_write_that_fails_leaves_the_old_statistics(self, rng, tmp_path, monkeypatch):
+        one = GaussianStats.from_embeddings(rng.standard_normal((20, 3)))
+        one.save(tmp_path / "one.npz")
+
+        def full(stream, **arrays):
+            stream.write(b"half")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            GaussianStats.from_embeddings(rng.standard_normal((9, 3))).save(tmp_path / "one.npz")
+        assert GaussianStats.load(tmp_path / "one.npz").n == 20
+        assert [p.name for p in tmp_path.iterdir()] == ["one.npz"]
+
     def test_embeddings_do_not_mix(self, rng):
         x = rng.standard_normal((20, 3))
         a, b = GaussianStats.from_embeddings(x, "judge"), GaussianStats.from_embeddings(x, "mel-statistics")
@@ -217,6 +258,43 @@ class TestInterval:
         for i in (0, 7, 19):
             expected = resampled(gen, w_gen[i]).distance(resampled(ref, w_ref[i]))
             assert estimate.draws[i] == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("beside", [0, 32])
+    def test_a_draw_takes_clips_whole_whatever_their_length(self, rng, monkeypatch, beside):
+        """By sums of each clip's products, and by rows."""
+        monkeypatch.setattr(fad.uncertainty, "ROWS_BESIDE", beside)
+        pieces = [rng.standard_normal((windows, 3)) for windows in (5, 1, 3, 9, 2)]
+        zero, eye = np.zeros(3), np.eye(3)
+        found = fad_with_ci(ClipEmbeddings.from_clips(pieces), GaussianStats(zero, eye, 99), n_boot=6, seed=4)
+        drawn = fad.uncertainty._multiplicities(np.random.default_rng(4), 6, 5).astype(int)
+        for value, weights in zip(found.draws, drawn, strict=True):
+            x = np.concatenate([piece for piece, n in zip(pieces, weights, strict=True) for _ in range(n)])
+            assert value == pytest.approx(frechet_distance(x.mean(0), np.cov(x.T), zero, eye), rel=1e-9)
+
+    def test_draws_beyond_what_memory_holds_at_once_are_made_too(self, rng):
+        """A thousand draws of VGGish's 128 dimensions come in parts of 244: here two parts, the last of six."""
+        x = rng.standard_normal((3, 50, 128))
+        ref = GaussianStats(np.zeros(128), np.eye(128), 999)
+        found = fad_with_ci(ClipEmbeddings.from_clips(list(x)), ref, n_boot=250, seed=5)
+        twin = np.random.default_rng(5)
+        last = [fad.uncertainty._multiplicities(twin, size, 3) for size in (244, 6)][1][-1].astype(int)
+        rows = np.repeat(x, last, axis=0).reshape(-1, 128)
+        expected = frechet_distance(rows.mean(0), np.cov(rows.T), ref.mu, ref.sigma)
+        assert found.draws.shape == (250,) and found.draws[-1] == pytest.approx(expected, rel=1e-9)
+
+    def test_by_default_a_thousand_draws_and_95_percent(self, rng):
+        e = fad_with_ci(clips(rng, 5, d=2), GaussianStats(np.zeros(2), np.eye(2), 99))
+        low, high = np.percentile(e.draws, [2.5, 97.5]) - e.bootstrap_bias
+        assert (e.draws.size, e.level, e.method) == (1000, 0.95, "centred")
+        assert (e.ci_low, e.ci_high) == pytest.approx((max(0, low), high))
+
+    def test_one_clip_has_a_distance_of_its_windows_without_draws(self, rng):
+        x = rng.standard_normal((30, 3))
+        found = fad_with_ci(
+            ClipEmbeddings.from_clips([x]), GaussianStats(np.zeros(3), np.eye(3), 9), n_boot=0
+        )
+        expected = frechet_distance(x.mean(0), np.cov(x.T), np.zeros(3), np.eye(3))
+        assert found.fad == pytest.approx(expected) and np.isnan(found.ci_low) and found.n_clips == 1
 
     def test_few_clips_in_many_dimensions(self, rng):
         """The reduced problem (span of the generated clips) gives the same draws as the full one."""
@@ -388,6 +466,21 @@ class TestInfinity:
         line = scipy.stats.linregress(1 / np.array(result.sizes), result.fads)
         told = (result.value, result.slope, result.r2)
         assert told == pytest.approx((line.intercept, line.slope, line.rvalue**2), rel=1e-6)
+
+    def test_options_that_are_not_given_are_eight_sizes_of_eight_subsets(self, rng):
+        side, ref = clips(rng, 40), GaussianStats(np.zeros(5), np.eye(5), 1000)
+        assert fad_infinity(side, ref) == fad_infinity(side, ref, points=8, repeats=8, min_clips=40, seed=0)
+
+    def test_refuses_statistics_of_another_embedding(self, rng):
+        side = ClipEmbeddings.from_clips(list(rng.standard_normal((40, 1, 3))), "judge")
+        with pytest.raises(InputError, match="'judge' and 'mel-statistics' are not comparable"):
+            fad_infinity(side, GaussianStats(np.zeros(3), np.eye(3), 99, embedding="mel-statistics"))
+
+    def test_a_level_line_is_fitted_fully(self):
+        """Silence again and again: every subset is as far away, and there is no spread that r2 could divide by."""
+        side = ClipEmbeddings.from_clips(list(np.zeros((40, 1, 2))))
+        found = fad_infinity(side, GaussianStats(np.ones(2), np.eye(2), 99))
+        assert (found.value, found.slope) == pytest.approx((4, 0), abs=1e-9) and found.r2 == 1
 
     @pytest.mark.parametrize(
         ("clips", "dimensions", "enough"), [(40, 10, False), (40, 9, True), (39, 2, False)]
