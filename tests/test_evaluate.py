@@ -1,5 +1,6 @@
 """FAD per class from arrays, files, folders and statistics; CLAP similarity."""
 
+import inspect
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from latentclap.evaluate import (
     prepare_clip,
     with_holm,
 )
-from latentclap.fad import ClipEmbeddings, FadEstimate, fad_infinity, save_stats
+from latentclap.fad import ClipEmbeddings, FadEstimate, FadInfinity, GaussianStats, fad_infinity, save_stats
 
 
 def sounds(n, colour, seed, seconds=2.0, sr=16_000):
@@ -342,6 +343,52 @@ def test_the_average_s_interval_is_of_averaged_draws():
     assert near.average_ci == pytest.approx((0, np.percentile(a, 95) - a.mean() + 0.1))
 
 
+def test_every_figure_is_in_its_place_in_record_and_text():
+    """Two classes, one with clips and a FAD-inf, one against statistics that do not say their clips."""
+    rain = FadEstimate(2.0, 1.5, 2.75, 0.25, 5, 35, 8, 56, 0.9, "percentile", np.array([1.0, 2, 4]))
+    keyboard = FadEstimate(6.0, 5.5, 6.25, 0.125, 4, 28, 0, 900, 0.9, "percentile", np.array([5.0, 6, 8]))
+    result = EvalResult(
+        "name",
+        {"rain": rain, "keyboard": keyboard},
+        {"rain": FadInfinity(1.25, 9.0, 0.75, (2, 5), (3.0, 2.0)), "keyboard": None},
+    )
+    told = result.to_dict()
+    assert told["classes"]["rain"] == {
+        **{"fad": 2.0, "ci": [1.5, 2.75], "bootstrap_bias": 0.25, "fad_inf": 1.25, "fad_inf_r2": 0.75},
+        **{"n_clips": 5, "n_windows": 35, "n_ref_clips": 8, "n_ref_windows": 56},
+    }
+    other = told["classes"]["keyboard"]
+    assert (other["n_ref_clips"], other["n_ref_windows"], other["fad_inf"]) == (None, 900, None)
+    assert (told["average"], told["std"]) == pytest.approx((4.0, 8**0.5))
+    # the classes' draws average to 3, 4, 6, whose 5% and 95% lie at a tenth of the first and of the last step
+    assert told["average_ci"] == pytest.approx([3.1, 5.8])
+    rows = {line[:22].strip(): line[22:].split() for line in result.text().splitlines()}
+    assert rows["rain"] == ["2.000", "1.500", "2.750", "1.250", "5", "8"]
+    assert rows["keyboard"] == ["6.000", "5.500", "6.250", "-", "4", "-"]
+    assert rows["average"] == ["4.000", "3.100", "5.800"] and rows["std. over classes"] == ["2.828"]
+
+
+def test_what_published_figures_were_made_with():
+    """Not one of these may change without a word: Table I's seconds, its interval, and how it is drawn."""
+    told = {name: p.default for name, p in inspect.signature(evaluate).parameters.items()}
+    assert (told["embedding"], told["sr"], told["n_boot"], told["seed"]) == (
+        "mel-statistics",
+        16_000,
+        1000,
+        0,
+    )
+    assert (told["seconds"], told["level"], told["method"]) == (4.0, 0.95, "centred")
+    assert told["resample_reference"] is None and told["with_infinity"] is True
+    similar = {name: p.default for name, p in inspect.signature(clap_similarity).parameters.items()}
+    assert (similar["n_boot"], similar["level"], similar["seed"]) == (1000, 0.95, 0)
+    assert inspect.signature(embed_clips).parameters["seconds"].default == 4.0
+
+
+def test_statistics_of_another_dimension_are_named_before_anything_is_computed(embedded):
+    with pytest.raises(InputError, match="rain: statistics of 128 dimensions, but mel-statistics has 40"):
+        evaluate({"rain": embedded[0]["rain"]}, {"rain": GaussianStats(np.zeros(128), np.eye(128), 1000)})
+
+
 def test_classes_are_resampled_independently_and_references_too(embedded):
     made = evaluate(*embedded, n_boot=9, with_infinity=False)
     rain, keyboard = made.estimates["rain"].draws, made.estimates["keyboard"].draws
@@ -394,6 +441,31 @@ def test_p_of_a_hundred_draws_is_never_0_and_alpha_itself_no_finding():
     assert compare_averages([before], [after]).p == 1 / 100
     assert Change(1.0, 0.0, 2.0, 0.05).verdict == "no difference beyond the noise"
     assert Change(-1.0, -2.0, 0.0, 0.0499).verdict == "a lower FAD"
+
+
+def test_p_counts_noise_on_both_sides_about_its_mean():
+    """Of -3 three times and 1 nine times, about a change of 2: three of twelve draws are as far, all of them below.
+
+    The draws' own bias of 1.5 is no part of it.
+    """
+    noise = np.array([-3.0] * 3 + [1.0] * 9)
+    before = EvalResult("name", {"rain": estimate(4, np.full(12, 4.0))})
+    for change in (2, -2):
+        after = EvalResult("name", {"rain": estimate(4 + change, 4 + change + noise + 1.5)})
+        found = compare_averages([before], [after])
+        assert found.p == pytest.approx((1 + 3) / (1 + 12))
+        assert (found.low, found.high) == pytest.approx((change - 3, change + 1))
+
+
+def test_what_counts_is_of_the_interval_s_level():
+    """p = 4/13 is a finding at 60%, not at 95%; of two trainings too, whose changes of 1 and 3 have t = 2."""
+    noise = np.array([-3.0] * 3 + [1.0] * 9)
+    one, other = (EvalResult("name", {"rain": estimate(f, f + d)}) for f, d in ((4, 0 * noise), (6, noise)))
+    more = [EvalResult("name", {"rain": estimate(f, [])}) for f in (4, 5, 5, 8)]
+    for a, b in (([one], [other]), (more[:2], more[2:])):
+        assert compare_averages(a, b).verdict == "no difference beyond the noise"
+        wider = compare_averages(a, b, level=0.6)
+        assert wider.verdict == "a higher FAD" and wider.alpha == pytest.approx(0.4)
 
 
 def test_two_averages_are_compared_draw_by_draw():
