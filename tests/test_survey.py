@@ -438,6 +438,14 @@ class TestAnswers:
         table = stats.read_ratings(study / "answers", key=study / "key.csv")
         assert sorted(table.quality) == [3, 5]
 
+    @pytest.mark.parametrize("when", ["", "1/2/2026 3 pm"])
+    def test_a_rating_of_unknown_time_puts_none_of_a_known_one_aside(self, study, when):
+        """It counted as the last of all. Who cannot tell which came first keeps both."""
+        times = ["2026-01-01T10:00:00.000Z", when, "2026-01-01T12:30:00.000+03:00", when]
+        self.write(study, "1.csv", *(f"s,a,11e10000,rain,{q},4,1,1,{t}" for q, t in enumerate(times)))
+        table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        assert table.quality.tolist() == [0, 1, 3]  # the third is of half past nine in Greenwich
+
     def test_nothing_but_an_empty_cell_is_missing(self, study):
         rows = [f"s,{name},11e10000,rain,3,4,1,1,2026-01-01" for name in ("NA", "null", "None", "nan")]
         self.write(study, "a.csv", *rows)

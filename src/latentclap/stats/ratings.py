@@ -109,14 +109,11 @@ def _last(table: pd.DataFrame) -> pd.DataFrame:
     """Of ratings of one clip by one rater whose times are known, the last."""
     if WHEN not in table:
         return table
-    timed = table[WHEN].notna()
-    order = (
-        pd.to_datetime(table[WHEN], errors="coerce", utc=True, format="ISO8601")
-        .sort_values(kind="stable")
-        .index
-    )
-    later = table.loc[order].duplicated(list(RATING_COLUMNS), keep="last")
-    return table[~(later.reindex(table.index) & timed)].reset_index(drop=True)
+    times = pd.to_datetime(table[WHEN], errors="coerce", utc=True, format="ISO8601")
+    # nothing is later than a time that is not known, or that a spreadsheet made into another text
+    known = table.loc[times.dropna().sort_values(kind="stable").index]
+    earlier = known.index[known.duplicated(list(RATING_COLUMNS), keep="last")]
+    return table.drop(index=earlier).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
