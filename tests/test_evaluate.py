@@ -384,6 +384,13 @@ def test_what_published_figures_were_made_with():
     assert inspect.signature(embed_clips).parameters["seconds"].default == 4.0
 
 
+def test_a_class_of_the_reference_that_nobody_made_is_not_looked_at(embedded):
+    """Nor embedded, which takes as long as the others, nor found wanting."""
+    gen, ref = ({"rain": side["rain"]} for side in embedded)
+    plain = evaluate(gen, ref, n_boot=0)
+    assert evaluate(gen, {"gunshot": [], **ref}, n_boot=0).to_dict() == plain.to_dict()
+
+
 def test_statistics_of_another_dimension_are_named_before_anything_is_computed(embedded):
     with pytest.raises(InputError, match="rain: statistics of 128 dimensions, but mel-statistics has 40"):
         evaluate({"rain": embedded[0]["rain"]}, {"rain": GaussianStats(np.zeros(128), np.eye(128), 1000)})

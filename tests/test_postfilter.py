@@ -6,7 +6,16 @@ import pytest
 from latentclap import papers
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
-from latentclap.postfilter import PAPER, PRESETS, YUAN, FilterResult, PostFilter, clap_score, filter_generate
+from latentclap.postfilter import (
+    PAPER,
+    PRESETS,
+    YUAN,
+    FilterResult,
+    PostFilter,
+    clap_score,
+    filter_generate,
+    load_preset,
+)
 
 
 class Generator:
@@ -133,6 +142,83 @@ def test_the_cost_is_counted_for_every_clip_given_back():
     assert (row["accepted_per_try"], row["similarity"]) == pytest.approx((1 / 4, 0.3))
 
 
+@pytest.fixture
+def two():
+    """Two clips each of two classes, no two figures alike: rain's second passes never, the dog's first at last."""
+    return FilterResult(
+        waves=np.arange(12, dtype=np.float32).reshape(4, 3),
+        scores=np.array([0.5, 0.1, 0.3, 0.6]),
+        accepted=np.array([True, False, True, True]),
+        classes=("rain", "dog_bark"),
+        generated_count={"rain": 12, "dog_bark": 9},
+        tries={"rain": np.array([1, 3]), "dog_bark": np.array([2, 1])},
+        exhausted={"rain": 1, "dog_bark": 0},
+        seconds={"rain": 4.0, "dog_bark": 2.5},
+        preset="test",
+    )
+
+
+def test_each_class_has_its_own_rows(two):
+    rain, dog = two.table().to_dict("records")
+    assert rain == {
+        **{
+            "class": "rain",
+            "clips": 2,
+            "generated": 12,
+            "per_clip": 6.0,
+            "tries": 4,
+            "accepted_per_try": 0.25,
+        },
+        **{"exhausted": 1, "similarity": pytest.approx(0.3), "seconds": 4.0},
+    }
+    assert (dog["accepted_per_try"], dog["similarity"]) == pytest.approx((2 / 3, 0.45))
+    told = two.to_dict()
+    assert (told["seconds"], told["generated_per_clip"]) == (6.5, 21 / 4)
+    assert two.by_class()["dog_bark"].tolist() == [[6, 7, 8], [9, 10, 11]]
+
+
+def test_what_was_saved_is_read_again(two, tmp_path):
+    two.save(tmp_path / "a.npz")
+    back = FilterResult.load(tmp_path / "a.npz")
+    assert back.to_dict() == two.to_dict() and back.classes == two.classes
+    for name in ("waves", "scores", "accepted"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(two, name))
+    assert {c: t.tolist() for c, t in back.tries.items()} == {"rain": [1, 3], "dog_bark": [2, 1]}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_write_that_fails_leaves_what_was_saved(two, tmp_path, monkeypatch):
+    """Hours of generation lie in it."""
+    two.save(tmp_path / "a.npz")
+
+    def full(path, **arrays):
+        with open(path, "wb") as stream:
+            stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        two.save(tmp_path / "a.npz")
+    assert FilterResult.load(tmp_path / "a.npz").per_clip == two.per_clip
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_bound_of_the_call_goes_before_the_preset_s():
+    never = filter_generate(Generator(), lambda w, c: np.zeros(len(w)), ["rain"], max_tries=2)
+    assert never.tries["rain"].tolist() == [2] and never.preset == "paper"
+    assert never.generated_count == {"rain": 6}  # the paper's three candidates a try
+    assert PAPER.with_bounds(upper=0.5).upper == 0.5 and PAPER.with_bounds(4).max_tries == 4
+    assert PAPER.with_bounds() == PAPER
+
+
+def test_presets_with_other_numbers_of_candidates():
+    assert [PAPER.candidates[c] for c in CLASSES] == [3, 3, 3, 3, 10, 3, 3]
+    assert set(PAPER.guidance_scale.values()) == {2.0} and list(PAPER.guidance_scale) == list(CLASSES)
+    assert load_preset("yuan") is YUAN
+    seven = load_preset("yuan", 7)
+    assert dict(seven.candidates) == dict.fromkeys(CLASSES, 7) and seven.thresholds == YUAN.thresholds
+
+
 def test_a_filter_ends_after_ten_tries():
     """The public code's never does where nothing passes."""
     assert PAPER.max_tries == YUAN.max_tries == 10
@@ -191,6 +277,15 @@ def test_clap_score_is_the_cosine():
 
     waves = np.array([[1.0, 0.0], [3.0, 4.0]])
     np.testing.assert_allclose(clap_score(Ears())(waves, "rain"), [1.0, 0.6])
+
+
+def test_clap_score_takes_texts_of_one_s_own():
+    class Ears:
+        def similarity(self, waves, texts):
+            assert texts == ["drops on a roof"] * len(waves)
+            return np.full(len(waves), 0.25)
+
+    assert clap_score(Ears(), {"rain": "drops on a roof"})(np.ones((3, 2)), "rain").tolist() == [0.25] * 3
 
 
 def test_a_damaged_result_is_said(tmp_path):
