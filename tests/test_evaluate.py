@@ -134,6 +134,12 @@ def test_folders(sides, result, tmp_path):
     assert [p.name for p in clips_in_folder(tmp_path / "gen")["rain"]] == [f"{i:03d}.wav" for i in range(6)]
 
 
+def test_folders_come_in_table_1_s_order(sides, tmp_path):
+    waves = sides[0]["rain"]
+    write(tmp_path, {name: [waves[i]] for i, name in enumerate(("rain", "Keyboard", "DogBark", "gunshot"))})
+    assert list(clips_in_folder(tmp_path)) == ["dog_bark", "gunshot", "keyboard", "rain"]
+
+
 def test_dev_and_eval_folder_gives_its_eval_side(sides, tmp_path):
     write(tmp_path / "dev", {"rain": sides[0]["rain"]})
     write(tmp_path / "eval", {"rain": sides[1]["rain"][:3]})
@@ -246,6 +252,20 @@ class TestPrepare:
         wave, _ = prepare_clip(told, embedding, 22_050)
         assert wave[:8].tolist() == [1, -1, 0, 101, -101, 32767, 32767, -32768]
 
+    def test_integers_at_another_rate_are_refused(self):
+        """They would be taken for samples at 22,050 Hz, half an octave higher."""
+        embedding = VGGish.__new__(VGGish)
+        embedding.mode = "dcase"
+        with pytest.raises(InputError, match="integer samples at 16000 Hz; give floats, or 22050 Hz"):
+            prepare_clip(np.ones(64_000, np.int16), embedding, 16_000)
+
+    def test_embeddings_made_by_another_are_refused(self, embedded):
+        other = replace(embedded[0]["rain"], embedding="judge")
+        with pytest.raises(
+            InputError, match="clips embedded by 'judge' cannot be evaluated as 'mel-statistics'"
+        ):
+            evaluate({"rain": other}, embedded[1], n_boot=0)
+
     def test_a_file_s_first_channel_is_heard(self, tmp_path):
         both = np.stack([np.full(500, 0.25), np.full(500, -0.5)], axis=1)
         soundfile.write(tmp_path / "two.wav", both, 16_000)
@@ -272,6 +292,16 @@ def test_similarity_s_intervals_are_those_of_means():
         # of 20 clips one of which is heard, means are whole twentieths
         assert high - low == pytest.approx(2 * 1.645 * error, rel=0.25 if name == "rain" else 0.07), name
     assert got.average == pytest.approx((0.05 + 0.2) / 2)  # each class counts alike
+
+
+def test_similarity_s_draws_are_of_the_seed_and_of_each_class_by_itself():
+    """Drawn alike, two equal classes would have an average as uncertain as either; by themselves 0.71 as much."""
+    waves = np.random.default_rng(0).uniform(size=(30, 1))
+    both = {"rain": waves, "keyboard": waves}
+    one, same, other = (clap_similarity(Scores(), both, n_boot=2000, seed=seed) for seed in (1, 1, 2))
+    assert one.intervals == same.intervals and one.intervals["rain"] != other.intervals["rain"]
+    rain, every = (np.ptp(one.intervals[name]) for name in ("rain", "all"))
+    assert every / rain == pytest.approx(0.5**0.5, abs=0.06)
 
 
 class Ears:
