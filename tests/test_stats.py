@@ -118,6 +118,32 @@ class TestAnova:
         # pingouin follows R, which has the number of levels where Anderson's second term has one less
         assert got.p == pytest.approx(0.001011614704781286, rel=2e-3)
 
+    def test_epsilons_of_classes_by_the_double_centred_covariance(self):
+        """Box's formula on the covariance pooled within classes; Huynh and Feldt's as Lecoutre (1991) mended it."""
+        counts = (8, 5, 6)
+        got = stats.sphericity(stats.cell_means(long(UNEQUAL, counts), "y"))
+        parts = np.split(UNEQUAL, np.cumsum(counts)[:-1])
+        S = sum((len(x) - 1) * np.cov(x.T) for x in parts) / (19 - 3)
+        centred = S - S.mean(0) - S.mean(1)[:, None] + S.mean()
+        gg = np.trace(centred) ** 2 / (2 * (centred**2).sum())
+        hf = ((19 - 3 + 1) * 2 * gg - 2) / (2 * (19 - 3 - 2 * gg))
+        assert (got.eps_gg, got.eps_hf) == pytest.approx((gg, hf), rel=1e-9) and hf < 1
+
+    def test_huynh_and_feldt_s_is_at_most_1(self):
+        """Of four rows whose contrasts have one variance and no covariance it would be 3: (4 x 2 - 2) / (2 x 1)."""
+        rows = np.array([[1.0, 0, -1], [-1, 0, 1], [1, -2, 1], [-1, 2, -1]])
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        wide = pd.DataFrame(rows, index=pd.MultiIndex.from_product([["all"], range(4)]))
+        got = stats.sphericity(wide)
+        assert got.eps_hf == 1 and 0.9 < got.eps_gg <= 1
+
+    def test_four_raters_of_three_models_are_the_fewest(self, balanced):
+        """Three have as many degrees of freedom as there are contrasts."""
+        alone = balanced.assign(**{"class": "g0"})
+        with pytest.raises(InputError, match="3 raters: too few"):
+            stats.mixed_anova(alone[alone.rater < "r03"], "y")
+        assert stats.mixed_anova(alone[alone.rater < "r04"], "y")["df2"][0] == 6
+
     def test_two_levels_are_spherical(self, balanced):
         two = balanced[balanced.model != "C"]
         assert stats.sphericity(stats.cell_means(two, "y")).eps_gg == 1
