@@ -1,5 +1,6 @@
 """Systems beside each other: KAD, precision and coverage, copies, their table, and ``latentclap compare``."""
 
+import inspect
 import json
 import math
 import re
@@ -31,7 +32,7 @@ from latentclap.compare import (
     verdict,
 )
 from latentclap.compare import kernel as kernels
-from latentclap.compare.manifold import radii
+from latentclap.compare.manifold import NEIGHBOURS, clip_vectors, radii
 from latentclap.compare.run import Run
 from latentclap.embeddings import get_embedding
 from latentclap.errors import InputError
@@ -257,6 +258,22 @@ class TestManifold:
         assert found.recall == np.mean([any(inside(x, g)) for x in r])
         assert found.precision_ci[0] <= found.precision <= found.precision_ci[1]
         assert found.neighbours == k
+
+    @pytest.mark.parametrize(("level", "z"), [(0.95, 1.959964), (0.9, 1.644854)])
+    def test_precision_s_interval_is_wilson_s(self, level, z):
+        """Two of eight clips lie in the ball of a real one, which reach 1; written out as Wilson did."""
+        made = flat([[0.5], [8.5], *([100.0 + i] for i in range(6))])
+        found = manifold(made, flat([[0.0], [1.0], [8.0], [9.0]]), 1, level=level)
+        p, n = 0.25, 8
+        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        expected = ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n))
+        assert found.precision == p and found.coverage == 1.0
+        assert found.precision_ci == pytest.approx(expected, rel=1e-5)
+
+    def test_a_clip_has_as_many_windows_as_it_has(self):
+        """Means of clips of unequal length: 1, 4, 8."""
+        clips = ClipEmbeddings.from_clips([np.array([[0.0], [2.0]]), np.array([[4.0]]), np.full((3, 1), 8.0)])
+        assert clip_vectors(clips)[:, 0].tolist() == [1, 4, 8]
 
     def test_several_windows_are_their_mean(self):
         clips = ClipEmbeddings.from_clips([np.array([[i - 1.0], [i + 1.0]]) for i in range(4)])
@@ -508,6 +525,38 @@ class TestComparison:
         assert (change.low, change.high) == pytest.approx(tuple(told.confidence_interval()))
         assert verdict(change, "coverage") == "a lower coverage"
 
+    def test_levels_are_those_asked_for(self, scores):
+        changes = Comparison(scores[1], level=0.8).changes()
+        a, b = ([s.mean("coverage") for s in scores[1][name]] for name in "ab")
+        told = ttest_rel(b, a).confidence_interval(0.8)
+        assert (changes["coverage"]["b"].low, changes["coverage"]["b"].high) == pytest.approx(tuple(told))
+        assert [c["b"].alpha for c in changes.values()] == pytest.approx([0.2] * 4)
+
+    def test_shares_of_three_systems_are_corrected_by_holm(self, scores):
+        a, b = scores[1]["a"], scores[1]["b"]
+        three = {"a": a, "b": b, "c": [b[1], b[2], b[0]]}
+        values = {name: [s.mean("coverage") for s in trainings] for name, trainings in three.items()}
+        raw = [ttest_rel(values[name], values["a"]).pvalue for name in "bc"]
+        found = [Comparison(three).changes()["coverage"][name].p for name in "bc"]
+        assert sorted(found) == pytest.approx(sorted([2 * min(raw), max(2 * min(raw), max(raw))]))
+
+    def test_figures_of_several_trainings_are_their_means(self, scores):
+        comparison = Comparison(scores[1])
+        row = comparison.summary().set_index("system").loc["b"]
+        for name in ("precision", "recall", "density", "coverage"):
+            every = [getattr(m, name) for s in scores[1]["b"] for m in s.manifolds.values()]
+            assert row[name] == pytest.approx(np.mean(every)), name
+        assert row["fad"] == pytest.approx(
+            np.mean([e.fad for s in scores[1]["b"] for e in s.fad.estimates.values()])
+        )
+        assert row["n_clips"] == 3 * 16
+        assert list(comparison.table()["training"]) == [1, 1, 2, 2, 3, 3] * 2
+
+    def test_a_class_without_a_similarity_leaves_no_mean(self):
+        """That of the others would be taken for the system's."""
+        found = score(side(1), side(0), MEL, n_boot=0, similarity={"rain": np.array([0.5, 0.7])})
+        assert math.isnan(found.mean("similarity")) and found.classes()["similarity"][1] == pytest.approx(0.6)
+
     def test_a_training_given_twice_is_no_second_one(self, scores):
         a, b = scores[1]["a"], scores[1]["b"]
         changes = Comparison({"a": [a[0], a[0]], "b": b[:2]}).changes()
@@ -580,6 +629,45 @@ class TestComparison:
 
 
 class TestScore:
+    def test_what_published_figures_were_made_with(self):
+        options = {
+            name: {key: p.default for key, p in inspect.signature(call).parameters.items()}
+            for name, call in {"kad": kernel_distance, "score": score, "manifold": manifold}.items()
+        }
+        assert (options["kad"]["n_boot"], options["kad"]["level"], options["kad"]["seed"]) == (1000, 0.95, 0)
+        assert (options["score"]["n_boot"], options["score"]["level"], options["score"]["seed"]) == (
+            1000,
+            0.95,
+            0,
+        )
+        assert options["score"]["seconds"] == 4.0 and options["manifold"]["level"] == 0.95
+        assert options["score"]["neighbours"] == options["manifold"]["k"] == NEIGHBOURS == 5
+
+    def test_options_reach_every_measure(self):
+        """Level and neighbours; each class with a seed of its own, so that no two are resampled alike."""
+        one, other = side(1), side(0)
+        found = score(one, other, MEL, n_boot=40, level=0.6, neighbours=2, seed=5)
+        for i, cls in enumerate(("keyboard", "rain")):
+            own = int(np.random.SeedSequence([5, i]).generate_state(1)[0])
+            kernel = kernel_distance(one[cls], other[cls], n_boot=40, level=0.6, seed=own)
+            assert (found.kernel[cls].draws == kernel.draws).all() and found.kernel[cls].level == 0.6
+            assert found.manifolds[cls] == manifold(one[cls], other[cls], 2, level=0.6)
+            assert found.fad.estimates[cls].level == 0.6
+        assert found.fad.settings["seed"] == 5
+
+    def test_every_measure_is_in_its_column(self):
+        found = score(side(1, 0.4), side(0), MEL, n_boot=20, training=side(9))
+        row = found.classes().set_index("class").loc["rain"]
+        k, m, c = found.kernel["rain"], found.manifolds["rain"], found.copying["rain"]
+        e = found.fad.estimates["rain"]
+        assert [row[name] for name in ("fad", "fad_low", "fad_high")] == [e.fad, e.ci_low, e.ci_high]
+        assert [row[f"kad{end}"] for end in ("", "_low", "_high", "_p")] == [k.kad, k.ci_low, k.ci_high, k.p]
+        for name in ("precision", "recall", "density", "coverage", "expected_coverage"):
+            assert row[name] == getattr(m, name), name
+        assert (row["precision_low"], row["precision_high"]) == m.precision_ci
+        assert (row["nearer_training"], row["copying_p"]) == (c.nearer, c.p)
+        assert c.nearer == data_copying(side(1, 0.4)["rain"], side(0)["rain"], side(9)["rain"]).nearer
+
     def test_statistics_give_fad_alone(self):
         stats = {cls: clips.stats() for cls, clips in side(0).items()}
         found = score(side(1), stats, MEL, n_boot=5)

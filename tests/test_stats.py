@@ -192,6 +192,10 @@ class TestAnova:
             (lambda d: d.iloc[:0], "empty"),
             (lambda d: d.assign(y="high"), "not numeric"),
             (lambda d: d.assign(y=d.y.where(d.index != 4)), "1 row with a missing value, first at row 4"),
+            (
+                lambda d: d.assign(y=d.y.where(d.index != 4, np.inf)),
+                "1 row with a missing value, first at row 4",
+            ),
             (lambda d: d.drop(index=4), "rater 'r01' .* has no rating for every model"),
             (lambda d: d.assign(rater=[f"r{i % 9}" for i in range(len(d))]), "appears in 3 classes"),
             (lambda d: d[d.model == "A"], "one level of model"),
@@ -614,6 +618,7 @@ class TestSimulation:
                 "1 row with a missing value, first at row 7",
             ),
             (lambda d: d.iloc[:0], "empty"),
+            (lambda d: d[d["item"] == "0"], "equally many clips, at least 2"),
         ],
     )
     def test_by_items_of_bad_tables(self, simulated, change, says):
