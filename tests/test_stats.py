@@ -343,6 +343,18 @@ class TestPostHoc:
         )
         assert list(got.a) == ["A", "A", "B"] and (got.df == 17).all()
 
+    def test_a_model_that_is_worse_has_the_same_p_and_intervals_below_zero(self, balanced):
+        """B and A in the other order, and at a level of one's own."""
+        got = stats.post_hoc(balanced[::-1], "y", level=0.8).set_index(["a", "b"]).loc[("B", "A")]
+        told = scipy.stats.ttest_rel(A, B)
+        assert (got["t"], got["p"]) == pytest.approx((told.statistic, told.pvalue)) and got["t"] < 0
+        assert (got["diff_low"], got["diff_high"]) == pytest.approx(tuple(told.confidence_interval(0.8)))
+        assert got["p_adjusted"] == pytest.approx(3 * told.pvalue)
+        assert (got["mean_a"], got["mean_b"]) == pytest.approx((np.mean(B), np.mean(A)))
+        low, high = got["d_z_low"] * 18**0.5, got["d_z_high"] * 18**0.5
+        assert scipy.stats.nct.cdf(got["t"], 17, low) == pytest.approx(0.9, abs=1e-6)
+        assert scipy.stats.nct.cdf(got["t"], 17, high) == pytest.approx(0.1, abs=1e-6)
+
     def test_effect_size_interval_inverts_the_noncentral_t(self, balanced):
         from scipy.stats import nct
 
@@ -389,6 +401,7 @@ class TestPostHoc:
         p = [0.01, 0.04, 0.03]
         np.testing.assert_allclose(stats.adjust_p(p, "holm"), [0.03, 0.06, 0.06])
         np.testing.assert_allclose(stats.adjust_p(p, "bonferroni"), [0.03, 0.12, 0.09])
+        np.testing.assert_allclose(stats.adjust_p(p), [0.03, 0.12, 0.09])
         assert stats.adjust_p(p, "none").tolist() == p
         with pytest.raises(InputError, match="unknown adjustment"):
             stats.adjust_p(p, "fdr")
