@@ -420,6 +420,13 @@ class TestPower:
         assert stats.paired_t_power(0.4, 50) == pytest.approx(0.7917871892678124, abs=1e-6)
         assert stats.raters_needed(0.4, 0.9, 0.05 / 3) == 88
 
+    @pytest.mark.parametrize(("power", "raters"), [(0.8, 34), (0.9, 44), (0.95, 54)])
+    def test_raters_needed_are_g_power_s(self, power, raters):
+        """G*Power 3.1, difference of two dependent means, two-sided, d_z 0.5, alpha 0.05."""
+        assert stats.raters_needed(0.5, power) == raters
+        assert stats.raters_needed(0.5) == 44 and stats.raters_needed(-0.5) == 44
+        assert stats.raters_needed(60.0) == 2  # one has no deviation
+
     def test_grows_to_one(self):
         powers = [stats.paired_t_power(0.5, n, 0.05 / 3) for n in range(2, 2000, 7)]
         assert (
