@@ -540,6 +540,14 @@ def test_clips_of_a_simulation_keep_the_published_means():
     assert stats.RatingNoise(1.0, 2.0, 2.0, 4.0).total == 5
 
 
+def test_ratings_that_are_cut_at_the_scale_s_end_keep_their_mean():
+    """Of 9.3 with a deviation of 2 a third lies beyond 10, and cut there they would average to 8.8."""
+    noise = stats.RatingNoise(rater=0.0, rater_model=0.0, item=0.0, residual=2.0)
+    means = pd.DataFrame({"A": [9.3], "B": [0.7]}, index=["rain"])
+    table = stats.simulate_ratings({"q": means}, {"q": noise}, raters=200, items=50)
+    assert table.groupby("model")["q"].mean().to_list() == pytest.approx([9.3, 0.7], abs=0.07)
+
+
 @pytest.mark.parametrize(
     ("F", "printed", "agrees"), [(57.1, 0.3, True), (57.1, 0.4, True), (70.0, 0.3, False)]
 )
