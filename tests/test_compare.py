@@ -219,9 +219,9 @@ def pairs(indices, parts, s):
 
 class TestMedianDistance:
     def test_leaves_out_pairs_of_one_clip(self):
-        clips = ClipEmbeddings.from_clips([np.zeros((50, 1)), np.ones((50, 1)), np.full((1, 1), 3.0)])
-        # 2500 pairs at 1, 50 at 3 and 50 at 2; 2450 within a clip at 0 are none
-        assert median_distance(clips) == 1.0
+        clips = ClipEmbeddings.from_clips([np.zeros((50, 1)), np.ones((5, 1)), np.full((20, 1), 3.0)])
+        # 250 pairs at 1, 1000 at 3 and 100 at 2; 1225 + 10 + 190 within a clip at 0 are none
+        assert median_distance(clips) == 3.0
 
     def test_of_many_windows_some_are_drawn(self, rng, monkeypatch):
         clips = embedded(rng, 60, windows=9)
