@@ -145,6 +145,11 @@ class TestKernelDistance:
         ref = 100 * kernels._pairs(clip_kernel(r, r, r_s), theirs)
         assert c.draws - c.draws.mean() == pytest.approx(alone + ref - (alone + ref).mean())
 
+    def test_no_resample_is_of_one_clip_alone(self):
+        """A ninth of all draws of three clips is one of them three times, which has no pairs."""
+        drawn = kernels._resample(np.random.default_rng(0), 200, 3)
+        assert (drawn.max(1) < 3).all() and (drawn.sum(1) == 3).all()
+
     def test_of_two_clips_there_is_no_interval_but_a_test(self, rng):
         found = kernel_distance(
             flat(rng.standard_normal((2, 3))), flat(rng.standard_normal((9, 3))), n_boot=20
@@ -331,6 +336,18 @@ class TestCopying:
         assert copied.nearer > 0.9 and copied.p < 1e-4 and copied.n_training == 40
         assert list(copied.nearest) == list(range(10, 30)) and copied.distances.max() < 0.1
 
+    def test_p_is_of_copying_alone(self):
+        """Three clips nearer than three real ones are 1 of 20 orders; three further are no copies at all."""
+        near, far = flat([[1.0], [2.0], [3.0]]), flat([[4.0], [5.0], [6.0]])
+        assert data_copying(near, far, flat([[0.0]])).p == pytest.approx(1 / 20)
+        assert data_copying(far, near, flat([[0.0]])).p == pytest.approx(1)
+
+    def test_it_is_the_nearest_training_clip_that_counts(self):
+        """Mean distances would tell the other way: 5 and 5.5 of the generated clips, 5 and 5 of the real ones."""
+        training = flat([[0.0], [10.0]])
+        found = data_copying(flat([[0.0], [10.5]]), flat([[4.0], [5.0]]), training)
+        assert found.nearer == 1 and found.distances.tolist() == [0, 0.5] and list(found.nearest) == [0, 1]
+
     def test_ties_count_half(self):
         training = flat([[0.0]])
         found = data_copying(flat([[1.0], [2.0]]), flat([[1.0], [3.0]]), training)
@@ -341,8 +358,10 @@ class TestCopying:
 
     def test_refuses_other_embeddings(self, rng):
         clips = embedded(rng, 3, name="a")
-        with pytest.raises(InputError, match="not comparable"):
-            data_copying(clips, clips, replace(clips, embedding="b"))
+        other = replace(clips, embedding="b")
+        for sides in ((clips, clips, other), (clips, other, clips), (other, clips, clips)):
+            with pytest.raises(InputError, match="not comparable"):
+                data_copying(*sides)
 
 
 # --- clips ------------------------------------------------------------------------------------------------------
