@@ -554,6 +554,42 @@ def test_loudness_of_a_sine_and_its_bounds():
     assert np.abs(normalise_loudness(clicks, 48_000, lufs=-5.0)).max() == pytest.approx(0.9)
 
 
+def test_loudness_adds_up_over_channels_and_what_the_meter_gates_stays():
+    """BS.1770 adds the channels' powers: two alike are 3.01 LU louder than one."""
+    sine = 0.5 * np.sin(2 * np.pi * 997 * np.arange(48_000) / 48_000)
+    alone, both = audio.loudness(sine, 48_000), audio.loudness(np.stack([sine, sine]), 48_000)
+    assert (alone, both) == pytest.approx((-9.03, -6.02), abs=0.06) and both - alone > 3
+    faint = 1e-4 * sine  # -89 LUFS
+    assert audio.loudness(faint, 48_000) == -np.inf
+    np.testing.assert_array_equal(normalise_loudness(faint, 48_000), faint.astype(np.float32))
+
+
+def test_a_short_sound_is_as_loud_as_itself_again_and_again():
+    """A tenth of a second of a tone of 1 kHz, a quarter of the meter's block; silence around it would count."""
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(4_800) / 48_000)
+    assert audio.loudness(tone, 48_000) == pytest.approx(audio.loudness(np.tile(tone, 10), 48_000), abs=0.1)
+
+
+def test_a_write_that_fails_leaves_the_old_sound(tmp_path, monkeypatch):
+    write_wave(tmp_path / "a.wav", noise(8000), 16_000)
+    before = (tmp_path / "a.wav").read_bytes()
+
+    def full(self, frames):
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", full)
+    with pytest.raises(InputError, match="is the disk full"):
+        write_wave(tmp_path / "a.wav", noise(16_000), 16_000)
+    assert (tmp_path / "a.wav").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_sound_of_a_second_and_a_half_is_written_to_its_end(tmp_path):
+    """It is written second by second."""
+    write_wave(tmp_path / "a.wav", noise(24_001), 16_000)
+    np.testing.assert_allclose(read_wave(tmp_path / "a.wav")[0][0], noise(24_001), atol=1 / 32_767)
+
+
 def test_full_scale_is_written_as_such(tmp_path):
     write_wave(tmp_path / "a.wav", np.array([1.0, -1.0, 0.5]), 16_000)
     assert (read_wave(tmp_path / "a.wav")[0][0] * 32768).tolist() == [32767, -32768, 16384]
