@@ -94,6 +94,16 @@ class TestKernelDistance:
         assert found.parts.mean() == pytest.approx(found.kad, rel=1e-12) and found.parts.shape == (6,)
         assert np.isnan([found.ci_low, found.ci_high, found.p]).all() and found.draws.size == 0
 
+    def test_a_clip_s_part_is_of_its_own_pairs(self, rng):
+        g, r = embedded(rng, 5, windows=2, shift=0.4), embedded(rng, 6, windows=2)
+        found = kernel_distance(g, r, n_boot=0)
+        ours, real, s = windows_of(g), windows_of(r), found.bandwidth
+        among_real = np.mean([by_hand(a, b, s) for i, a in enumerate(real) for b in real[:i]])
+        for i, x in enumerate(ours):
+            among = np.mean([by_hand(x, y, s) for j, y in enumerate(ours) if j != i])
+            across = np.mean([by_hand(x, y, s) for y in real])
+            assert found.parts[i] == pytest.approx(100 * (among + among_real - 2 * across), rel=1e-9)
+
     def test_the_kernel_keeps_small_distances_far_from_the_origin(self, rng):
         a = flat(1e4 + rng.standard_normal((5, 3)))
         expected = np.exp(-((a.values[:, None] - a.values[None]) ** 2).sum(2) / 2)
@@ -386,6 +396,7 @@ def test_oddness_is_the_share_of_real_clips_that_lie_nearer_to_their_own():
     assert list(rows["nearest_training"]) == ["u", "t", "t", "t"]
     assert list(rows["training_index"]) == [1, 0, 0, 0] and rows["training_distance"][0] == 0.5
     assert rows["kad_part"].mean() == pytest.approx(kernel.kad) and rows["similarity"][3] == 0.4
+    assert list(rows["kad_part"]) == list(kernel.parts)
 
 
 def sound(path, seed, seconds=0.4, colour=1.0):
@@ -887,6 +898,34 @@ class TestCommand:
         told = json.loads((tmp_path / "o" / "compare.json").read_text())["summary"][0]["similarity"]
         assert told == pytest.approx(clips["similarity"].mean()) and abs(told) <= 1
         assert f"{told:.2f}" in said.output.splitlines()[1] and "similarity" in said.output.splitlines()[0]
+
+    def test_a_run_s_options_are_the_measures_(self, folders):
+        """Seconds, neighbours, draws and their seed."""
+        run = Run({"a": [folders / "a"]}, folders / "real", folders / "train", 0.3, 2, 20, 7, 0)
+        run.find()
+        (told,) = run.measure(MEL, progress=False).systems["a"]
+        a, real, known = (
+            {cls: embed_clips(paths, MEL, RATE, 0.3) for cls, paths in find_clips(folders / name).items()}
+            for name in ("a", "real", "train")
+        )
+        own = score(a, real, MEL, training=known, n_boot=20, seed=7, seconds=0.3, neighbours=2)
+        pd.testing.assert_frame_equal(told.classes(), own.classes())
+        assert told.fad.settings == own.fad.settings and told.fad.settings["seed"] == 7
+
+    def test_similarity_is_of_the_seconds_measured(self, tmp_path):
+        """Of the first channel, at the system's rate."""
+        write_wave(tmp_path / "a.wav", np.stack([np.full(22_050, 0.5), np.zeros(22_050)]), 22_050)
+
+        class Ears:
+            sampling_rate = RATE
+
+            def similarity(self, waves, texts):
+                assert waves.shape == (1, RATE // 2) and texts == ["This is a sound of rain."]
+                return waves[:, RATE // 4]
+
+        run = Run({}, tmp_path, None, 0.5, 1, 0, 0, 0)
+        found = run._similarity(Ears(), {"rain": [tmp_path / "a.wav"], "wind": [tmp_path / "absent.wav"]})
+        assert list(found) == ["rain"] and found["rain"] == pytest.approx([0.5], abs=1e-3)
 
     def test_a_broken_clip_is_named(self, folders, tmp_path):
         sounds(tmp_path / "a", ["wind", "x & <y>"], 4, 7)
