@@ -33,7 +33,7 @@ from latentclap.compare import (
 )
 from latentclap.compare import kernel as kernels
 from latentclap.compare.manifold import NEIGHBOURS, clip_vectors, radii
-from latentclap.compare.run import Run
+from latentclap.compare.run import Run, _same_sounds
 from latentclap.embeddings import get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips, evaluate
@@ -911,6 +911,14 @@ class TestCommand:
         own = score(a, real, MEL, training=known, n_boot=20, seed=7, seconds=0.3, neighbours=2)
         pd.testing.assert_frame_equal(told.classes(), own.classes())
         assert told.fad.settings == own.fad.settings and told.fad.settings["seed"] == 7
+
+    def test_every_copy_of_a_reference_clip_is_counted(self):
+        """Two of three clips are the one reference clip, which is one clip all the same."""
+        ours, real = (
+            {"rain": flat([[1.0], [1.0], [2.0]])},
+            {"rain": flat([[1.0], [5.0]]), "wind": flat([[2.0]])},
+        )
+        assert (_same_sounds(ours, real), _same_sounds(real, ours)) == (2, 1)
 
     def test_similarity_is_of_the_seconds_measured(self, tmp_path):
         """Of the first channel, at the system's rate."""
