@@ -899,7 +899,7 @@ class TestCommand:
         assert told == pytest.approx(clips["similarity"].mean()) and abs(told) <= 1
         assert f"{told:.2f}" in said.output.splitlines()[1] and "similarity" in said.output.splitlines()[0]
 
-    def test_a_run_s_options_are_the_measures_(self, folders):
+    def test_a_run_s_options_reach_its_measures(self, folders):
         """Seconds, neighbours, draws and their seed."""
         run = Run({"a": [folders / "a"]}, folders / "real", folders / "train", 0.3, 2, 20, 7, 0)
         run.find()
