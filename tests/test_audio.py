@@ -382,6 +382,17 @@ def test_clipping_is_said(tmp_path):
     assert np.abs(read_wave(tmp_path / "a.wav")[0]).max() == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+def test_what_is_beyond_full_scale_is_clipped_in_lossy_files_too(tmp_path, suffix):
+    """Of a sine twice as high a third is left alone; Vorbis would keep it whole, for a player to cut."""
+    wave = sine(440, 16_000, level=2.0)
+    with pytest.warns(UserWarning, match="beyond full scale"):
+        write_wave(tmp_path / f"a{suffix}", wave, 16_000)
+    back = read_wave(tmp_path / f"a{suffix}")[0][0, 1000:-1000]
+    expected = np.clip(wave, -1, 1)[1000:-1000]
+    assert np.sqrt(np.mean(back**2)) == pytest.approx(np.sqrt(np.mean(expected**2)), rel=0.03)
+
+
 @pytest.mark.parametrize(
     "function", [lambda w: resample(w, 22_050, 16_000), lambda w: to_model_rate(w, 22_050)]
 )
