@@ -101,6 +101,26 @@ class TestPages:
         made = make_survey({"a": a, "b": b}, tmp_path / "study", items=3, progress=False)
         assert made.levels["rain"] < made.levels["dog_bark"] - 5
 
+    def test_the_peak_that_lowers_its_class_reaches_the_bound(self, tmp_path):
+        """A click of 0.3 may be three times as high, and is: its class is no quieter than it has to be."""
+        a, b = folder_of(tmp_path / "a", ("rain",), 1), folder_of(tmp_path / "b", ("rain",), 1, seed=1)
+        click = noise(5, gain=0.001)
+        click[4000] = 0.3
+        write_wave(a / "rain" / "rain_000.wav", click, RATE)
+        made = make_survey({"a": a, "b": b}, tmp_path / "study", items=1, progress=False)
+        peaks = [np.abs(soundfile.read(p)[0]).max() for p in (made.folder / "pages/clips").iterdir()]
+        assert max(peaks) == pytest.approx(0.9, abs=0.01)
+
+    def test_the_first_channel_of_a_recording_is_heard(self, folders, tmp_path):
+        both = np.stack([noise(1), noise(2)])
+        for path in (folders["Ground Truth"] / "rain").iterdir():
+            write_wave(path, both, RATE)
+            both = both + 0.001  # no two files alike
+        made = make_survey(folders, tmp_path / "study", items=1, classes=("rain",), progress=False)
+        key = pd.read_csv(made.folder / "key.csv", dtype=str).set_index("model")
+        heard, _ = soundfile.read(made.folder / "pages/clips" / f"{key['clip']['Ground Truth']}.wav")
+        assert np.corrcoef(heard[:15_000], noise(1)[:15_000])[0, 1] > 0.999
+
     def test_silence_is_heard_as_such_and_draws_nobody_down(self, folders, tmp_path):
         write_wave(folders["LDM+Tuning"] / "rain" / "rain_000.wav", np.zeros(RATE, np.float32), RATE)
         made = make_survey(folders, tmp_path / "study", items=3, progress=False)
@@ -327,6 +347,13 @@ class TestCommand:
 
 
 class TestForm:
+    def test_the_worst_is_at_0_and_the_best_at_10(self):
+        form = survey_form([RatedClip("a", "rain", "a.wav")], study="s", title="t", intro=())
+        data = json.loads(re.search(r'json">(.*?)</script>', form, re.S)[1])
+        ends = {q["name"]: (q["low"], q["high"]) for q in data["questions"]}
+        assert ends == {"quality": ("very bad", "excellent"), "relevance": ("not at all", "perfectly")}
+        assert data["scale"] == [0, 10]
+
     def test_texts_cannot_end_the_script(self):
         form = survey_form([RatedClip("a", "rain", "a.wav")], study="s", title="</script><b>", intro=["<!--"])
         assert "</script><b>" not in form
