@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from latentclap import cli
 from latentclap.audio import read_wave, write_wave
+from latentclap.diffusion import sampling_steps
 from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.foley import synthesize
 from latentclap.vary import command, result
-from latentclap.vary.process import level, start_of, vary
+from latentclap.vary.process import PAUSE, filled, level, start_of, vary
 from latentclap.vary.sounds import Sounds, find_sources
 
 RATE = 16_000
@@ -33,14 +34,47 @@ def sound():
     ("strength", "steps", "expected"),
     [
         (1.0, 12, (999, 12)),
-        (0.5, 12, (500, 6)),
-        (0.01, 12, (10, 1)),
-        (0.0001, 200, (1, 1)),
-        (0.05, 1000, (50, 50)),
+        (0.5, 12, (500, 7)),
+        (0.25, 12, (250, 4)),
+        (0.01, 12, (10, 2)),
+        (0.07, 101, (70, 8)),  # 0.07 * 100 is a little more than 7
+        (0.5, 1, (500, 1)),
+        (0.0001, 200, (1, 2)),
+        (0.05, 1000, (50, 51)),
     ],
 )
 def test_a_share_of_the_process_takes_that_share_of_the_steps(strength, steps, expected):
     assert start_of(strength, steps, 1000) == expected
+
+
+@pytest.mark.parametrize("steps", [2, 12, 25, 200])
+def test_steps_lie_no_further_apart_than_those_of_the_whole_process(steps):
+    def widest(strength):
+        start, count = start_of(strength, steps, 1000)
+        ladder = sampling_steps(1000, count, start=start)
+        return (ladder[:-1] - ladder[1:]).max()
+
+    assert all(widest(strength) <= widest(1.0) for strength in np.arange(0.01, 1, 0.01))
+
+
+def test_a_short_sound_dies_away_before_it_begins_again(sound):
+    whole = filled(sound, 20_000)
+    period = len(sound) + PAUSE
+    np.testing.assert_array_equal(whole[: len(sound)], sound)
+    np.testing.assert_array_equal(whole[period : period + len(sound)], sound)
+    rest = whole[len(sound) : period]
+    assert rest[0] == sound[-1] and np.abs(rest).max() <= np.abs(sound[len(sound) // 2 :]).max()
+    assert not rest[len(sound) // 2 :].any()
+    assert filled(sound[:1], 10).tolist() == [sound[0], *[0.0] * 9]
+    np.testing.assert_array_equal(filled(sound, 100), sound[:100])
+
+
+def test_the_shipped_model_ends_a_shot_in_quiet(mini):
+    """Repeated without a pause, the next shot's onset would be the loudest moment of the last 5 ms."""
+    time = np.arange(4800)
+    shot = np.random.default_rng(0).normal(size=4800) * np.exp(-time / 600)
+    (clips,) = vary(mini, [shot], 2, strength=0.5)
+    assert np.abs(clips[:, -80:]).max() < 0.05 * np.abs(clips).max()
 
 
 @pytest.fixture
@@ -79,7 +113,7 @@ class TestVary:
     def test_almost_no_strength_leaves_what_the_model_makes_of_the_sound(self, tiny, sound):
         """Its latent, decoded: at step 1 of 1000 a latent holds 0.3 % of noise."""
         wave, gain = level(sound, tiny.samples)
-        s_0 = tiny.encode(np.resize(wave, tiny.samples)[None])
+        s_0 = tiny.encode(filled(wave, tiny.samples)[None])
         near, far = (vary(tiny, [sound], 1, strength=s, **FAST)[0] / gain for s in (1e-4, 1.0))
         away = [np.abs(clip - tiny.decode(s_0)[:, : len(sound)]).mean() for clip in (near, far)]
         assert away[0] < 0.1 * s_0.abs().mean() + 0.1 and away[1] > 4 * away[0]
@@ -125,6 +159,20 @@ def test_the_shipped_model_stays_nearer_at_less_strength(mini):
     near, far = ({k: np.mean([row[k] for row in part]) for k in part[0]} for part in rows)
     assert near["mel_distance"] < 0.7 * far["mel_distance"]
     assert near["similarity"] > far["similarity"]
+
+
+class TestDistances:
+    def test_of_a_longer_sound_the_beginning_counts_with_its_own_peak(self, tiny, sound):
+        beginning = np.resize(sound, tiny.samples)
+        loud_later = np.concatenate([0.1 * beginning, sound])
+        (row,) = result.distances(tiny, loud_later, [beginning])
+        assert row["mel_distance"] == pytest.approx(0, abs=1e-4) and row["similarity"] > 0.9999
+
+    def test_samples_that_a_coding_adds_do_not_shift_the_repetitions(self, tiny, sound):
+        longer = np.pad(sound, (0, 500))
+        shorter = sound[:-3]
+        for row in result.distances(tiny, sound, [longer, shorter, sound + 0.1]):
+            assert row["mel_distance"] < 0.05
 
 
 class TestSources:

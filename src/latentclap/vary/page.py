@@ -14,7 +14,7 @@ from latentclap.book.players import AudioFile, save_player
 from latentclap.book.standalone import number_table, paragraph, write_page
 from latentclap.files import replaceable, write_json
 from latentclap.system import FoleySystem
-from latentclap.vary.process import level
+from latentclap.vary.process import filled, level
 from latentclap.vary.result import model_wave
 from latentclap.vary.sounds import PAGE, Source
 
@@ -85,10 +85,8 @@ def variations_page(
 
 def _through(system: FoleySystem, sound: np.ndarray) -> np.ndarray:
     """A sound encoded and decoded."""
-    from latentclap.audio import repeat_to
-
     wave, gain = level(sound, system.samples)
-    return system.reconstruct(repeat_to(wave, system.samples)[None])[0][: len(sound)] * gain
+    return system.reconstruct(filled(wave, system.samples)[None])[0][: len(sound)] * gain
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

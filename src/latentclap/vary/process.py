@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 #: Peak below which a sound is silence.
 SILENT = 1e-6
+#: Samples between a sound's end and its next repetition: the onset of that one, which a window of the log-mel (1024
+#: samples) or a strength moves forward, would be heard as a click at the end of every variation.
+PAUSE = 2400
 
 
 def start_of(strength: float, steps: int, train_steps: int) -> tuple[int, int]:
     """The step n that a sound is noised up to, and the number of steps back.
 
-    The steps lie as far apart as in a generation from pure noise of ``steps``, or closer.
+    The steps lie as far apart as ``steps`` over the whole process, or closer.
 
     Args:
         strength: share of the process, above 0 and up to 1.
@@ -36,7 +39,9 @@ def start_of(strength: float, steps: int, train_steps: int) -> tuple[int, int]:
         train_steps: N of the training schedule.
     """
     start = max(1, round(strength * (train_steps - 1)))
-    return start, min(start + 1, max(1, math.ceil(steps * strength)))
+    # steps have one distance less between them than they are; 0.07 * 100 is a little more than 7
+    distances = math.ceil(round((steps - 1) * strength, 6))
+    return start, min(start + 1, steps, 1 + distances)
 
 
 def vary(
@@ -57,7 +62,7 @@ def vary(
     """Make n variations of each sound: SDEdit (arXiv:2108.01073), AudioLDM's "style transfer" (arXiv:2301.12503).
 
     A sound's latent s_0 is noised up to step ``strength * N`` and denoised from there. A sound that is shorter than
-    the system's clips is repeated for it, as in training (IV-A), and its variations are cut to its length.
+    the system's clips is repeated for it (:func:`filled`), and its variations are cut to its length.
 
     Args:
         system: whose VAE, UNet and vocoder make them.
@@ -97,7 +102,7 @@ def vary(
     if prompts is not None and len(prompts) != len(waves):
         raise InputError(f"{len(prompts)} prompts for {len(waves)} sounds: give one for each, or none")
     heard = [level(wave, system.samples, f"sound {i}") for i, wave in enumerate(waves)]
-    full = np.stack([repeat_to(wave, system.samples) for wave, _ in heard])
+    full = np.stack([filled(wave, system.samples) for wave, _ in heard])
     s_0 = system.encode(full)
     with torch.no_grad():
         E_none = system.condition(system.encode_text([""]))
@@ -181,3 +186,21 @@ def level(wave: np.ndarray, samples: int, what: str = "the sound") -> tuple[np.n
     if peak < SILENT:
         raise InputError(f"{what}: silence has no variations")
     return (wave * (0.5 / peak)).astype(np.float32), peak / 0.5
+
+
+def filled(wave: np.ndarray, samples: int) -> np.ndarray:
+    """Repeat a sound to a clip's length, with a pause before each repetition, in which its end dies away.
+
+    In training (IV-A) sounds are repeated without one. The pause holds the sound's end backwards, at most half of
+    the sound, faded: rain goes on for a moment, and behind a shot there is quiet.
+
+    Args:
+        wave: (samples,), float.
+        samples: of a clip; of a longer wave the beginning is taken.
+    """
+    if len(wave) >= samples:
+        return wave[:samples]
+    rest = np.zeros(PAUSE, wave.dtype)
+    if back := min(len(wave) // 2, PAUSE):
+        rest[:back] = wave[: -back - 1 : -1] * np.linspace(1, 0, back, dtype=wave.dtype)
+    return repeat_to(np.concatenate([wave, rest]), samples)

@@ -24,14 +24,16 @@ def distances(system: FoleySystem, sound: np.ndarray, clips: Sequence[np.ndarray
 
     Args:
         system: whose CLAP and log-mel measure.
-        sound: (samples,) at 16 kHz.
-        clips: (samples,) each, at 16 kHz, of any level.
+        sound: (samples,) at 16 kHz; of one longer than the system's clips the beginning counts.
+        clips: (samples,) each, at 16 kHz, of any level; each is cut or continued by silence to the sound's length,
+            since a coding may add or take some samples.
 
     Returns:
         For each clip "mel_distance", the mean absolute difference of log-mels of equal peaks, in nats; and
         "similarity", the cosine of CLAP's embeddings, where the system has a CLAP for sounds.
     """
-    waves = np.stack([_levelled(wave, system.samples) for wave in (sound, *clips)])
+    length = min(len(sound), system.samples)
+    waves = np.stack([_levelled(wave, length, system.samples) for wave in (sound, *clips)])
     mel = system.log_mel(waves)
     away = (mel[1:] - mel[:1]).abs().mean(dim=(1, 2, 3)).tolist()
     rows = [{"mel_distance": value} for value in away]
@@ -81,7 +83,9 @@ def model_wave(path: Path) -> np.ndarray:
     return resample(wave[0], sr, MODEL_RATE)
 
 
-def _levelled(wave: np.ndarray, samples: int) -> np.ndarray:
-    """Peak 0.5, as the model takes sounds, repeated or cut to a clip's length."""
+def _levelled(wave: np.ndarray, length: int, samples: int) -> np.ndarray:
+    """Zero mean and peak 0.5, as the model takes sounds, of one length, repeated to a clip's."""
+    wave = wave[:length] - wave[:length].mean()
     peak = float(np.abs(wave).max(initial=0.0))
-    return repeat_to((wave * (0.5 / peak) if peak else wave).astype(np.float32), samples)
+    wave = np.pad(wave * (0.5 / peak) if peak else wave, (0, length - len(wave)))
+    return repeat_to(wave.astype(np.float32), samples)
