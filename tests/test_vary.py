@@ -1,12 +1,15 @@
 """Variations of sounds: what they keep of a sound, the command, its files and its page."""
 
+import copy
 import csv
 import hashlib
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from latentclap import cli
@@ -15,6 +18,7 @@ from latentclap.diffusion import sampling_steps
 from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.foley import synthesize
+from latentclap.models import random_system
 from latentclap.vary import command, result
 from latentclap.vary.process import PAUSE, filled, level, start_of, vary
 from latentclap.vary.sounds import Sounds, find_sources
@@ -130,6 +134,21 @@ class TestVary:
         with pytest.raises(InputError, match="no CLAP audio branch"):
             vary(deaf, [sound], 1, **FAST)
 
+    def test_a_clap_that_only_judges_does_not_steer(self, tiny, sound):
+        """Its embeddings are of a space that the UNet knows nothing of, and noise would come out without a word."""
+        other = replace(tiny, clap=random_system("tiny", seed=1).clap)
+        with pytest.raises(InputError, match="conditioned by another CLAP than the one it has for sounds"):
+            vary(other, [sound], 1, **FAST)
+        assert vary(other, [sound], 1, prompts=["rain"], **FAST)[0].shape == (1, len(sound))
+        rounded = replace(tiny, clap=copy.deepcopy(tiny.clap).half().float())  # the same, in a smaller file
+        assert vary(rounded, [sound], 1, **FAST)[0].shape == (1, len(sound))
+
+    def test_noise_of_a_stochastic_sampler_is_the_variation_s_own(self, tiny, sound):
+        still, alone = (vary(tiny, [sound], 2, eta=eta, **FAST)[0] for eta in (0.0, 1.0))
+        beside = vary(tiny, [sound[::-1].copy(), sound], 2, eta=1.0, batch_size=3, **FAST)[1]
+        np.testing.assert_allclose(beside, alone, atol=1e-4)
+        assert not np.allclose(still, alone, atol=1e-2)
+
     @pytest.mark.parametrize(
         ("waves", "options", "message"),
         [
@@ -145,6 +164,8 @@ class TestVary:
             ([np.arange(9.0)], {"guidance_scale": -1.0}, "guidance_scale=-1.0"),
             ([np.arange(9.0)], {"eta": 2.0}, "eta=2.0"),
             ([np.arange(9.0)], {"sampler": "euler"}, "unknown sampler 'euler'"),
+            ([np.arange(9.0)], {"batch_size": 0}, "batch_size=0"),
+            ([np.repeat([0.0, 1.0], 10**6)], {}, r"sound 0: its first [\d.]+ s are silent, .* cut them off"),
         ],
     )
     def test_what_cannot_be_varied(self, tiny, waves, options, message):
@@ -214,6 +235,17 @@ class TestSources:
         with pytest.raises(InputError, match=r"step 1.flac and .*step 1.flac would both be called a_step_1"):
             find_sources([folder], [0.5])
 
+    def test_names_fit_every_disk_and_are_none_of_ours(self, tmp_path, sound):
+        for name in ("\u97f3" * 80, "do\u0308r", "variations.csv", "generation.json", "-x"):
+            write_wave(tmp_path / f"{name}.wav", sound, RATE)
+        names = {s.name for s in find_sources([tmp_path], [0.5])}
+        assert names == {"\u97f3" * 33, "d\u00f6r", "variations.csv_", "generation.json_", "x"}
+
+    def test_a_file_is_one_sound_however_it_is_called(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        found = find_sources([Path("b"), folder / "b/step 1.wav", Path("b/../b/step 1.wav")], [0.5])
+        assert [(s.name, s.path) for s in found] == [("step_1", Path("b/step 1.wav"))]
+
     def test_names_differ_on_disks_that_know_no_capitals_and_are_short_enough_for_all(self, folder, sound):
         write_wave(folder / "c/STEP 1.wav", sound, RATE)
         write_wave(folder / "c" / f"{'x' * 200}.wav", sound, RATE)
@@ -226,6 +258,17 @@ class TestSources:
         assert [s.path.name for s in found] == ["step 1.wav"]
         asked = find_sources([folder / "b/out/step_1/step_1_000.wav"], [0.5], leave_out=folder / "b/out")
         assert [s.name for s in asked] == ["step_1_000"]
+        with pytest.raises(InputError, match="all sounds in it are what was made before, or lie in --out"):
+            find_sources([folder / "b"], [0.5], leave_out=folder)
+
+    def test_what_another_call_made_is_none_either_but_where_it_is_asked_for(self, folder, sound):
+        made = folder / "b/tries"
+        write_wave(made / "step_1/step_1_000.wav", sound, RATE)
+        write_wave(made / "listen/0.mp3", sound, RATE)
+        (made / "generation.json").write_text("{}")
+        (made / "listen/listen.json").write_text("[]")
+        assert [s.path.name for s in find_sources([folder / "b"], [0.5])] == ["step 1.wav"]
+        assert [s.path.name for s in find_sources([made], [0.5])] == ["step_1_000.wav"]
 
     def test_sounds_are_decoded_at_the_model_s_rate_and_their_own_level(self, tmp_path, sound):
         write_wave(
@@ -304,7 +347,70 @@ class TestCommand:
         assert mine.read_text() == "my own page" and not (tmp_path / "out/door").exists()
         (tmp_path / "out/variations.csv").unlink()
         mine.unlink()
+        (tmp_path / "out/variations.csv").mkdir()
+        assert "is a folder" in str(run("-n", 1).exception)
+        (tmp_path / "out/variations.csv").rmdir()
         assert run("-n", 1).exit_code == 0 and run("-n", 1).exit_code == 0  # its own page is
+
+    def test_a_sound_that_lies_in_the_folder_is_not_lost(self, run, tmp_path):
+        assert run("-n", 2).exit_code == 0
+        clip, player = tmp_path / "out/door/door_001.wav", tmp_path / "out/listen/00_01.mp3"
+        for mine in (clip, player):
+            refused = run(mine, "--overwrite")
+            assert "would be replaced or removed: copy it" in str(refused.exception), refused.output
+            assert mine.is_file()
+
+    def test_fewer_variations_leave_what_is_told_of_the_others(self, run, tmp_path):
+        assert run("-n", 3, "--no-page").exit_code == 0
+        assert run("-n", 1).exit_code == 0
+        told = [row["file"] for row in csv.DictReader((tmp_path / "out/variations.csv").open())]
+        assert told == [c["file"] for c in read_json(tmp_path / "out/generation.json")["clips"]]
+        page = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+        assert len(told) == 6 and all(Path(file).name in page for file in told)
+        assert run("-n", 1, "--no-page", "--overwrite", "--seed", 1).exit_code == 0
+        assert not (tmp_path / "out/listen").exists()  # it played clips that are no more
+
+    def test_a_sound_that_was_moved_is_the_same(self, run, tmp_path):
+        assert run("-n", 1, "--no-page").exit_code == 0
+        (tmp_path / "in/dog.wav").rename(tmp_path / "dog.wav")
+        again = run(tmp_path / "dog.wav", "-n", 1, "--no-page")
+        assert again.exit_code == 0 and "2 of them made before" in again.output
+        sounds = {c["class"]: c["sound"] for c in read_json(tmp_path / "out/generation.json")["clips"]}
+        assert sounds["dog"] == (tmp_path / "dog.wav").as_posix()
+
+    def test_a_file_tells_what_it_is_of(self, run, tmp_path):
+        assert run("-n", 1, "--no-page", "--class", "rain").exit_code == 0
+        with soundfile.SoundFile(tmp_path / "out/door/door_000.wav") as clip:
+            assert clip.comment.startswith(
+                "variation of door.wav at strength 0.5: This is a sound of rain. (clip 0, "
+            )
+
+    def test_names_that_are_no_text(self, run, tmp_path, sound):
+        write_wave(tmp_path / "in/caf\udce9.wav", sound[::-1], RATE)
+        write_wave(tmp_path / "in/sub/door.wav", sound[::-1], RATE)
+        assert run("-n", 1).exit_code == 0
+        rows = {row["file"]: row["sound"] for row in csv.DictReader((tmp_path / "out/variations.csv").open())}
+        assert rows["caf_xe9/caf_xe9_000.wav"] == "caf\\xe9.wav"
+        page = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+        heads = re.findall(r'<th scope="row">(.*?)</th>', page)
+        assert "caf\\xe9.wav, strength 0.5" in heads
+        # two of one name by their folders
+        assert {head for head in heads if "door" in head} == {
+            f"{tmp_path.as_posix()}/in/{name}, strength 0.5" for name in ("door.wav", "sub/door.wav")
+        }
+
+    def test_a_long_sound_that_begins_in_silence_is_named_before_any_is_varied(
+        self, run, tmp_path, sound, tiny
+    ):
+        write_wave(tmp_path / "in/late.wav", np.pad(sound, (tiny.samples, 0)), RATE)
+        assert re.search(r"late.wav: its first [\d.]+ s are silent", str(run("-n", 1).exception))
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("format", ["wav", "ogg", "mp3", "opus"])
+    def test_a_sound_of_two_samples(self, run, tmp_path, format):
+        write_wave(tmp_path / "in/tick.wav", np.array([0.5, -0.5]), RATE)
+        done = run("-n", 1, "--format", format)
+        assert done.exit_code == 0, done.exception
 
     def test_clips_are_finished_as_asked(self, run, tmp_path):
         done = run("-n", 1, "--fade", 10, "--sampling-rate", 48000, "--format", "flac", "--no-page")
@@ -317,6 +423,7 @@ class TestCommand:
         [
             (("--prompt", "a", "--class", "rain"), "give --prompt or --class, one of the two"),
             (("--class", "cow"), "--class: .*cow"),
+            (("--prompt", " "), "--prompt needs words"),
             (("-n", 0), "-n 0: at least 1"),
             (("--strength", 2), "--strength 2: it lies above 0"),
             (("--fade", 200), "--fade 200: two fades of it are longer than a clip of 0.1875 s"),
@@ -330,7 +437,7 @@ class TestCommand:
 
     def test_a_system_without_clap_asks_for_a_text(self, run, tmp_path, tiny, monkeypatch):
         monkeypatch.setattr(command, "load_system", lambda model, device: replace(tiny, clap=None))
-        assert "give --prompt or --class" in str(run("-n", 1).exception)
+        assert "give a text, --prompt or --class" in str(run("-n", 1).exception)
         assert run("-n", 1, "--class", "rain", "--no-page").exit_code == 0
         rows = list(csv.DictReader((tmp_path / "out/variations.csv").open()))
         assert [row["similarity"] for row in rows] == ["", ""]

@@ -44,6 +44,7 @@ MAKERS = (
     "storage",
     "system",
     "vary.process",
+    "vary.sounds",
 )
 
 
@@ -174,10 +175,12 @@ def write_clips(
     plan: dict[str, Any],
     finish: Finish = Finish(),
     make: Make | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> dict[Path, dict[str, Any]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
     ``make(name, text, first, count)`` returns clips (count, samples); by default they are generated from the text.
+    ``said`` is what the files of each name say of themselves before the text.
     The plan is written just before the first clip: a run that fails earlier leaves nothing. A clip beyond full scale
     is turned down (:func:`within_full_scale`).
 
@@ -220,7 +223,8 @@ def write_clips(
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     heard = finish(wave, system.sampling_rate)
-                    comment = _comment(text, path, settings, _named(plan))
+                    words = ": ".join(part for part in ((said or {}).get(name), text) if part)
+                    comment = _comment(words, path, settings, _named(plan))
                     write_wave(
                         path, within_full_scale(heard), finish.rate(system.sampling_rate), comment=comment
                     )

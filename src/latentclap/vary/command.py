@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from latentclap.checkpoints import Sampling, own_sampling, resolve
 from latentclap.classes import canonical_class
 from latentclap.classes import prompt as class_prompt
 from latentclap.errors import InputError
-from latentclap.files import replaceable
+from latentclap.files import check_place, plain, replaceable
 from latentclap.finish import Finish
 from latentclap.formats import Format, check_format
 from latentclap.generation import (
@@ -25,7 +27,7 @@ from latentclap.generation import (
     write_record,
 )
 from latentclap.options import Device, Model, Quiet, check_sampling, load_system
-from latentclap.vary.sounds import PAGE, STRENGTH, Sounds, Source, find_sources
+from latentclap.vary.sounds import MARK, PAGE, STRENGTH, TABLE, Sounds, Source, find_sources
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -34,15 +36,13 @@ if TYPE_CHECKING:
     from latentclap.generation import Make
     from latentclap.system import FoleySystem
 
-#: how far each variation is from its sound
-TABLE = "variations.csv"
-
 HELP = """Make variations of sounds: other takes of the same footstep, door or dog.
 
 A sound is noised part of the way and denoised again. --strength says how far: at 0.2 the take is hardly another
 one, at 0.8 little more than its kind is left. Without --prompt or --class a sound is steered by its own CLAP
 embedding; with one, towards the text (rain that barks). Variations have the sound's length, up to the model's clip,
-of a longer sound its beginning; and its level, but for --lufs.
+of a longer sound its beginning; and its level, but for --lufs. They are mono, of a sound's first channel, and have
+the model's 16 kHz: --sampling-rate adds nothing above 8 kHz.
 
 The folder gets <sound>/<sound>_000.wav, ..., listen/index.html, which plays them beside the sound, variations.csv,
 which tells how far each is from it, and a record. The same command goes on where it was stopped."""
@@ -58,7 +58,7 @@ def vary(
         list[float] | None,
         typer.Option(help="How far, above 0 and up to 1; given several times: each.", show_default="0.5"),
     ] = None,
-    prompt: Annotated[str, typer.Option(help="A text that steers all of them.", show_default=False)] = "",
+    prompt: Annotated[str | None, typer.Option(help="A text that steers all of them.")] = None,
     cls: Annotated[
         str, typer.Option("--class", help="One of the seven classes instead.", show_default=False)
     ] = "",
@@ -111,34 +111,45 @@ def vary(
     )
     names = {source.name: text for source in sources}
     told = {source.name: source.asdict() for source in sources}
+    said = {s.name: f"variation of {s.title} at strength {s.strength:g}" for s in sources}
     plan = make_plan(model, {**settings, **way, "sounds": told}, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
     kept = {} if overwrite else kept_clips(out, plan)
     old = earlier_clips(out, every, overwrite, kept)
     _check_places(out, page, overwrite)
+    _check_kept(sources, out, [*every, *(out / name for name in old)])
     heard = Sounds(sources)
     system = load_system(model, device)
     if adapter:
         system = adapter.applied(system)
-    if not text and system.clap is None:
-        raise InputError(
-            f"{model} has no CLAP audio branch, by which a sound steers its variations: give --prompt or --class"
-        )
+    if not text:
+        from latentclap.vary.process import check_steering
+
+        check_steering(system)
+    heard.check(system.samples)
     seconds = {name: min(heard.seconds[name], system.seconds) for name in names}
     finish.check(min(seconds.values()))
     make = _make(system, sources, heard, settings, batch_size)
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make)
+    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    more = {name: {**about, "seconds": round(seconds[name], 4)} for name, about in told.items()}
+    more = {
+        s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(seconds[s.name], 4)} for s in sources
+    }
     write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
     from latentclap.vary.page import variations_page
     from latentclap.vary.result import measure, write_table
 
-    rows = measure(system, sources, heard, files, quiet=quiet)
+    # also those of an earlier call that asked for more
+    there = {name: [path for path in made if path.parent.name == name] for name in names}
+    for paths in there.values():
+        paths.sort(key=lambda path: int(path.stem.rpartition("_")[2]))
+    rows = measure(system, sources, heard, there, quiet=quiet)
     write_table(out / TABLE, rows)
     if page:
-        variations_page(out, system, sources, heard, files, rows)
+        variations_page(out, system, sources, heard, there, rows)
+    elif overwrite and (out / PAGE / MARK).is_file():  # of clips that are no more
+        shutil.rmtree(out / PAGE, ignore_errors=True)
     cut = len({source.path for source in sources if heard.seconds[source.name] > system.seconds})
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
@@ -155,24 +166,36 @@ def vary(
 def _check_places(out: Path, page: bool, overwrite: bool) -> None:
     """Refuse to replace what no earlier run wrote beside the clips."""
     table = out / TABLE
+    check_place(table)
     if table.exists() and not (out / RECORD).is_file() and not overwrite:
         raise InputError(f"{table} would be replaced; choose another --out or say --overwrite")
     if page:
-        from latentclap.vary.page import MARK
-
         replaceable(out / PAGE, MARK, "a page of variations")
 
 
-def _text(prompt: str, cls: str) -> str:
+def _check_kept(sources: Sequence[Source], out: Path, replaced: Iterable[Path]) -> None:
+    """Refuse to vary what would be replaced or removed: an earlier variation, or a player of the page."""
+    gone, page = set(map(os.path.realpath, replaced)), os.path.realpath(out / PAGE)
+    for source in sources:
+        place = os.path.realpath(source.path)
+        if place in gone or Path(place).is_relative_to(page):
+            raise InputError(
+                f"{source.path} lies in --out and would be replaced or removed: copy it, or choose another --out"
+            )
+
+
+def _text(prompt: str | None, cls: str) -> str:
     """What steers all variations; nothing: each sound its own."""
-    if prompt and cls:
+    if prompt is not None and cls:
         raise InputError("give --prompt or --class, one of the two, or none")
+    if prompt is not None and not prompt.strip():
+        raise InputError("--prompt needs words; leave it out, and each sound steers its own variations")
     if cls:
         try:
             return class_prompt(canonical_class(cls))
         except ValueError as error:
             raise InputError(f"--class: {error}") from None
-    return prompt.strip()
+    return (prompt or "").strip()
 
 
 def _make(

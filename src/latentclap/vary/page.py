@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,14 @@ import numpy as np
 from latentclap.book.grid import listening_grid
 from latentclap.book.players import AudioFile, save_player
 from latentclap.book.standalone import number_table, paragraph, write_page
-from latentclap.files import replaceable, write_json
+from latentclap.files import plain, replaceable, write_json
 from latentclap.system import FoleySystem
 from latentclap.vary.process import filled, level
 from latentclap.vary.result import model_wave
-from latentclap.vary.sounds import PAGE, Source
+from latentclap.vary.sounds import MARK, PAGE, Source
 
 #: the first columns: a sound, and what is left of it without any noise
 SOUND, THROUGH = "Sound", "Through the model"
-#: what the page plays: [{"row", "column", "file"}, ...]
-MARK = "listen.json"
 #: rows and variations of each that the page plays; the folder has all
 ROWS, CLIPS = 40, 6
 
@@ -50,9 +49,11 @@ def variations_page(
     away = {row["file"]: row for row in rows}
     cells: dict[tuple[str, str], AudioFile] = {}
     heads, through = [], {}
+    titles = Counter(title for _, title in {(source.path, source.title) for source in sources})
     for number, source in enumerate(sources[:ROWS]):
-        head = f"{source.path.name}, strength {source.strength:g}"
-        head += f" ({number + 1})" if head in heads else ""
+        # files of one name are told apart by their folders
+        title = source.title if titles[source.title] == 1 else plain(source.path)
+        head = f"{title}, strength {source.strength:g}"
         heads.append(head)
         sound = heard[source.name][: system.samples]
         if source.path not in through:
@@ -62,14 +63,17 @@ def variations_page(
             cells[head, column] = save_player(wave, system.sampling_rate, folder / name)
         for i, path in enumerate(files[source.name][:CLIPS]):
             told = away[path.relative_to(out).as_posix()]
-            words = f"similarity {told['similarity']:.2f}" if "similarity" in told else ""
+            words = path.name + (
+                f" \u00b7 similarity {told['similarity']:.2f}" if "similarity" in told else ""
+            )
             cells[head, f"Take {i + 1}"] = save_player(
                 model_wave(path),
                 system.sampling_rate,
                 folder / f"{number:02d}_{i + 1:02d}.mp3",
                 caption=words,
             )
-    columns = [SOUND, THROUGH, *(f"Take {i + 1}" for i in range(min(CLIPS, len(files[sources[0].name]))))]
+    most = max(map(len, files.values()))
+    columns = [SOUND, THROUGH, *(f"Take {i + 1}" for i in range(min(CLIPS, most)))]
     grid = listening_grid(heads, columns, cells, title="variations", allow_missing=True, folder=folder)
     files_of = [{"row": r, "column": c, "file": clip.path.name} for (r, c), clip in cells.items()]
     write_json(folder / MARK, files_of)
@@ -77,7 +81,7 @@ def variations_page(
         "Each row is a sound, what the model's encoder, decoder and vocoder leave of it, and its variations. A row"
         " has one loudness. The number keys play the row that was heard last.",
     ]
-    if len(sources) > ROWS or len(files[sources[0].name]) > CLIPS:
+    if len(sources) > ROWS or most > CLIPS:
         lines.append(f"The first {ROWS} rows and {CLIPS} variations of each; the folder has all.")
     blocks = [*map(paragraph, lines), grid.html(folder)]
     return write_page(folder / "index.html", "Variations", [*blocks, _table(rows)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from latentclap.audio import repeat_to
+from latentclap.audio import MODEL_RATE, repeat_to
 from latentclap.diffusion import randn_per_item, sample
 from latentclap.errors import InputError
 from latentclap.system import FoleySystem, item_seed
@@ -84,7 +84,7 @@ def vary(
 
     Raises:
         InputError: no sound, one that is silent or empty, not a prompt for each, a value out of range, or a system
-            without the CLAP that ``prompts=None`` needs.
+            without the CLAP that ``prompts=None`` needs (:func:`check_steering`).
     """
     if not 0 < strength <= 1:
         raise InputError(
@@ -99,8 +99,12 @@ def vary(
         raise InputError(f"eta={eta}: must be between 0 (DDIM) and 1 (DDPM's noise)")
     if not waves or n < 1:
         raise InputError("nothing to vary: give one sound and n=1 at least")
+    if batch_size < 1 or seed < 0 or first < 0:
+        raise InputError(f"batch_size={batch_size}, seed={seed}, first={first}: at least 1, 0 and 0")
     if prompts is not None and len(prompts) != len(waves):
         raise InputError(f"{len(prompts)} prompts for {len(waves)} sounds: give one for each, or none")
+    if prompts is None:
+        check_steering(system)
     heard = [level(wave, system.samples, f"sound {i}") for i, wave in enumerate(waves)]
     full = np.stack([filled(wave, system.samples) for wave, _ in heard])
     s_0 = system.encode(full)
@@ -164,6 +168,30 @@ def _back(
         raise InputError(str(error)) from None
 
 
+def check_steering(system: FoleySystem) -> None:
+    """Check that a sound's embedding can take the place of a text's in a system.
+
+    Raises:
+        InputError: it has no CLAP for sounds, or one that judges only: the UNet knows nothing of its space.
+    """
+    if system.clap is None:
+        raise InputError(
+            f"{system.name} has no CLAP audio branch, by which a sound steers its variations: give a text, --prompt"
+            " or --class"
+        )
+    ours, judge = (part.text_projection.state_dict() for part in (system.text_encoder, system.clap))
+    # files may hold the two at different precision
+    same = ours.keys() == judge.keys() and all(
+        ours[k].shape == judge[k].shape and torch.allclose(ours[k], judge[k], rtol=0.02, atol=1e-3)
+        for k in ours
+    )
+    if not same:
+        raise InputError(
+            f"{system.name} is conditioned by another CLAP than the one it has for sounds: give a text, --prompt or"
+            " --class"
+        )
+
+
 def level(wave: np.ndarray, samples: int, what: str = "the sound") -> tuple[np.ndarray, float]:
     """Bring a sound to zero mean and peak 0.5, as the model takes it, and cut it to a clip's length.
 
@@ -181,10 +209,12 @@ def level(wave: np.ndarray, samples: int, what: str = "the sound") -> tuple[np.n
     wave = np.asarray(wave, dtype=np.float64)
     if wave.ndim != 1 or not wave.size or not np.isfinite(wave).all():
         raise InputError(f"{what}: give finite samples of one channel, not {wave.shape}")
+    longer = len(wave) > samples
     wave = wave[:samples] - wave[:samples].mean()
     peak = float(np.abs(wave).max())
     if peak < SILENT:
-        raise InputError(f"{what}: silence has no variations")
+        part = f"its first {samples / MODEL_RATE:g} s are silent, and only those are varied; cut them off"
+        raise InputError(f"{what}: {part if longer else 'silence has no variations'}")
     return (wave * (0.5 / peak)).astype(np.float32), peak / 0.5
 
 

@@ -59,7 +59,7 @@ def measure(
         for path, row in zip(files[source.name], distances(system, heard[source.name], clips), strict=True):
             about = {
                 "file": path.relative_to(path.parents[1]).as_posix(),
-                "sound": source.path.name,
+                "sound": source.title,
                 "strength": f"{source.strength:g}",
             }
             rows.append(about | row)
