@@ -26,6 +26,8 @@ SILENT = 1e-6
 #: Samples between a sound's end and its next repetition: the onset of that one, which a window of the log-mel (1024
 #: samples) or a strength moves forward, would be heard as a click at the end of every variation.
 PAUSE = 2400
+#: By how much a variation is made louder at most (40 dB): one that came out all but silent would be a hiss.
+MOST_GAIN = 100.0
 
 
 def start_of(strength: float, steps: int, train_steps: int) -> tuple[int, int]:
@@ -80,7 +82,7 @@ def vary(
         batch_size: clips per UNet call.
 
     Returns:
-        For each sound float32 (n, samples), as long and at the level as it was given.
+        For each sound float32 (n, samples), as long as it was given, or as the system's clips, and of its energy.
 
     Raises:
         InputError: no sound, one that is silent or empty, not a prompt for each, a value out of range, or a system
@@ -131,10 +133,18 @@ def vary(
             )
         )
     made = np.concatenate(out).reshape(len(waves), n, -1)
-    return [
-        (clips[:, : min(len(wave), clips.shape[1])] * level).astype(np.float32)
-        for clips, (wave, level) in zip(made, heard, strict=True)
-    ]
+    return [_as_loud(clips, wave, gain) for clips, (wave, gain) in zip(made, heard, strict=True)]
+
+
+def _as_loud(clips: np.ndarray, wave: np.ndarray, gain: float) -> np.ndarray:
+    """Cut clips (n, samples) to a sound's length, and bring them to its energy times ``gain``.
+
+    What the model makes of a sound may be several dB weaker, and each take by another amount.
+    """
+    clips = clips[:, : len(wave)].astype(np.float64)
+    made = np.sqrt((clips**2).mean(axis=1, keepdims=True))
+    wanted = float(np.sqrt((wave.astype(np.float64) ** 2).mean()))
+    return (clips * gain * np.minimum(wanted / np.maximum(made, 1e-12), MOST_GAIN)).astype(np.float32)
 
 
 def _back(

@@ -141,7 +141,7 @@ def find_sources(
 
     files: list[Path] = []
     for path in paths:
-        found = [path] if path.is_file() else [f for f in below(path, FORMATS) if f.is_file()]
+        found = [f for f in below(path, FORMATS) if f.is_file()] if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: no sounds in it ({', '.join(FORMATS)})")
         if path.is_dir():
