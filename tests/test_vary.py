@@ -20,6 +20,8 @@ from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.foley import synthesize
 from latentclap.models import random_system
+from latentclap.storage import fold
+from latentclap.system import tuning_layer
 from latentclap.vary import command, result
 from latentclap.vary.process import PAUSE, filled, level, start_of, vary
 from latentclap.vary.sounds import Sounds, find_sources
@@ -152,6 +154,18 @@ class TestVary:
         rounded = replace(tiny, clap=copy.deepcopy(tiny.clap).half().float())  # the same, in a smaller file
         assert vary(rounded, [sound], 1, **FAST)[0].shape == (1, len(sound))
 
+    @pytest.mark.parametrize("prompts", [None, ["rain"]])
+    def test_a_tuning_layer_does_the_same_by_itself_and_folded_into_the_unet(self, tiny, sound, prompts):
+        layer = tuning_layer(tiny.embed_dim)
+        with torch.no_grad():
+            layer.weight.copy_(-30 * layer.weight.flip(0))
+        apart = replace(tiny, tuning=layer)
+        folded = replace(tiny, unet=fold(tiny.unet, layer))
+        tuned, whole, plain = (
+            vary(system, [sound], 1, prompts=prompts, **FAST)[0] for system in (apart, folded, tiny)
+        )
+        assert np.abs(tuned - whole).max() < 0.01 * np.abs(plain - whole).max()
+
     def test_noise_of_a_stochastic_sampler_is_the_variation_s_own(self, tiny, sound):
         still, alone = (vary(tiny, [sound], 2, eta=eta, **FAST)[0] for eta in (0.0, 1.0))
         beside = vary(tiny, [sound[::-1].copy(), sound], 2, eta=1.0, batch_size=3, **FAST)[1]
@@ -232,6 +246,7 @@ class TestSources:
         for paths, strengths, message in (
             ([folder / "c"], [0.5], "no such sound file or folder"),
             ([folder / "a/notes.txt"], [0.5], r"notes.txt: give one of .wav, .flac"),
+            ([Path("/dev/null")], [0.5], r"null: give one of .wav, .flac"),
             ([folder / "b"], [0.5, 0.5], "--strength 0.5, 0.5: give each once"),
             ([folder / "b"], [0.0], "--strength 0: it lies above 0"),
         ):

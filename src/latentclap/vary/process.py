@@ -112,10 +112,9 @@ def vary(
     s_0 = system.encode(full)
     with torch.no_grad():
         E_none = system.condition(system.encode_text([""]))
-        E = (
-            system.encode_audio(full)
-            if prompts is None
-            else system.condition(system.encode_text(list(prompts)))
+        # in E_text's place: through the tuning layer too, which a saved system's UNet may hold (storage.fold)
+        E = system.condition(
+            system.encode_audio(full) if prompts is None else system.encode_text(list(prompts))
         )
     items = [(k, i) for k in range(len(waves)) for i in range(first, first + n)]
     # of the sound and its number, not of its place among others
