@@ -22,7 +22,7 @@ from latentclap.foley import synthesize
 from latentclap.models import random_system
 from latentclap.storage import fold
 from latentclap.system import tuning_layer
-from latentclap.vary import command, result
+from latentclap.vary import command, page, result
 from latentclap.vary.process import PAUSE, filled, level, start_of, vary
 from latentclap.vary.sounds import Sounds, find_sources
 
@@ -338,11 +338,11 @@ class TestCommand:
             0.8,
             round(len(sound) / RATE, 4),
         )
-        page = (out / "listen/index.html").read_text(encoding="utf-8")
+        html = (out / "listen/index.html").read_text(encoding="utf-8")
         assert (
-            page.count("<audio") == 4 * 4
+            html.count("<audio") == 4 * 4
         )  # of two sounds at two strengths: itself, through the model, two takes
-        for file in re.findall(r'<(?:audio|source)[^>]*src="([^"]+)"', page):
+        for file in re.findall(r'<(?:audio|source)[^>]*src="([^"]+)"', html):
             assert (out / "listen" / file).is_file(), file
 
     def test_it_goes_on_and_replaces_nothing_of_another_run(self, run, tmp_path):
@@ -389,10 +389,22 @@ class TestCommand:
         assert run("-n", 1).exit_code == 0
         told = [row["file"] for row in csv.DictReader((tmp_path / "out/variations.csv").open())]
         assert told == [c["file"] for c in read_json(tmp_path / "out/generation.json")["clips"]]
-        page = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
-        assert len(told) == 6 and all(Path(file).name in page for file in told)
+        html = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+        assert len(told) == 6 and all(Path(file).name in html for file in told)
         assert run("-n", 1, "--no-page", "--overwrite", "--seed", 1).exit_code == 0
         assert not (tmp_path / "out/listen").exists()  # it played clips that are no more
+
+    def test_the_page_says_what_it_leaves_out(self, run, tmp_path, monkeypatch):
+        def lines():
+            return re.findall(
+                "<p>(.*?)</p>", (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+            )
+
+        assert run("-n", 7).exit_code == 0
+        assert lines()[1] == "Played are the first 6 variations of each sound; the folder has all."
+        monkeypatch.setattr(page, "ROWS", 1)
+        assert run("-n", 7).exit_code == 0
+        assert lines()[1].startswith("Played are the first 1 of 2 rows and the first 6")
 
     def test_a_sound_that_was_moved_is_the_same(self, run, tmp_path):
         assert run("-n", 1, "--no-page").exit_code == 0
@@ -415,8 +427,8 @@ class TestCommand:
         assert run("-n", 1).exit_code == 0
         rows = {row["file"]: row["sound"] for row in csv.DictReader((tmp_path / "out/variations.csv").open())}
         assert rows["caf_xe9/caf_xe9_000.wav"] == "caf\\xe9.wav"
-        page = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
-        heads = re.findall(r'<th scope="row">(.*?)</th>', page)
+        html = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+        heads = re.findall(r'<th scope="row">(.*?)</th>', html)
         assert "caf\\xe9.wav, strength 0.5" in heads
         # two of one name by their folders
         assert {head for head in heads if "door" in head} == {

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from scipy.stats import t as student
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from latentclap.files import write_json
 from latentclap.foley import synthesize
 from latentclap.options import Device, Model, application, load_system
 from latentclap.runs import origin
-from latentclap.vary.process import vary
+from latentclap.vary.process import through_model, vary
 from latentclap.vary.result import distances
 
 app = application()
@@ -92,8 +91,7 @@ def main(
         synthesize(c, i, sr=MODEL_RATE, split="eval").wave for c, i in zip(classes, numbers, strict=True)
     ]
     scores = Scores(system, waves, classes)
-    with torch.no_grad():
-        through = [system.reconstruct(wave[None])[0][: len(wave)] for wave in waves]
+    through = [through_model(system, wave) for wave in waves]
     # the next sound of the class, the last one's is the first
     others = [waves[k - i + (i + 1) % per_class] for k, i in enumerate(numbers)]
     rows = [

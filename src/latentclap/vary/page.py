@@ -15,7 +15,7 @@ from latentclap.book.players import AudioFile, save_player
 from latentclap.book.standalone import number_table, paragraph, write_page
 from latentclap.files import plain, replaceable, write_json
 from latentclap.system import FoleySystem
-from latentclap.vary.process import filled, level
+from latentclap.vary.process import through_model
 from latentclap.vary.result import model_wave
 from latentclap.vary.sounds import MARK, PAGE, Source
 
@@ -57,7 +57,7 @@ def variations_page(
         heads.append(head)
         sound = heard[source.name][: system.samples]
         if source.path not in through:
-            through[source.path] = _through(system, sound)
+            through[source.path] = through_model(system, sound)
         for column, wave in ((SOUND, sound), (THROUGH, through[source.path])):
             name = f"{number:02d}_{'sound' if column == SOUND else 'model'}.mp3"
             cells[head, column] = save_player(wave, system.sampling_rate, folder / name)
@@ -81,16 +81,12 @@ def variations_page(
         "Each row is a sound, what the model's encoder, decoder and vocoder leave of it, and its variations. A row"
         " has one loudness. The number keys play the row that was heard last.",
     ]
-    if len(sources) > ROWS or most > CLIPS:
-        lines.append(f"The first {ROWS} rows and {CLIPS} variations of each; the folder has all.")
+    parts = [f"the first {ROWS} of {len(sources)} rows"] if len(sources) > ROWS else []
+    parts += [f"the first {CLIPS} variations of each sound"] if most > CLIPS else []
+    if parts:
+        lines.append(f"Played are {' and '.join(parts)}; the folder has all.")
     blocks = [*map(paragraph, lines), grid.html(folder)]
     return write_page(folder / "index.html", "Variations", [*blocks, _table(rows)])
-
-
-def _through(system: FoleySystem, sound: np.ndarray) -> np.ndarray:
-    """A sound encoded and decoded."""
-    wave, gain = level(sound, system.samples)
-    return system.reconstruct(filled(wave, system.samples)[None])[0][: len(sound)] * gain
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -177,6 +177,12 @@ def _back(
         raise InputError(str(error)) from None
 
 
+def through_model(system: FoleySystem, wave: np.ndarray) -> np.ndarray:
+    """What a system's encoder, decoder and vocoder leave of a sound (samples,) that goes the way of :func:`vary`."""
+    heard, gain = level(wave, system.samples)
+    return system.reconstruct(filled(heard, system.samples)[None])[0][: len(heard)] * gain
+
+
 def check_steering(system: FoleySystem) -> None:
     """Check that a sound's embedding can take the place of a text's in a system.
 
