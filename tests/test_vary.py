@@ -462,7 +462,7 @@ class TestCommand:
             (("--prompt", " "), "--prompt needs words"),
             (("-n", 0), "-n 0: at least 1"),
             (("--strength", 2), "--strength 2: it lies above 0"),
-            (("--fade", 200), "--fade 200: two fades of it are longer than a clip of 0.1875 s"),
+            (("--fade", 200), "door: --fade 200: two fades of it are longer than a clip of 0.1875 s"),
             (("--format", "mp3", "--sampling-rate", 96000), "mp3 knows"),
         ],
     )

@@ -129,7 +129,11 @@ def vary(
         check_steering(system)
     heard.check(system.samples)
     seconds = {name: min(heard.seconds[name], system.seconds) for name in names}
-    finish.check(min(seconds.values()))
+    for name, length in seconds.items():
+        try:
+            finish.check(length)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
     make = _make(system, sources, heard, settings, batch_size)
     made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
