@@ -4,6 +4,7 @@ import copy
 import csv
 import hashlib
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -360,6 +361,26 @@ class TestCommand:
         assert "say --overwrite" in str(run("-n", 2, "--no-page").exception)
         assert run("-n", 1, "--no-page", "--overwrite").exit_code == 0
         assert not clip.exists() and not (tmp_path / "out/listen").exists()
+
+    def test_a_run_that_is_stopped_goes_on_with_the_same_clips(self, run, tmp_path, monkeypatch):
+        assert run("-n", 2, "--no-page").exit_code == 0
+        whole = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*/*.wav")}
+        shutil.rmtree(tmp_path / "out")
+        calls = []
+
+        def stopped(*args, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise InputError("stopped")
+            return vary(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("latentclap.vary.process.vary", stopped)
+            assert "stopped" in str(run("-n", 2, "--no-page").exception)
+        assert not (tmp_path / "out/generation.json").exists()
+        again = run("-n", 2, "--no-page")
+        assert "2 of them made before" in again.output, again.exception
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*/*.wav")} == whole
 
     def test_what_is_no_run_s_is_not_replaced(self, run, tmp_path):
         mine = tmp_path / "out/listen/index.html"

@@ -1,6 +1,7 @@
 """What is measured of variations by strength, and its page."""
 
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from latentclap.book.vary import vary_page
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
-from latentclap.files import read_json
+from latentclap.files import read_json, write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "data_scripts/benchmarks"
 
@@ -63,6 +64,11 @@ def test_the_record_has_every_strength_beside_what_it_is_compared_with(record):
 
 def test_the_page_plays_the_first_sound_of_each_class(record, tmp_path):
     static = tmp_path / "_static"
+    told = read_json(record / "vary.json")
+    row = next(row for row in told["rows"] if row.get("strength") == 0.6)
+    row["recognised"] = {"mean": 0.97, "low": 0.91, "high": 1.03}
+    record = shutil.copytree(record, tmp_path / "record")
+    write_json(record / "vary.json", told)
     text = vary_page(record, tmp_path / "generated/vary.md", static).read_text(encoding="utf-8")
     assert text.count("<audio") == len(CLASSES) * 3  # the sound, through the model, strength 0.6
     for file in re.findall(r'<audio[^>]*src="([^"]+)"', text):
@@ -70,6 +76,8 @@ def test_the_page_plays_the_first_sound_of_each_class(record, tmp_path):
     assert "14 held-out sounds of the seven classes, 2 takes of each" in text
     cells = re.search(r"^\| Strength 0.6, its own embedding \|(.*)\|$", text, re.M)[1].split("|")
     assert len(cells) == 4 and all(re.fullmatch(r" -?[\d.]+ \[-?[\d.]+, -?[\d.]+\] ", cell) for cell in cells)
+    low, high = map(float, re.search(r"\[(.*), (.*)\]", cells[3]).groups())
+    assert 0 <= low <= high <= 1
     assert re.search(r"^\| Through the model \|.*\| \u2013 \|", text, re.M)
 
 

@@ -52,6 +52,8 @@ def _measures(told: Mapping[str, Any]) -> list[str]:
         cells = []
         for key, (_, digits) in _MEASURES.items():
             value = row.get(key)
+            if value and key == "recognised":  # a share: Student's interval may go beyond
+                value = {**value, "low": max(0.0, value["low"]), "high": min(1.0, value["high"])}
             cells.append(
                 f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
                 if value
