@@ -81,6 +81,29 @@ def test_the_page_plays_the_first_sound_of_each_class(record, tmp_path):
     assert re.search(r"^\| Through the model \|.*\| \u2013 \|", text, re.M)
 
 
+def test_the_page_says_at_which_strengths_takes_keep_more_than_the_kind(record, tmp_path):
+    """All ways of steering have to be nearer, by both distances, beyond both intervals."""
+    folder = tmp_path / "record"
+    shutil.copytree(record, folder)
+    told = read_json(folder / "vary.json")
+
+    def span(mean):
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    def page():
+        return vary_page(folder, tmp_path / "v.md", tmp_path / "_static").read_text(encoding="utf-8")
+
+    for row in told["rows"]:
+        row["similarity"], row["mel_distance"] = span(0.5), span(2.0)  # as another sound of the class
+        if row.get("strength") == 0.6:
+            row["similarity"], row["mel_distance"] = span(0.71), span(1.79)
+    write_json(folder / "vary.json", told)
+    assert "beyond both intervals, are takes at strength 0.6." in page()
+    told["rows"][2]["similarity"] = span(0.69)  # one way of steering whose interval meets the other's
+    write_json(folder / "vary.json", told)
+    assert "No takes are nearer to their sound" in page()
+
+
 def test_what_is_no_record(record, tmp_path):
     with pytest.raises(InputError, match=r"no vary.json; .*benchmarks/vary.py writes it"):
         vary_page(tmp_path, tmp_path / "vary.md", tmp_path / "_static")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from latentclap.audio import MODEL_RATE
 from latentclap.book.players import save_player
+from latentclap.book.vary import OTHER
 from latentclap.classes import CLASSES, LABELS, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import write_json
@@ -96,7 +97,7 @@ def main(
     others = [waves[k - i + (i + 1) % per_class] for k, i in enumerate(numbers)]
     rows = [
         {"what": THROUGH, **scores.row([[wave] for wave in through])},
-        {"what": "Another sound of its class", **scores.row([[wave] for wave in others])},
+        {"what": OTHER, **scores.row([[wave] for wave in others])},
     ]
     heard: dict[float, list[np.ndarray]] = {}
     guidance = system.sampling.guidance_scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from latentclap.book.players import AudioFile, spectrogram_png
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_text
 
+#: what takes are compared with
+OTHER = "Another sound of its class"
 #: measures in the record, their heading, and their decimals
 _MEASURES = {
     "similarity": ("similarity to the sound (CLAP)", 2),
@@ -62,14 +64,31 @@ def _measures(told: Mapping[str, Any]) -> list[str]:
         name = f"Strength {row['strength']:g}, {row['steered']}" if "strength" in row else row["what"]
         rows.append((name, *cells))
     sampling = told["sampling"]
+    near = _nearer(told["rows"])
     return [
         "## How far a strength goes",
         f"{counted(told['sounds'], 'held-out sound')} of the seven classes, {told['takes']} takes of each; means with"
         f" Student's 95 % interval over sounds. By {sampling['sampler']}, {sampling['steps']} steps for a whole"
         f" generation, guidance {sampling['guidance_scale']:g}.",
+        "Nearer to their sound than another sound of its class, by both distances and beyond both intervals, are"
+        f" takes at strength {', '.join(near)}."
+        if near
+        else "No takes are nearer to their sound, beyond the intervals, than another sound of its class.",
         table(("clips", *(head for head, _ in _MEASURES.values())), rows, numbers=len(_MEASURES)),
         str(provenance_line({**told, "profile": told["model"]})),
     ]
+
+
+def _nearer(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Strengths at which takes, however steered, are nearer to their sound than another sound of its class."""
+    (other,) = (row for row in rows if row["what"] == OTHER)
+    takes: dict[float, bool] = {}
+    for row in rows:
+        if "strength" in row:
+            near = row["mel_distance"]["high"] < other["mel_distance"]["low"]
+            near &= row["similarity"]["low"] > other["similarity"]["high"]
+            takes[row["strength"]] = takes.get(row["strength"], True) and near
+    return [f"{strength:g}" for strength, near in takes.items() if near]
 
 
 def _players(told: Mapping[str, Any], folder: Path, static: Path) -> str:
