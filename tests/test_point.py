@@ -57,7 +57,8 @@ def test_notebook_06_finds_a_point_made(tiny_profile, tmp_path, monkeypatch):
 
     monkeypatch.setattr(bench, "finetune", refuse)
     monkeypatch.setattr(bench.FoleySystem, "generate", refuse)
-    run = SimpleNamespace(profile=profile, data_dir="", once=lambda name, make, of: make())
+    each = lambda name, items, make, of: [make(*item) for item in items]  # noqa: E731
+    run = SimpleNamespace(profile=profile, data_dir="", each=each)
     names = {"run": run, "lams": [], "seeds": [], "epochs": 0, "clips_per_class": 0, "force": False}
     for source in cells("lab = Lab(", "def measure("):
         exec(source, names)
