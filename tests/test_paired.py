@@ -6,7 +6,7 @@ import pytest
 from scipy import stats as sps
 
 from latentclap.errors import InputError
-from latentclap.stats import paired_changes
+from latentclap.stats import changes_in_words, paired_changes
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def test_changes_without_spread(values):
     same = pd.DataFrame({0: [1.0, 2.0, 1.0], 1: [5.0, 6.0, 5.0]}, index=["none", "more", "same"])
     found = paired_changes(same, "none")
     assert found.loc["more", "p"] == 0 and found.loc["same", "p"] == 1
+
+
+def test_what_is_clear_is_said_in_words():
+    names = ["reading: ddim", "w: paper", "reading: posterior", "w: constant"]
+    found = pd.DataFrame(
+        {"change": [2.0, -1.0, 3.0, 9.0], "p_adjusted": [0.04, 0.001, 0.0, 0.05]}, index=names
+    )
+    assert changes_in_words(found) == "lower with w paper; higher with reading ddim, reading posterior"
+    assert changes_in_words(found, alpha=0.01) == "lower with w paper; higher with reading posterior"
+    assert changes_in_words(found.assign(p_adjusted=np.nan)) == "no difference beyond the noise"
 
 
 def test_what_cannot_be_compared_is_said(values):

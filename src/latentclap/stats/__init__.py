@@ -34,7 +34,7 @@ from latentclap.stats.implied import (
     implied_interaction,
     implied_raters,
 )
-from latentclap.stats.paired import paired_changes
+from latentclap.stats.paired import changes_in_words, paired_changes
 from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
 from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, simulate_ratings
 
@@ -48,6 +48,7 @@ __all__ = [
     "adjust_p",
     "by_items",
     "cell_means",
+    "changes_in_words",
     "check_average",
     "check_eta_p2",
     "check_p",

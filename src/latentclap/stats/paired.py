@@ -60,3 +60,20 @@ def paired_changes(
             "p_adjusted": adjust_p(p.to_numpy(), adjust),
         }
     )
+
+
+def changes_in_words(found: pd.DataFrame, *, alpha: float = 0.05) -> str:
+    """Which variants end lower and which higher: "higher with reading ddim; lower with w paper", or that none does.
+
+    Args:
+        found: of :func:`paired_changes`; a colon in a variant's name is left out.
+        alpha: level of the adjusted p.
+    """
+    clear = found.loc[found["p_adjusted"] < alpha, "change"]
+    sides = {"lower": clear[clear < 0].index, "higher": clear[clear > 0].index}
+    words = [
+        f"{side} with {', '.join(str(name).replace(': ', ' ') for name in names)}"
+        for side, names in sides.items()
+        if len(names)
+    ]
+    return "; ".join(words) or "no difference beyond the noise"
