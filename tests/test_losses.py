@@ -10,6 +10,7 @@ from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import (
     READINGS,
+    WEIGHTINGS,
     LatentCLAPLoss,
     ddpm_loss,
     gradient_factor,
@@ -135,6 +136,22 @@ def test_true_noise_gives_the_clean_latent(schedule, batch):
 )
 def test_weights(kind, n, expected):
     assert step_weight(torch.tensor([n]), kind).item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0, 20.0])
+def test_min_snr_is_capped_where_it_is_told(gamma):
+    """min(SNR, gamma) as in arXiv:2303.09556, over gamma: the largest weight is 1 whatever gamma is."""
+    n = torch.tensor([0, 60, 150, 254, 700])
+    snr = numpys_abar()[n] / (1 - numpys_abar()[n])
+    expected = np.minimum(snr, gamma) / gamma
+    np.testing.assert_allclose(step_weight(n, "min-snr", gamma=gamma).numpy(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", WEIGHTINGS)
+def test_weights_are_float32_of_the_steps_shape(kind):
+    """Also where the steps are whole numbers and the weight is 1."""
+    w = step_weight(torch.tensor([[0, 3, 200], [201, 500, 999]]), kind)
+    assert w.dtype == torch.float32 and w.shape == (2, 3)
 
 
 def test_paper_weight_moments():
@@ -317,6 +334,16 @@ def test_fewer_inference_steps_are_longer_jumps(batch):
         )
 
 
+def test_jumps_are_whole_steps_of_the_schedule_s_own_number():
+    """400 steps in 150 jumps are jumps of two; |d/d eps| in closed form (facts H)."""
+    abar = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 400) ** 2)
+    n = np.array([2, 5, 100, 399])
+    to = abar[n - 2]
+    expected = np.abs(np.sqrt(1 - to) - np.sqrt((1 - abar[n]) * to / abar[n]))
+    found = gradient_factor("ddim", NoiseSchedule(steps=400), torch.from_numpy(n), inference_steps=150)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=2e-3)
+
+
 def test_sums_in_both_equations_leave_eq_3_a_64th():
     """As the page on eq. 3 says of AudioLDM's latents: the norms of eq. 1 and 3 are over 32,768 and 512 numbers."""
     torch.manual_seed(2)
@@ -366,6 +393,15 @@ def test_mean_pull_weighs_by_its_own_schedule():
     abar = 0.99 ** np.arange(1, 1001)
     same = NoiseSchedule(beta_start=0.01, beta_end=0.01)
     assert mean_pull("snr", schedule=same) == pytest.approx(np.sqrt(abar - abar**2).mean(), rel=1e-4)
+
+
+def test_mean_pull_is_over_all_steps_of_a_schedule_and_no_others():
+    """Of equal betas and w = 1 it is the mean of sqrt(1 / abar - 1), of few steps and of more than AudioLDM's."""
+    for steps in (400, 1200):
+        abar = 0.999 ** np.arange(1, steps + 1)
+        same = NoiseSchedule(steps=steps, beta_start=0.001, beta_end=0.001)
+        expected = np.sqrt(1 / abar - 1).mean()
+        assert mean_pull("constant", schedule=same) == pytest.approx(expected, rel=1e-4)
 
 
 def test_mean_pull_is_what_one_lambda_differs_in(schedule):
