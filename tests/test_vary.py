@@ -23,8 +23,8 @@ from latentclap.foley import synthesize
 from latentclap.models import random_system
 from latentclap.storage import fold
 from latentclap.system import tuning_layer
-from latentclap.vary import command, page, result
-from latentclap.vary.process import PAUSE, filled, level, start_of, vary
+from latentclap.vary import command, page, process, result
+from latentclap.vary.process import PAUSE, _as_loud, filled, level, start_of, through_model, vary
 from latentclap.vary.sounds import Sounds, find_sources
 
 RATE = 16_000
@@ -55,7 +55,7 @@ def test_a_share_of_the_process_takes_that_share_of_the_steps(strength, steps, e
     assert start_of(strength, steps, 1000) == expected
 
 
-@pytest.mark.parametrize("steps", [2, 12, 25, 200])
+@pytest.mark.parametrize("steps", [2, 12, 25, 200, 1000])
 def test_steps_lie_no_further_apart_than_those_of_the_whole_process(steps):
     def widest(strength):
         start, count = start_of(strength, steps, 1000)
@@ -83,6 +83,36 @@ def test_the_shipped_model_ends_a_shot_in_quiet(mini):
     shot = np.random.default_rng(0).normal(size=4800) * np.exp(-time / 600)
     (clips,) = vary(mini, [shot], 2, strength=0.5)
     assert np.abs(clips[:, -80:]).max() < 0.05 * np.abs(clips).max()
+
+
+def test_the_model_is_shown_a_sound_of_zero_mean_and_peak_one_half():
+    """Its largest sample may be below zero; one step of 16 bits is a sound yet, a hundredth of it is none."""
+    shown, factor = level(np.array([0.0, -4.0, 1.0]), 10)
+    assert shown.tolist() == pytest.approx([1 / 6, -0.5, 1 / 3]) and shown.dtype == np.float32
+    assert factor == pytest.approx(6)
+    assert level(np.array([2.0, -2.0]) * 2**-16, 10)[0].tolist() == [0.5, -0.5]
+    with pytest.raises(InputError, match="silence has no variations"):
+        level(np.array([1.0, -1.0]) * 2**-22, 10)
+
+
+def test_what_a_model_that_changes_nothing_leaves_is_the_sound(tiny, monkeypatch):
+    """At its own level, whatever that is, and without its mean; of a longer one the beginning."""
+    monkeypatch.setattr(type(tiny), "reconstruct", lambda self, waves: waves)
+    time = np.arange(2 * tiny.samples)
+    for count, amplitude in ((3000, 3.0), (len(time), 0.01)):
+        wave = amplitude * np.sin(time[:count] / 9) + 0.2
+        beginning = wave[: tiny.samples]
+        left = through_model(tiny, wave)
+        np.testing.assert_allclose(left, beginning - beginning.mean(), atol=1e-5 * amplitude)
+
+
+def test_a_variation_is_made_forty_decibels_louder_at_most():
+    """Each take by its own energy; one that came out all but silent stays quiet, and gives no hiss."""
+    wave = np.full(4, 0.5, np.float32)
+    clips = np.array([[1.0, -1, 1, -1, 9], [0.02, 0.02, 0.02, 0.02, 9], [1e-4] * 5, [0.0] * 5])
+    made = _as_loud(clips, wave, gain=2.0)
+    np.testing.assert_allclose(np.abs(made[:, 0]), [1.0, 1.0, 0.02, 0.0], rtol=1e-6)
+    assert made.shape == (4, 4) and made.dtype == np.float32
 
 
 @pytest.fixture
@@ -166,6 +196,32 @@ class TestVary:
             vary(system, [sound], 1, prompts=prompts, **FAST)[0] for system in (apart, folded, tiny)
         )
         assert np.abs(tuned - whole).max() < 0.01 * np.abs(plain - whole).max()
+
+    def test_the_way_back_begins_with_the_noised_sound_and_is_guided(self, tiny, sound, monkeypatch):
+        """The same noise at each strength, added up to the step that it begins with; away from "" as generation is.
+
+        That is, from what the tuning layer makes of "" too: eps_u + g (eps_c - eps_u).
+        """
+        layer = torch.nn.Linear(tiny.embed_dim, tiny.embed_dim).requires_grad_(False)
+        layer.weight.normal_(0, 1, generator=torch.Generator().manual_seed(3))
+        system, asked = replace(tiny, tuning=layer), []
+        monkeypatch.setattr(process, "sample", lambda *given, **told: asked.append((given, told)) or given[1])
+        for strength in (0.3, 0.8):
+            vary(system, [sound], 1, strength=strength, prompts=["rain"], **FAST | {"guidance_scale": 3.0})
+        s_0 = tiny.encode(filled(level(sound, tiny.samples)[0], tiny.samples)[None])
+        E_cond, E_none = layer(tiny.encode_text(["rain", ""])).split(1)
+        abar = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 1000) ** 2)
+        noises = []
+        for ((model, s_n, _), told), n in zip(asked, (300, 799), strict=True):
+            assert told["start"] == n and told["scheduler_config"] == dict(tiny.scheduler.config)
+            noises.append((s_n - abar[n] ** 0.5 * s_0) / (1 - abar[n]) ** 0.5)
+            with torch.no_grad():
+                c, u = (tiny.eps_theta(s_n, torch.tensor([n]), E) for E in (E_cond, E_none))
+                torch.testing.assert_close(
+                    model(s_n, torch.tensor([n])), u + 3 * (c - u), atol=1e-4, rtol=1e-4
+                )
+            assert (c - u).abs().max() > 0.01
+        torch.testing.assert_close(*noises, atol=1e-3, rtol=0)
 
     def test_noise_of_a_stochastic_sampler_is_the_variation_s_own(self, tiny, sound):
         still, alone = (vary(tiny, [sound], 2, eta=eta, **FAST)[0] for eta in (0.0, 1.0))
