@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -424,6 +425,15 @@ def test_of_many_held_out_clips_each_sound_gives_its_first():
     assert len(rows) == heldout.MOST and len({many[i] for i in rows}) == heldout.MOST
     assert {i % 8 for i in rows} == {0} and max(np.diff(rows)) <= 5 * 8
     assert heldout.chosen([]) == []
+
+
+def test_crops_are_of_the_sound_that_they_were_cut_from(monkeypatch):
+    """By the last "#": a file's own name may hold one, and of one crop a sound a name is the sound's."""
+    keys = {"a": ["take#2.wav#0", "take#2.wav#1"], "b": ["rain.wav#0"]}
+    monkeypatch.setattr(heldout, "entry_of", lambda folder, name: {"keys": keys[name]})
+    cache = SimpleNamespace(manifest={"shards": [{"name": "a"}, {"name": "b"}]}, folder=None)
+    assert heldout.sounds_of(cache, 2) == ["take#2.wav", "take#2.wav", "rain.wav"]
+    assert heldout.sounds_of(cache, 1) == ["take#2.wav#0", "take#2.wav#1", "rain.wav#0"]
 
 
 def test_parts_of_the_held_out_clips_give_what_each_gives_alone(tuned, family, monkeypatch):
