@@ -127,8 +127,10 @@ def test_phi_s_layers():
     """PANNs' order: normalisation per frequency bin, four blocks, mean over frequency, maximum and mean over time."""
     phi = LatentCLAP(width=4).eval()
     torch.manual_seed(0)
-    phi.bn0.running_mean.normal_()
-    phi.bn0.running_var.uniform_(0.5, 2)
+    for norm in (m for m in phi.modules() if isinstance(m, nn.BatchNorm2d)):  # no two of them interchangeable
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(norm.bias)
     latent = torch.randn(2, 8, 32, 16)
     bn = phi.bn0
     x = (latent - bn.running_mean) / torch.sqrt(

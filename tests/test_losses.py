@@ -334,6 +334,15 @@ def test_fewer_inference_steps_are_longer_jumps(batch):
         )
 
 
+def test_a_jump_is_five_steps_where_nothing_is_said(batch):
+    """The paper samples in 200 of 1000 steps (IV-B): by the true noise, the same clip five steps earlier."""
+    phi = Seen()
+    LatentCLAPLoss(phi, reading="ddim")(batch["eps"], batch["s_n"], batch["n"], batch["E_audio"])
+    a = numpys_abar()[batch["n"] - 5].reshape(-1, 1, 1, 1)
+    earlier = np.sqrt(a) * batch["s_0"].numpy() + np.sqrt(1 - a) * batch["eps"].numpy()
+    np.testing.assert_allclose(phi.latent.numpy(), earlier, atol=1e-4)
+
+
 def test_jumps_are_whole_steps_of_the_schedule_s_own_number():
     """400 steps in 150 jumps are jumps of two; |d/d eps| in closed form (facts H)."""
     abar = np.cumprod(1 - np.linspace(0.0015**0.5, 0.0195**0.5, 400) ** 2)
@@ -366,6 +375,18 @@ def test_eq_4_with_lambda_zero_is_eq_1(phi, batch):
     torch.testing.assert_close(total, 4 * ddpm)
     with pytest.raises(ValueError, match="nothing to train"):
         total_loss({"ddpm": ddpm}, {"ddpm": 0})
+
+
+def test_each_term_of_eq_4_pulls_as_its_lambda_says():
+    terms = {
+        k: torch.tensor(v, requires_grad=True) for k, v in (("ddpm", 0.5), ("lclap", 0.01), ("none", 2.0))
+    }
+    total = total_loss(terms, {"ddpm": 1.0, "lclap": 2000.0, "none": 0.0})
+    assert total.item() == pytest.approx(20.5)
+    total.backward()
+    assert [term.grad and term.grad.item() for term in terms.values()] == [1.0, 2000.0, None]
+    with pytest.raises(KeyError, match="lclap"):  # never one that was forgotten, at a weight of its own
+        total_loss(terms, {"ddpm": 1.0, "none": 0.0})
 
 
 def test_ddpm_loss_refuses_what_it_does_not_know():

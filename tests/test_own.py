@@ -425,6 +425,8 @@ def test_of_many_held_out_clips_each_sound_gives_its_first():
     assert len(rows) == heldout.MOST and len({many[i] for i in rows}) == heldout.MOST
     assert {i % 8 for i in rows} == {0} and max(np.diff(rows)) <= 5 * 8
     assert heldout.chosen([]) == []
+    # in the middle of as many equal parts: neither the first takes nor the last are preferred
+    assert heldout.chosen([str(i) for i in range(1000)], 4) == [125, 375, 625, 875]
 
 
 def test_crops_are_of_the_sound_that_they_were_cut_from(monkeypatch):
