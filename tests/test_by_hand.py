@@ -123,15 +123,19 @@ def test_a_step_of_pretraining_phi():
     assert terms["cosine"].item() == pytest.approx(cosine.mean().item(), rel=1e-4)
 
 
-def test_phi_s_layers():
-    """PANNs' order: normalisation per frequency bin, four blocks, mean over frequency, maximum and mean over time."""
-    phi = LatentCLAP(width=4).eval()
+@pytest.mark.parametrize("freq", [16, 32])
+def test_phi_s_layers(freq):
+    """PANNs' order: normalisation per frequency bin, four blocks, mean over frequency, maximum and mean over time.
+
+    Of AudioLDM's 16 bins one is left after the blocks, of which everything is the mean.
+    """
+    phi = LatentCLAP(width=4, freq=freq).eval()
     torch.manual_seed(0)
     for norm in (m for m in phi.modules() if isinstance(m, nn.BatchNorm2d)):  # no two of them interchangeable
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
         nn.init.normal_(norm.bias)
-    latent = torch.randn(2, 8, 32, 16)
+    latent = torch.randn(2, 8, 32, freq)
     bn = phi.bn0
     x = (latent - bn.running_mean) / torch.sqrt(
         bn.running_var + bn.eps
