@@ -59,11 +59,14 @@ def test_input_norm_runs_over_frequency():
 
 
 def test_save_and_load(tmp_path):
-    phi = LatentCLAP(width=4).eval()
+    own = {"width": 4, "blocks": 3, "embed_dim": 32, "dropout": 0.1, "head_dropout": 0.3}
+    phi = LatentCLAP(**own).eval()
     phi.save_pretrained(tmp_path / "phi")
     again = LatentCLAP.from_pretrained(tmp_path / "phi")
     x = torch.randn(2, 8, 32, 16)
     assert torch.equal(again(x), phi(x))
+    assert again.config == own | {"channels": 8, "freq": 16}  # with its dropout, for who trains on
+    assert (again.dropout, again.head_dropout) == (0.1, 0.3)
     with pytest.raises(InputError, match="no Latent CLAP encoder"):
         LatentCLAP.from_pretrained(tmp_path)
 
