@@ -23,6 +23,7 @@ from latentclap.describe import describe
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
 from latentclap.finish import Finish
+from latentclap.formats import check_format
 from latentclap.generation import _batches, _clips_in, within_full_scale
 
 RATE = 16_000
@@ -547,6 +548,22 @@ def test_a_clip_too_loud_for_a_file_is_turned_down(fake, tmp_path):
     assert within_full_scale(quiet) is quiet  # what fits stays as it is
 
 
+def test_a_peak_that_is_cut_off_turns_nothing_down(fake, tmp_path):
+    """What counts is whether the clip that is written fits."""
+    plain = fake.generate
+
+    def with_a_click(**given):
+        waves = plain(**given)
+        waves[:, -1] = 20.0
+        return waves
+
+    fake.generate = with_a_click
+    assert run("generate", "--classes", "rain", "-o", tmp_path, "--seconds", 0.5).exit_code == 0
+    wave, _ = read_wave(tmp_path / "rain/rain_000.wav")
+    expected = np.random.default_rng([len("This is a sound of rain."), 0, 0]).uniform(-0.5, 0.5, RATE)
+    np.testing.assert_allclose(wave[0], expected[: RATE // 2], atol=1e-4)
+
+
 def test_clips_can_be_finished_for_a_mix(fake, tmp_path):
     """Cut, faded and at one loudness, as the record says; a run with other wishes does not go on with them."""
     command = ("generate", "--classes", "rain", "-n", 2, "-o", tmp_path)
@@ -644,6 +661,11 @@ def test_a_finish_that_no_clip_can_have_is_refused(fake, tmp_path, options, mess
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_formats_without_a_gap_take_loops_and_any_rate(suffix):
+    check_format(suffix, Finish(loop=50, sampling_rate=44_100))
+
+
 def test_a_peak_below_zero_is_a_peak():
     np.testing.assert_allclose(within_full_scale(np.array([0.5, -2.0])), [0.5 * 0.495, -0.99])
 
@@ -665,6 +687,8 @@ def test_clips_between_those_that_are_there_are_made_alone():
     ]
     assert batches == [(0, [0, 1]), (3, [3, 4]), (6, [6, 7])]
     assert [len(paths) for _, paths in _batches(files, set(), 3)] == [3, 3, 2]
+    # the last that is missing lies before some that are there
+    assert list(_batches(files, set(files[:4] + files[5:]), 3)) == [(4, files[4:5])]
 
 
 def test_generate_with_mini(tmp_path):
@@ -753,8 +777,9 @@ def test_help_and_version_do_not_import_torch():
         assert word in done.stdout
 
 
-def test_generated_nan_is_an_error(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(FakeSystem, "generate", lambda *_, n, **__: np.full((n, RATE), np.nan, np.float32))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_generated_nan_is_an_error(tmp_path, fake, monkeypatch, value):
+    monkeypatch.setattr(FakeSystem, "generate", lambda *_, n, **__: np.full((n, RATE), value, np.float32))
     message = refused("generate", "--classes", "rain", "-o", tmp_path / "o")
     assert "generated NaN" in message
     assert not (tmp_path / "o").exists()

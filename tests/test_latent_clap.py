@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentclap.errors import InputError
-from latentclap.latent_clap import LatentCLAP, latent_clap_loss
+from latentclap.latent_clap import LatentCLAP, cosine, latent_clap_loss
 
 
 def count(module):
@@ -25,6 +25,8 @@ def test_weights_begin_as_panns_do():
         assert weight.abs().max().item() == pytest.approx((6 / fans) ** 0.5, rel=0.01)
     assert phi.out.weight.std().item() == pytest.approx(0.01, rel=0.01)
     assert not phi.fc1.bias.any() and not phi.out.bias.any()
+    norms = [m for m in phi.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 9 and {(m.momentum, m.eps, m.affine) for m in norms} == {(0.1, 1e-5, True)}
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -119,6 +121,21 @@ def test_compiled_in_bf16_its_gradient_is_finite():
 def test_eq_2_is_a_mean_square():
     a, b = torch.randn(2, 3, 512)
     torch.testing.assert_close(latent_clap_loss(a, b), (a - b).square().mean())
+    # and added up in single precision, as a mean of small squares has to be
+    a, b = a.half(), b.half()
+    exact = (a.double() - b.double()).square().mean().item()
+    assert latent_clap_loss(a, b).item() == pytest.approx(exact, rel=1e-6)
+
+
+def test_a_cosine_is_one_of_directions():
+    a, b = torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([[3.0, 3.0], [0.0, 7.0]])
+    assert cosine(a, b).tolist() == pytest.approx([0.5**0.5, 1.0])
+
+
+def test_widths_are_doubled_from_block_to_block():
+    phi = LatentCLAP(width=2, blocks=6, freq=64, embed_dim=8)
+    assert [block.conv2.out_channels for block in phi.blocks] == [2, 4, 8, 16, 32, 64]
+    assert phi(torch.randn(2, 8, 64, 64)).shape == (2, 8)
 
 
 @pytest.mark.parametrize("config", [[], {"blocks": "x"}, {"width": 0}, {"nothing": 1}])

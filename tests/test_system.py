@@ -168,6 +168,7 @@ def test_encode_decode_shapes(tiny):
     s_0 = tiny.encode(waves)
     assert s_0.shape == (2, *tiny.latent_shape)
     assert tiny.decode(s_0).shape == (2, tiny.samples)
+    assert tiny.vocode(torch.zeros(2, 1, 20, 64)).shape == (2, 20 * 160)  # a log-mel of any length
     assert tiny.decode(s_0[:1]).shape == (1, tiny.samples)  # SpeechT5HifiGan squeezes a batch of one
     assert torch.equal(tiny.encode(waves, seed=1), tiny.encode(waves, seed=1))
     assert not torch.equal(tiny.encode(waves, seed=1), s_0)
@@ -191,6 +192,29 @@ def test_embeddings_are_unit_and_fixed(tiny):
     score = tiny.similarity(waves, ["rain", "rain"])
     assert score.shape == (2,)
     assert np.abs(score).max() <= 1
+
+
+def test_similarity_is_of_each_wave_and_its_own_text(tiny, tuned):
+    """E_audio . E_text of the judging CLAP, whose texts go through no tuning layer; texts in any order, and twice."""
+    waves = np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32)
+    waves[1] = np.sin(np.arange(16_000) / 5)
+    texts = ["rain", "a dog bark", "rain"]
+    judged = copy.copy(tiny)
+    judged.tuning = tuned.tuning
+    E_audio, E_text = tiny.encode_audio(waves), tiny.encode_text(texts, judge=True)
+    expected = (E_audio * E_text).sum(1).numpy()
+    np.testing.assert_allclose(judged.similarity(waves, texts), expected, atol=1e-5)
+    others = (E_audio @ E_text.T).numpy()
+    assert abs(others[0, 0] - others[0, 1]) > 1e-3
+
+
+def test_a_long_text_is_cut_where_the_tokenizer_says(tiny):
+    """64 tokens here, of which the first and the last stand for beginning and end: 62 marks of one token count."""
+    assert len(tiny.tokenizer("!?")["input_ids"]) == 4 and tiny.tokenizer.model_max_length == 64
+    whole, *longer, other = tiny.encode_text([62 * "!", 62 * "!" + "?", 500 * "!", 61 * "!" + "?"])
+    for E in longer:
+        torch.testing.assert_close(E, whole, rtol=0, atol=1e-5)
+    assert (other - whole).abs().max() > 1e-4
 
 
 def test_frozen_parts_stay_frozen(tiny):
