@@ -57,6 +57,23 @@ def test_an_item_does_not_depend_on_its_company(tiny):
     both = tiny.generate_latents(texts, seeds, steps=4, batch_size=2)
     alone = tiny.generate_latents(texts[1:], seeds[1:], steps=4)
     torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-4)
+    by_one = tiny.generate_latents(texts, seeds, steps=4, batch_size=1)  # a batch after the first
+    torch.testing.assert_close(by_one, both, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_vocoder_adds_at_the_end_is_cut_off_there(tiny):
+    """Its odd upsampling factors: a cut at the beginning would shift every clip against its log-mel."""
+    own = copy.copy(tiny)
+    own.polish, own.vocoder = None, lambda mel: torch.arange(mel.shape[1] * 160 + 7.0).expand(len(mel), -1)
+    wave = own.vocode(torch.zeros(2, 1, 20, 64))
+    assert np.array_equal(wave, np.tile(np.arange(20 * 160), (2, 1)))
+
+
+def test_reconstruction_is_of_the_posterior_s_mean(tiny, monkeypatch):
+    """What the system can sound like at its best: without the noise of a sample."""
+    waves = 0.1 * np.random.default_rng(0).standard_normal((1, tiny.samples)).astype(np.float32)
+    monkeypatch.setattr(type(tiny), "decode", lambda self, latents: latents)
+    assert torch.equal(tiny.reconstruct(waves), tiny.posterior(waves)[0])
 
 
 def test_first_goes_on_where_a_call_ended(tiny):
