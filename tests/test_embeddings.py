@@ -57,6 +57,27 @@ class TestFrontEnd:
         # neighbouring triangles sum to one between the first and the last centre
         assert weights.sum(1)[(hertz > 200) & (hertz < 7000)] == pytest.approx(1.0)
 
+    def test_mel_matrix_by_hand(self):
+        """64 triangles over equal parts of 125 ... 7500 Hz in HTK's mel, 2595 log10(1 + f / 700)."""
+
+        def mel(hertz):
+            return 2595 * np.log10(1 + hertz / 700)
+
+        step = (mel(7500) - mel(125)) / 65
+        expected = np.zeros((257, 64))
+        for k in range(64):
+            for b in range(1, 257):
+                away = abs(mel(b * 31.25) - mel(125) - (k + 1) * step) / step
+                expected[b, k] = max(0.0, 1 - away)
+        np.testing.assert_allclose(vggish_mel_matrix(), expected, atol=1e-12)
+
+    def test_a_short_wave_is_followed_by_silence(self):
+        wave = np.random.default_rng(0).standard_normal(5_000)
+        (patch,) = log_mel_patches(wave)
+        long = np.concatenate([wave, np.zeros(11_000)])
+        np.testing.assert_array_equal(patch, log_mel_patches(long)[0])
+        assert patch[0].max() > 1 and patch[-1] == pytest.approx(np.log(0.01))
+
     def test_number_of_windows(self):
         # 4 s at 22.05 kHz read as 16 kHz: the organisers' 10 windows a clip (1000 for 100 clips)
         assert log_mel_patches(np.zeros(88_200)).shape == (10, 96, 64)
