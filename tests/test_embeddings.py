@@ -2,6 +2,7 @@
 
 import copy
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,6 +197,23 @@ def test_a_clip_s_class_is_the_mean_of_its_windows_probabilities():
     share = np.exp(2) / (np.exp(2) + 6)
     assert told[2] == pytest.approx((1 + 2 * (1 - share) / 6) / 3)
     assert told[5] == pytest.approx(2 * share / 3)
+
+
+@pytest.mark.parametrize("kind", [JudgeEmbedding, VGGish])
+@pytest.mark.parametrize("level", [0.5, 0.01])
+def test_networks_are_shown_16_khz_at_peak_one(kind, level):
+    """The judge and the textbook's VGGish, whatever rate and level a file has."""
+    e, seen = kind.__new__(kind), []
+    e.device, e.mode, e.name = torch.device("cpu"), "textbook", "e"
+
+    def net(patches):
+        seen.append(patches)
+        return torch.zeros(len(patches), 1)
+
+    e.net = net if kind is VGGish else SimpleNamespace(embed=net)
+    e(tone(440, sr=22_050, level=level), 22_050)
+    np.testing.assert_allclose(seen[0][2:5, 0], log_mel_patches(tone(440, level=1.0))[2:5], atol=0.02)
+    assert seen[0].shape == (7, 1, 96, 64) and seen[0].dtype == torch.float32
 
 
 class TestVGGish:

@@ -397,6 +397,13 @@ def test_a_compiled_unet_sees_one_size_of_batch(tiny, monkeypatch):
     assert len(fast.generate_latents(["rain"] * 6, range(6), **settings)) == 6
     assert len(fast.generate_latents(["rain"] * 3, range(3), **settings)) == 3
     assert rows == [4, 4, 4]
+    # the surplus is at the end, and goes from there
+    monkeypatch.setattr(type(fast), "eps_theta", lambda self, s, n, E: torch.zeros_like(s))
+    many, few = (fast.generate_latents(["rain"] * k, range(k), **settings) for k in (4, 3))
+    assert_close(few, many[:3])
+    monkeypatch.setattr(
+        type(fast), "eps_theta", lambda self, s, n, E: rows.append(len(s)) or torch.zeros_like(s)
+    )
     alone = tiny.for_generation()
     assert len(alone.generate_latents(["rain"] * 3, range(3), **settings)) == 3
     assert rows[3:] == [3]

@@ -61,6 +61,26 @@ def test_an_item_does_not_depend_on_its_company(tiny):
     torch.testing.assert_close(by_one, both, rtol=1e-4, atol=1e-4)
 
 
+def test_clips_are_in_the_order_of_their_classes(tiny):
+    """All of the first class, then all of the next, each as it is by itself."""
+    both = tiny.generate(["rain", "gunshot"], 2, steps=2)
+    apart = np.concatenate([tiny.generate([name], 2, steps=2) for name in ("rain", "gunshot")])
+    far = np.abs(apart[:, None] - apart[None]).max(2) + np.eye(4)
+    assert np.abs(both - apart).max() < 0.01 * far.min()
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
+def test_a_system_is_sampled_by_its_own_schedule_s_steps(tiny, monkeypatch, sampler):
+    """``steps_offset`` of its scheduler says where they end."""
+    called, own = [], copy.copy(tiny)
+    own.scheduler = type(tiny.scheduler).from_config(tiny.scheduler.config, steps_offset=0)
+    monkeypatch.setattr(
+        type(tiny), "eps_theta", lambda self, s, n, E: called.append(n[0].item()) or torch.zeros_like(s)
+    )
+    latents(own, steps=4, sampler=sampler, guidance_scale=1.0)
+    assert called == [750, 500, 250, 0]
+
+
 def test_what_the_vocoder_adds_at_the_end_is_cut_off_there(tiny):
     """Its odd upsampling factors: a cut at the beginning would shift every clip against its log-mel."""
     own = copy.copy(tiny)
