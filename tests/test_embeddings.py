@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from latentclap.classes import CLASSES
@@ -225,6 +226,26 @@ class TestVGGish:
         expected |= {f"embeddings.{i}.{k}" for i in (0, 2, 4) for k in ("weight", "bias")}
         assert keys == expected
         assert sum(p.numel() for p in net.parameters()) == 72_141_184
+
+    def test_layers_by_hand(self, vggish):
+        """Hershey et al. 2017: four groups of 3x3 convolutions and ReLU, each halved by its maxima; three layers."""
+        net, w = vggish.net, vggish.net.state_dict()
+        g = torch.Generator().manual_seed(0)
+        x = patches = torch.randn(1, 1, 16, 32, generator=g)
+        y = flat = torch.randn(2, 12_288, generator=g)
+        with torch.no_grad():
+            for group in ((0,), (3,), (6, 8), (11, 13)):
+                for i in group:
+                    x = F.conv2d(x, w[f"features.{i}.weight"], w[f"features.{i}.bias"], padding=1).clamp(
+                        min=0
+                    )
+                n, c, time, mel = x.shape
+                x = x.reshape(n, c, time // 2, 2, mel // 2, 2).amax((3, 5))
+            for i in (0, 2):
+                y = (y @ w[f"embeddings.{i}.weight"].T + w[f"embeddings.{i}.bias"]).clamp(min=0)
+            y = y @ w["embeddings.4.weight"].T + w["embeddings.4.bias"]
+            torch.testing.assert_close(net.features(patches), x, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(net.embeddings(flat), y, rtol=1e-4, atol=1e-6)
 
     def test_flattens_in_tensorflow_order(self, vggish):
         net = vggish.net
