@@ -377,11 +377,12 @@ class TestRegistry:
         name = CLAPEmbedding(tiny).name
         assert re.fullmatch("clap-[0-9a-f]{8}", name)
         other = copy.copy(tiny)
-        other.clap = copy.deepcopy(tiny.clap)
-        assert CLAPEmbedding(other).name == name
-        with torch.no_grad():
-            next(other.clap.audio_model.parameters()).add_(1e-3)
-        assert CLAPEmbedding(other).name != name
+        for part in ("audio_model", "audio_projection"):
+            other.clap = copy.deepcopy(tiny.clap)
+            assert CLAPEmbedding(other).name == name
+            with torch.no_grad():
+                next(getattr(other.clap, part).parameters()).add_(1e-3)
+            assert CLAPEmbedding(other).name != name
         other.clap, other.feature_extractor = tiny.clap, copy.deepcopy(tiny.feature_extractor)
         other.feature_extractor.frequency_min += 1
         assert CLAPEmbedding(other).name != name
