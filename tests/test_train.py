@@ -132,6 +132,11 @@ def test_every_draw_is_of_the_seed(data):
     grouped = GroupedBatches({"x": torch.arange(40)}, [k % 2 for k in range(40)], 4)
     assert grouped.order(0, 3).tolist() != grouped.order(1, 3).tolist()
     assert sample_order(0, 23, 23, seed=0) != sample_order(0, 23, 23, seed=1)
+    # nor is a seed's second epoch, or place, the next seed's first: five seeds would be all but one run
+    assert sample_order(23, 23, 23, seed=0) != sample_order(0, 23, 23, seed=1)
+    assert grouped.order(0, 1).tolist() != grouped.order(1, 0).tolist()
+    later, next_one = (torch.rand(3, generator=item_generators(s, p, 1)[0]) for s, p in ((0, 1), (1, 0)))
+    assert not torch.equal(later, next_one)
     # and the runs of a group do not come one after the other
     places = [k for k, item in enumerate(grouped.order(0, 0)) if item % 2]
     assert 10 < sum(places) / 20 < 30 and max(places) - min(places) > 25
