@@ -409,6 +409,18 @@ def test_a_compiled_unet_sees_one_size_of_batch(tiny, monkeypatch):
     assert rows[3:] == [3]
 
 
+def test_predictions_of_rounded_weights_are_float32(tiny):
+    """Products are bf16, sampling is not: 200 steps would round a latent 200 times."""
+    fast = tiny.for_generation(compile=False)
+    fast.half = True  # as on a GPU
+    half_weights(fast.unet)
+    s, n, E = torch.randn(1, *tiny.latent_shape), torch.tensor([500]), torch.randn(1, tiny.embed_dim)
+    with torch.no_grad():
+        rounded, exact = fast.eps_theta(s, n, E), tiny.eps_theta(s, n, E)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+
+
 def test_rounded_weights_are_neither_trained_nor_saved(tiny, tmp_path):
     fast = tiny.for_generation(compile=False)
     fast.half = True  # as on a GPU

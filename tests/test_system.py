@@ -10,6 +10,7 @@ import torch
 from latentclap import FoleySystem
 from latentclap import system as system_module
 from latentclap.audio import clap_features
+from latentclap.diffusion import randn_per_item
 from latentclap.errors import InputError
 from latentclap.models import random_system
 from latentclap.system import item_seed, tuning_layer
@@ -116,6 +117,22 @@ def test_eta_adds_noise_of_the_item_s_own(tiny):
     assert (plain - noisy).abs().max() > 0.1
     beside = tiny.generate_latents(["a dog", "rain"], [8, 3], steps=4, eta=1.0)
     torch.testing.assert_close(beside[1:], noisy, rtol=1e-4, atol=1e-4)
+
+
+def test_eta_s_noise_is_not_the_first_noise_again(tiny, monkeypatch):
+    """The generators that began an item go on with it: else what is taken away would be added once more."""
+    seen = []
+
+    def told(model, noise, schedule, *, generators, **options):
+        seen.append((noise, randn_per_item(noise.shape, generators)))
+        return noise
+
+    monkeypatch.setattr(system_module, "sample", told)
+    tiny.generate_latents(["rain", "a dog"], [3, 8], steps=4, eta=1.0)
+    ((first, then),) = seen
+    for seed, a, b in zip((3, 8), first, then, strict=True):
+        g = torch.Generator().manual_seed(seed)
+        assert all(torch.equal(x, torch.randn(x.shape, generator=g)) for x in (a, b))
 
 
 def test_latents_are_as_much_smaller_as_the_vae_says():

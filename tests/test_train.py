@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,6 +98,15 @@ def test_grouped_items_come_in_runs(tmp_path):
             run, place = run + 1, place + 1
         sizes[group].append(run)
     assert sum(sizes[0]) == 10 and max(sizes[0]) == 4 and sizes[2] == [3]
+
+
+def test_what_is_left_of_a_group_is_a_run_by_itself():
+    """Six of a group in runs of four, among others that are alone: four and two, which rarely meet."""
+    data = GroupedBatches({"x": torch.arange(26)}, [0] * 6 + list(range(1, 21)), 4)
+    places = [np.sort(np.argsort(data.order(0, epoch))[:6]) for epoch in range(20)]
+    assert sum(np.ptp(p) > 5 for p in places) > 12
+    for p in places:
+        assert sorted(len(part) for part in np.split(p, np.flatnonzero(np.diff(p) > 1) + 1)) in ([2, 4], [6])
 
 
 def test_the_loop_takes_the_order_of_the_data(data, tmp_path):
