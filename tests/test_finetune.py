@@ -63,6 +63,10 @@ def test_a_system_s_own_tuning_layer_is_gone_on_with(tiny, phi, tiny_cache, tmp_
     assert (told(own) - told(tiny)).abs().max() > 1e-3 and (tuned.tuning is not None) == tuning
     torch.testing.assert_close(told(tuned), told(own), rtol=1e-3, atol=1e-4)
     assert own.tuning is not tuned.tuning and not own.tuning.weight.requires_grad
+    trains = [
+        part for part in (tuned.unet, tuned.tuning) if part is not None
+    ]  # whatever the system's own did
+    assert all(p.requires_grad for part in trains for p in part.parameters())
     # and the file that is left says the same, whatever it is loaded over
     finetuning.save_weights(tuned, tmp_path / "w.safetensors")
     for base in (own, tiny):

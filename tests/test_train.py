@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 import zipfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -609,6 +609,25 @@ def test_other_settings_are_refused(data, tmp_path):
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     with pytest.raises(InputError, match=r"other settings \(lr\).*another folder"):
         train(Regression(), data, config(steps=2, lr=0.5), tmp_path, progress=False)
+
+
+def test_whatever_changes_the_result_is_a_setting_of_the_run(data, tmp_path):
+    """It may not differ where a run goes on; how fast, how exactly and how often it is told may."""
+    settings = config(steps=2)
+    train(Regression(), data, settings, tmp_path, progress=False)
+    fixed = {
+        "steps": 3, "batch_size": 5, "lr": 0.5, "warmup_steps": 1, "schedule": "cosine", "weight_decay": 0.1,
+        "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "grad_accum": 2, "ema_decay": 0.5, "seed": 1,
+    }  # fmt: skip
+    free = {
+        "precision": "bf16", "compile": True, "fused": False, "checkpointing": True, "channels_last": True,
+        "checkpoint_seconds": 1.0, "log_every": 1, "minutes": 1.0, "tensorboard": True,
+    }  # fmt: skip
+    assert {*fixed, *free} == {field.name for field in fields(settings)}
+    for name, value in fixed.items():
+        with pytest.raises(InputError, match=rf"other settings \({name}\)"):
+            records.load_checkpoint(tmp_path, replace(settings, **{name: value}))
+    assert records.load_checkpoint(tmp_path, replace(settings, **free))["step"] == 2
 
 
 def test_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
