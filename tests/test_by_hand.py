@@ -68,8 +68,11 @@ def test_eq_3_s_weight_is_of_the_loss_s_own_schedule():
     )
 
 
-@pytest.mark.parametrize(("drop", "tuned"), [(0.0, False), (0.3, False), (0.3, True), (1.0, False)])
-def test_a_step_of_fine_tuning(tiny_cache, drop, tuned):
+@pytest.mark.parametrize(
+    ("drop", "tuned", "reading"),
+    [(0.0, False, "x0"), (0.3, False, "x0"), (0.3, True, "renoised"), (1.0, False, "x0")],
+)
+def test_a_step_of_fine_tuning(tiny_cache, drop, tuned, reading):
     """Eq. 4 on a batch whose draws are known: posterior sample, dropped conditions, each embedding in its place.
 
     The tuning layer is for dropped conditions too: generation guides away from "" as it comes out of the layer.
@@ -82,7 +85,7 @@ def test_a_step_of_fine_tuning(tiny_cache, drop, tuned):
     if tuned:
         system.tuning = nn.Linear(512, 512)
         system.tuning.load_state_dict({"weight": W, "bias": b})
-    loss = LatentCLAPLoss(phi, schedule=system.schedule)
+    loss = LatentCLAPLoss(phi, schedule=system.schedule, reading=reading)
     task = FinetuneTask(system, loss, 7.0, drop=drop)
     rows = torch.arange(4)
     batch = {k: tiny_cache[k][rows] for k in ("mean", "E_audio")}
@@ -102,10 +105,27 @@ def test_a_step_of_fine_tuning(tiny_cache, drop, tuned):
         E = E @ W.T + b if tuned else E
         eps_theta = system.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
         x0 = (s_n - (1 - a).sqrt() * eps_theta) / a.sqrt()
-        lclap = (10.0 ** (-n / 200) * (batch["E_audio"] - phi(x0)).square().mean(1)).mean()
+        shown = x0 if reading == "x0" else a.sqrt() * s_0 + (1 - a).sqrt() * eps_theta
+        lclap = (10.0 ** (-n / 200) * (batch["E_audio"] - phi(shown)).square().mean(1)).mean()
     ddpm = (eps - eps_theta).square().mean()
     for name, value in (("ddpm", ddpm), ("lclap", lclap), ("loss", ddpm + 7 * lclap)):
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_what_a_step_of_fine_tuning_draws():
+    """Every step of the schedule, its first and its last too, and two noises that have nothing in common."""
+    system = random_system("tiny", seed=5)
+    system.schedule = NoiseSchedule(steps=8)
+    drawn = FinetuneTask(system, None, 0.0).draw(
+        {"mean": torch.zeros(200, 8, 5, 2)}, item_generators(0, 0, 200)
+    )
+    assert sorted(set(drawn["n"].tolist())) == list(range(8))
+    u = drawn["u"]
+    assert 0 <= u.min() < 0.05 and 0.95 < u.max() < 1
+    noises = torch.stack([drawn["z"].flatten(), drawn["eps"].flatten()])
+    torch.testing.assert_close(torch.corrcoef(noises), torch.eye(2), atol=0.03, rtol=0)
+    torch.testing.assert_close(noises.std(1), torch.ones(2), atol=0.03, rtol=0)
+    assert abs(np.corrcoef(u, drawn["n"])[0, 1]) < 0.2
 
 
 def test_a_step_of_pretraining_phi():

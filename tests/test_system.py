@@ -228,6 +228,20 @@ def test_encode_decode_shapes(tiny):
     assert not torch.equal(tiny.encode(waves, seed=1), s_0)
 
 
+def test_short_waves_are_repeated_and_all_are_encoded(tiny):
+    """IV-A repeats a sound up to the clip's length; the last batch need not be full."""
+    waves = 0.1 * np.random.default_rng(0).standard_normal((5, tiny.samples // 4)).astype(np.float32)
+    assert torch.equal(tiny.log_mel(waves), tiny.log_mel(np.tile(waves, 4)))
+    alone = torch.cat([tiny.encode(wave[None]) for wave in waves])
+    torch.testing.assert_close(tiny.encode(waves, batch_size=2), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_clap_hears_waves_at_their_rate(tiny):
+    waves = np.random.default_rng(0).standard_normal((1, 32_000)).astype(np.float32)
+    E = tiny.embed_features(clap_features(tiny.feature_extractor, waves, tiny.sampling_rate))
+    torch.testing.assert_close(tiny.encode_audio(waves), E)
+
+
 def test_encode_scales(tiny):
     waves = np.random.default_rng(0).standard_normal((1, tiny.samples)).astype(np.float32) * 0.1
     plain = tiny.encode(waves)

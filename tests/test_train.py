@@ -147,6 +147,9 @@ def test_every_draw_is_of_the_seed(data):
     assert grouped.order(0, 1).tolist() != grouped.order(1, 0).tolist()
     later, next_one = (torch.rand(3, generator=item_generators(s, p, 1)[0]) for s, p in ((0, 1), (1, 0)))
     assert not torch.equal(later, next_one)
+    # nor are a group's items together the same ones in every epoch
+    first, second = ([i for i in grouped.order(0, epoch) if i % 2] for epoch in (0, 1))
+    assert first != second and {*first[:4]} not in [{*second[k : k + 4]} for k in range(0, 20, 4)]
     # and the runs of a group do not come one after the other
     places = [k for k, item in enumerate(grouped.order(0, 0)) if item % 2]
     assert 10 < sum(places) / 20 < 30 and max(places) - min(places) > 25
