@@ -202,6 +202,39 @@ def test_both_solvers_are_of_second_order():
     }
 
 
+def test_dpmsolver_is_the_paper_s_two_step_method():
+    """DPM-Solver++(2M), arXiv:2211.01095, algorithm 2, on a schedule that no default of diffusers fits.
+
+    x_t = sigma_t / sigma_s x_s + alpha_t (1 - e^-h) (x0_s + h / (2 h_before) (x0_s - x0_before)), of first order
+    where it begins and where it ends, at x0.
+    """
+    schedule = NoiseSchedule(steps=400, beta_start=0.001, beta_end=0.02)
+    abar = np.cumprod(1 - np.linspace(0.001**0.5, 0.02**0.5, 400) ** 2)
+    alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
+    x = noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    ladder, before, h_before = sampling_steps(400, 6).tolist(), None, None
+    for n, to in zip(ladder, [*ladder[1:], None], strict=True):
+        x0 = (x - sigma[n] * torch.tanh(x + n / 400)) / alpha[n]
+        if to is None:
+            break
+        h = np.log(alpha[to] / sigma[to]) - np.log(alpha[n] / sigma[n])
+        D = x0 if before is None else x0 + h / (2 * h_before) * (x0 - before)
+        x = sigma[to] / sigma[n] * x + alpha[to] * (1 - np.exp(-h)) * D
+        before, h_before = x0, h
+    ours = sample(
+        lambda s, n: torch.tanh(s + n[0] / 400), noise.float(), schedule, steps=6, sampler="dpmsolver++"
+    )
+    torch.testing.assert_close(ours.double(), x0, rtol=1e-3, atol=1e-3)
+
+
+def test_unipc_is_of_the_kind_that_the_records_are_of():
+    """B(h) = e^h - 1 (bh2) on clean estimates with its corrector, as diffusers chooses where nothing is said."""
+    solver = diffusers.UniPCMultistepScheduler(**SAMPLERS["unipc"][1])
+    told = {name: solver.config[name] for name in ("solver_order", "solver_type", "predict_x0")}
+    assert told == {"solver_order": 2, "solver_type": "bh2", "predict_x0": True}
+    assert list(solver.config.disable_corrector) == []
+
+
 def test_ddim_eta_one_keeps_the_variance(schedule):
     noise = torch.randn(64, 8, 8, 8)
     generators = [torch.Generator().manual_seed(i) for i in range(64)]
@@ -273,6 +306,14 @@ def test_noise_of_an_item_does_not_depend_on_its_batch():
 
     both = randn_per_item((2, 3), generators(1, 2))
     assert torch.equal(both[1:], randn_per_item((1, 3), generators(2)))
+
+
+def test_a_checkpoint_s_own_schedule_is_built():
+    config = {"num_train_timesteps": 400, "beta_start": 0.00085, "beta_end": 0.012}
+    reference = diffusers.DDIMScheduler(**config, beta_schedule="scaled_linear")
+    schedule = NoiseSchedule.from_config(config)
+    torch.testing.assert_close(schedule.abar, reference.alphas_cumprod, rtol=2e-5, atol=1e-9)
+    assert schedule.steps == 400
 
 
 def test_from_config_refuses_what_it_does_not_know():
