@@ -227,6 +227,20 @@ def test_adam_gets_what_the_configuration_says(tmp_path):
     assert (group["betas"], group["weight_decay"]) == ((0.7, 0.91), 0.3)
 
 
+def test_weight_decay_is_decoupled(tmp_path):
+    """Where no gradient pulls, w becomes (1 - lr decay) w in each step; Adam's own way would make a whole step."""
+
+    class Still(Regression):
+        def forward(self, batch, rngs):
+            return {"loss": 0 * self.net[0].weight.sum() + 1}
+
+    task = Still()
+    begun = task.net[0].weight.detach().clone()
+    config = TrainConfig(steps=3, batch_size=4, lr=0.02, weight_decay=0.3)
+    train(task, TensorBatches({"x": torch.zeros(8, 4)}), config, tmp_path, progress=False)
+    torch.testing.assert_close(task.net[0].weight.detach(), begun * (1 - 0.02 * 0.3) ** 3)
+
+
 def test_a_cache_is_of_its_weights():
     one, same, other = (random_system("tiny", seed=s) for s in (0, 0, 0))
     assert fingerprint(one) == fingerprint(same)
