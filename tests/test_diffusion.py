@@ -135,6 +135,16 @@ def test_one_step_is_noise_and_says_so(schedule, sampler):
         sample(gaussian, noise, schedule, steps=2, sampler=sampler, scheduler_config=SCHEDULER)
 
 
+def test_one_step_from_a_start_is_no_mistake(schedule):
+    """It is that of the latent as far as it was noised, and takes it all the way back."""
+    s_0, eps = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    s_n = schedule.q_sample(s_0, torch.full((2,), 300), eps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        back = sample(lambda s, n: eps, s_n, schedule, steps=1, start=300)
+    torch.testing.assert_close(back, schedule.q_sample(s_0, torch.zeros(2, dtype=torch.long), eps))
+
+
 def gaussian(s, n):
     """The exact noise of s_n where s_0 has mean 2 and standard deviation one half."""
     abar = NoiseSchedule().abar[n].view(-1, 1, 1, 1)
@@ -240,6 +250,10 @@ def test_ddim_eta_one_keeps_the_variance(schedule):
     generators = [torch.Generator().manual_seed(i) for i in range(64)]
     out = sample(model, noise, schedule, steps=100, eta=1.0, generators=generators)
     assert out.var().item() == pytest.approx(0.5, rel=0.1)
+    # by noise of its own: at eta 1 next to nothing is left of what it began with, at eta 0 all
+    still = sample(model, noise, schedule, steps=100)
+    alike = [torch.corrcoef(torch.stack([x.flatten(), noise.flatten()]))[0, 1] for x in (out, still)]
+    assert abs(alike[0]) < 0.1 and alike[1] > 0.99
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++", "unipc"])

@@ -164,6 +164,8 @@ def test_dropout_is_of_the_seed_and_the_place_in_the_stream(data, tmp_path):
         class Drops(Regression):
             def forward(self, batch, rngs):
                 seen.append(torch.rand(()).item())
+                noise = [torch.rand((), generator=g.clone_state()).item() for g in rngs]
+                assert seen[-1] not in noise  # dropout and an item's noise have nothing in common
                 return super().forward(batch, rngs)
 
         train(Drops(), data, config(**changes), tmp_path / name, progress=False)
@@ -595,6 +597,18 @@ def test_accumulation_is_one_large_batch(data, tmp_path):
         one.history, two.history, strict=True
     ):  # what is reported is of all passes, not of the last
         assert (y["loss"], y["grad_norm"]) == pytest.approx((x["loss"], x["grad_norm"]), rel=1e-4)
+
+
+def test_a_gradient_s_norm_is_euclid_s(data, tmp_path):
+    """Of all weights together, before it is clipped."""
+
+    class Pulled(Regression):
+        def forward(self, batch, rngs):
+            pulls = (2 * self.net[0].weight).sum() - 3 * self.net[3].bias.sum()
+            return {"loss": pulls.mean()}
+
+    result = train(Pulled(), data, config(steps=1, grad_clip=1.0), tmp_path, progress=False)
+    assert result.history[0]["grad_norm"] == pytest.approx((32 * 4 + 2 * 9) ** 0.5, rel=1e-6)
 
 
 def test_a_clip_of_zero_is_none(data, tmp_path):
