@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | vary | finetune | evaluate | compare | survey | info | convert``.
+"""The command line: ``latentclap generate | vary | finetune | publish | evaluate | compare | survey | ...``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -45,6 +45,7 @@ from latentclap.options import (
     named_folder,
 )
 from latentclap.own import command as own
+from latentclap.publish import command as publishing
 from latentclap.vary import command as vary
 from latentclap.wording import plural
 
@@ -202,6 +203,8 @@ def _names(classes: str, prompts: list[str]) -> dict[str, str]:
 app.command(help=vary.HELP, short_help="Make variations of sounds of your own.")(vary.vary)
 
 app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.finetune)
+
+app.command(help=publishing.HELP, short_help="Make a system ready for others.")(publishing.publish)
 
 
 # --- evaluate -----------------------------------------------------------------------------------------------
