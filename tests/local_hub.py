@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import yaml
 
+import local_xet
 from local_web import _Server
 
 #: a user's token, one of the same user that may only read
@@ -43,15 +44,16 @@ class Hub:
 
     Attributes:
         repos: by name.
-        objects: what was uploaded by git-lfs, by SHA-256.
+        objects: large files that were uploaded, by SHA-256; blocks: what hf_xet makes of them.
         asked: (method, path) of every request.
-        faults: what is to happen to the next requests of a method and a path that a pattern matches: a status code, or
-            "cut": the connection ends in the middle.
+        faults: what is to happen to the next requests of a method and a path that a pattern matches: a status
+            code, or "cut": the connection ends in the middle.
         before_commit: called just before a commit is looked at.
     """
 
     def __init__(self):
-        self.repos, self.objects, self.asked, self.faults = {}, {}, [], []
+        self.repos, self.objects, self.blocks = {}, {}, {}
+        self.asked, self.faults = [], []
         self.before_commit = lambda: None
         self.url, self.lock = "", Lock()
 
@@ -288,6 +290,7 @@ ROUTES = [
     (("POST",), f"/{_NAME}.git/verify", _Handler.verify),
     (("POST",), f"/api/models/{_NAME}/commit/(.+)", _Handler.commit),
     (("GET", "HEAD"), f"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
+    *local_xet.ROUTES,
 ]
 
 

@@ -159,8 +159,9 @@ def push(folder: Path, name: str, remote: Remote, *, private: bool, overwrite: b
         InputError: it did not work, in a line that says why and what to do.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
+    logging.set_verbosity_error()  # it says every try again in lines of its own
     if quiet:
         disable_progress_bars()
     api = HfApi()
