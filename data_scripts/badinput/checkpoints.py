@@ -79,6 +79,24 @@ _model("other_sampling", lambda path: _edit(path / "latentclap.json", sampling={
 _model("locked_model", lambda path: path.chmod(0))
 
 
+@material()
+def whole_model(path: Path, _: Shelf) -> None:
+    """An untrained system of the tiny size as diffusers opens it: nothing wrong."""
+    from latentclap.models import random_system
+
+    random_system("tiny").save_pretrained(path)
+
+
+def _pickled(path: Path) -> None:
+    """A UNet under the suffix of a pickle, whatever is in it."""
+    (path / UNET).rename((path / UNET).with_suffix(".bin"))
+
+
+add("nan_whole", spoilt("whole_model", lambda path: _tensors(path / UNET, _poison)))
+add("pickled_unet", spoilt("whole_model", _pickled))
+add("missing_whole", spoilt("whole_model", lambda path: _tensors(path / UNET, _drop)))
+
+
 def _tuning(path: Path) -> None:
     (path / "tuning").mkdir()
     (path / "tuning" / "model.safetensors").write_text("no layer\n")

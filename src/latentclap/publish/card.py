@@ -65,7 +65,7 @@ def card(told: dict[str, Any]) -> str:
 
     Args:
         told: name, title, license, adapters, datasets, base, system (see ``check.values_of``), record (see
-            ``records.read_records``), evaluations (see ``records.evaluations``), samples {text: [file, ...]}.
+            ``records.read_records``), evaluations (see ``figures.evaluations``), samples {text: [file, ...]}.
 
     Returns:
         The text, with front matter.

@@ -90,12 +90,12 @@ def check_finite(folder: Path) -> int:
                     value = opened.get_tensor(key)
                     if value.is_floating_point() and not value.isfinite().all():
                         raise InputError(
-                            f"{path.relative_to(folder)}: {key} has numbers that are not finite: the training went"
+                            f"{path}: {key} has numbers that are not finite: the training went"
                             " wrong, or the file is damaged"
                         )
                     count += value.numel()
         except SafetensorError as error:
-            raise InputError(f"{path.relative_to(folder)}: damaged ({error}); copy it again") from None
+            raise InputError(f"{path}: damaged ({error}); copy it again") from None
     return count
 
 
@@ -121,7 +121,7 @@ def load_whole(folder: Path, device: str) -> FoleySystem:
             AudioLDMPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except Exception as error:  # diffusers' many: a stranger would meet each of them
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"diffusers does not open it ({reason})") from None
+            raise InputError(f"{folder}: diffusers does not open it ({reason})") from None
     return system
 
 

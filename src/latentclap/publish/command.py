@@ -10,7 +10,8 @@ import typer
 from latentclap.errors import InputError
 from latentclap.options import Device, Quiet, at_least, device_for
 from latentclap.publish.card import LICENSES
-from latentclap.publish.prepare import SAMPLED, Order, Prepared, check_out, prepare
+from latentclap.publish.prepare import Order, Prepared, check_order, prepare
+from latentclap.publish.samples import SAMPLED
 from latentclap.publish.source import ADAPTER, find_source
 from latentclap.wording import human, plural
 
@@ -83,11 +84,11 @@ def publish(
         push,
     )
     _check_names(order)
-    check_out(order)
     if push and not dry_run:
         from latentclap.publish.push import check_online
 
         check_online()
+    check_order(order)
     _publish(order, device, private, overwrite, dry_run, quiet)
 
 

@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentclap.checkpoints import json_or_nothing
-from latentclap.classes import CLASSES, prompt
 from latentclap.errors import InputError
-from latentclap.files import check_place, existing, file_sha256, plain, replaceable, write_json, write_text
+from latentclap.files import (
+    NO_ROOM,
+    check_place,
+    existing,
+    file_sha256,
+    plain,
+    replaceable,
+    write_json,
+    write_text,
+)
 from latentclap.publish import check
 from latentclap.publish.card import card
-from latentclap.publish.records import base_name, base_of, evaluations, read_records
+from latentclap.publish.figures import evaluations
+from latentclap.publish.records import base_name, base_of, read_records
+from latentclap.publish.samples import make_samples, sampled_texts
 from latentclap.publish.source import ADAPTER, Source
 
 if TYPE_CHECKING:
@@ -25,9 +35,7 @@ if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
 #: what the folder holds beside the system; the second tells it from any other folder
-CARD, RECORD, LICENSE, SAMPLES = "README.md", "model_card.json", "LICENSE", "samples"
-#: texts of which samples are made, at most
-SAMPLED = 8
+CARD, RECORD, LICENSE = "README.md", "model_card.json", "LICENSE"
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,19 @@ def check_out(order: Order) -> Path:
     return place
 
 
+def check_order(order: Order) -> None:
+    """Check what can be checked without torch, before any work: the place, the files' headers, the records.
+
+    Raises:
+        InputError, OSError: see :func:`check_out`, :func:`check.select`, ``read_records`` and ``evaluations``.
+    """
+    check_out(order)
+    if not order.source.adapters:
+        check.select(order.source.place)
+    read_records(order.source.run)
+    evaluations(order.source.run, order.evaluations)
+
+
 def prepare(order: Order, say: Callable[[str], None], *, keep: bool = True) -> Prepared:
     """Write the folder.
 
@@ -117,7 +138,7 @@ def prepare(order: Order, say: Callable[[str], None], *, keep: bool = True) -> P
         left_out, system, numbers = _system(order, folder, told, say)
         told["system"] = check.values_of(system)
         if order.samples and keep:
-            told["samples"] = make_samples(system, _sampled(record), order.samples, folder, say)
+            told["samples"] = make_samples(system, sampled_texts(record), order.samples, folder, say)
         del system
         if order.license_file:
             shutil.copyfile(order.license_file, folder / LICENSE)
@@ -183,18 +204,34 @@ def _system(
     order: Order, folder: Path, told: dict[str, Any], say: Callable[[str], None]
 ) -> tuple[str, FoleySystem, int]:
     """Copy and check the weights; what was left out, the system that they are or make, and how many numbers."""
-    if order.source.adapters:
-        say(f"checking {order.source.place.name} on its base")
-        shutil.copyfile(order.source.place, folder / ADAPTER)
-        return "", _on_base(order, folder), check.check_finite(folder)
-    selection = check.select(order.source.place)
-    say(f"copying and checking {len(selection.files)} files")
-    for name in selection.files:
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(order.source.place / name, folder / name)
-    check.forget_machine(folder)
-    numbers = check.check_finite(folder)
-    return check.left_out(selection), check.load_whole(folder, order.device), numbers
+    source = order.source.place
+    try:
+        if order.source.adapters:
+            say(f"checking {source.name} on its base")
+            _copy(source, folder, ADAPTER, order.out)
+            return "", _on_base(order, folder), check.check_finite(folder)
+        selection = check.select(source)
+        say(f"copying and checking {len(selection.files)} files")
+        for name in selection.files:
+            _copy(source / name, folder, name, order.out)
+        check.forget_machine(folder)
+        numbers = check.check_finite(folder)
+        return check.left_out(selection), check.load_whole(folder, order.device), numbers
+    except InputError as error:  # what is wrong with the copy is wrong with the original, which stays
+        place = folder / ADAPTER if order.source.adapters else folder
+        raise InputError(str(error).replace(str(place), str(source))) from None
+
+
+def _copy(file: Path, folder: Path, name: str, out: Path) -> None:
+    """Copy a file; one that does not fit is named as it would be called."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    try:
+        shutil.copyfile(file, folder / name)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        said = f"{error.strerror}; make room, and give the same command again"
+        raise OSError(error.errno, said, str(out / name)) from None
 
 
 def _on_base(order: Order, folder: Path) -> FoleySystem:
@@ -216,40 +253,6 @@ def _on_base(order: Order, folder: Path) -> FoleySystem:
             " --base-model"
         )
     return adapter.applied(base)
-
-
-def make_samples(
-    system: FoleySystem, texts: list[str], count: int, folder: Path, say: Callable[[str], None]
-) -> dict[str, list[str]]:
-    """Make the first clips of each text by seed 0, as ``latentclap generate`` does.
-
-    Returns:
-        text -> its files, named below the folder.
-    """
-    import numpy as np
-
-    from latentclap.audio import write_wave
-    from latentclap.generation import within_full_scale
-
-    named = {prompt(cls): cls for cls in CLASSES}
-    made: dict[str, list[str]] = {}
-    for number, text in enumerate(texts):
-        say(f"samples of {text!r}")
-        waves = system.generate(prompts=[text], n=count, seed=0)
-        if not np.isfinite(waves).all():
-            raise InputError(f"{text!r}: the system generated NaN; its weights are damaged")
-        stem = named.get(text, f"text{number:02d}")
-        made[text] = [f"{SAMPLES}/{stem}_{i:03d}.flac" for i in range(count)]
-        for file, wave in zip(made[text], waves, strict=True):
-            (folder / SAMPLES).mkdir(exist_ok=True)
-            write_wave(folder / file, within_full_scale(wave), system.sampling_rate)
-    return made
-
-
-def _sampled(record: dict[str, Any]) -> list[str]:
-    """The texts of which samples are made: the most frequent it was trained with, or those of the seven classes."""
-    texts = list(record.get("data", {}).get("texts", {})) or [prompt(cls) for cls in CLASSES]
-    return texts[:SAMPLED]
 
 
 def _edited(place: Path) -> bool:

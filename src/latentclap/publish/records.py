@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from latentclap.checkpoints import json_or_nothing, shipped
 from latentclap.classes import CLASSES, prompt
 from latentclap.errors import InputError
-from latentclap.files import below, read_json
+from latentclap.files import below
 from latentclap.getting.sources import SOURCES
 from latentclap.needs import on_a_hub
+from latentclap.publish.figures import before_after, held_out
 from latentclap.publish.source import FINETUNE, NOTEBOOK, TRAIN
 
 #: what is taken over of a record's ``runs.origin``
@@ -34,8 +34,6 @@ VALUES = (
     "drop",
     "seed",
 )
-#: what evaluate's JSON has
-_EVALUATION = {"name", "average", "average_ci", "classes", "settings"}
 
 
 def read_records(run: Path | None) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def read_records(run: Path | None) -> dict[str, Any]:
     Returns:
         JSON-ready, and of the following what is known: by (which command), command, base {"name", "hub", "licence"},
         values (of the training), steps, seconds, processes, commit, device, versions, data {"sounds", "held_out",
-        "clips", "clip_seconds", "texts": {text: clips}, "set"}, figures (see :func:`figures_of`).
+        "clips", "clip_seconds", "texts": {text: clips}, "set"}, figures (see ``figures``).
 
     Raises:
         InputError: a record is damaged or of another form.
@@ -129,7 +127,7 @@ def _finetune(run: Path) -> dict[str, Any]:
         "values": _values(record.get("training") or json_or_nothing(run / "config.json").get("finetune", {})),
         **_trained(trained),
         "data": {key: value for key, value in data.items() if value is not None},
-        "figures": _held_out(record.get("held_out_losses", {})),
+        "figures": held_out(record.get("held_out_losses", {})),
     }
 
 
@@ -168,21 +166,6 @@ def _cached(folder: Path) -> dict[str, Any]:
         "clip_seconds": json_or_nothing(folder / "cache.json").get("seconds"),
         "texts": dict(texts.most_common()),
     }
-
-
-def _held_out(losses: dict[str, Any]) -> list[dict[str, Any]]:
-    names = {"ddpm": "eq. 1 on held-out sounds", "lclap": "eq. 3 on held-out sounds"}
-    return [
-        {
-            "what": names[key],
-            "before": loss["before"],
-            "after": loss["after"],
-            "change_ci": loss["ci"],
-            "of": f"{loss['sounds']} sounds",
-        }
-        for key, loss in losses.items()
-        if key in names
-    ]
 
 
 # --- latentclap.train, and notebook 03 --------------------------------------------------------------------------
@@ -227,32 +210,8 @@ def _notebook(run: Path) -> dict[str, Any]:
             "texts": {prompt(cls): None for cls in CLASSES},
             "set": "the procedural sounds of latentclap" if own else "recordings in DCASE's layout",
         },
-        "figures": _before_after(metrics, record),
+        "figures": before_after(metrics, record),
     }
-
-
-def _before_after(metrics: dict[str, Any], record: dict[str, Any]) -> list[dict[str, Any]]:
-    count = record.get("clips_per_class", "some")
-    names = {
-        "ddpm": ("eq. 1 on held-out clips", "ten noise levels"),
-        "lclap": ("eq. 3 on held-out clips", "ten noise levels"),
-        "similarity": ("similarity with the prompt, by the judging CLAP", f"{count} clips a class"),
-    }
-    rows = []
-    for key, (what, of) in names.items():
-        before, after = (metrics.get(pair) for pair in _pair(key))
-        if isinstance(before, int | float) and isinstance(after, int | float):
-            rows.append({"what": what, "before": before, "after": after, "change_ci": None, "of": of})
-    return rows
-
-
-def _pair(key: str) -> tuple[str, str]:
-    """A metric's names before and after: of a loss, and of the similarity."""
-    return (
-        ("similarity_before", "similarity_after")
-        if key == "similarity"
-        else (f"before_{key}", f"after_{key}")
-    )
 
 
 def _trained(summary: dict[str, Any]) -> dict[str, Any]:
@@ -266,52 +225,3 @@ def _trained(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _values(given: dict[str, Any]) -> dict[str, Any]:
     return {key: given[key] for key in VALUES if given.get(key) is not None}
-
-
-# --- latentclap evaluate ----------------------------------------------------------------------------------------
-
-
-def evaluations(run: Path | None, given: Iterable[Path]) -> list[dict[str, Any]]:
-    """Results that ``latentclap evaluate --json`` wrote: those in the run's folder, and those that are named.
-
-    Returns:
-        For each its name (embedding, counts, interval), average, average_ci and {class: {"fad", "ci"}}.
-
-    Raises:
-        InputError: a named file is no such result, or a number in it is none.
-    """
-    there = [] if run is None else [path for path in sorted(run.glob("*.json")) if _is_evaluation(path)]
-    named = list(given)
-    for path in named:
-        if not path.is_file():
-            raise InputError(f"--evaluation {path}: no such file")
-        if not _is_evaluation(path):
-            raise InputError(f"--evaluation {path}: not what latentclap evaluate --json writes")
-    seen = {path.resolve(): path for path in [*there, *named]}
-    return [_evaluation(path) for path in seen.values()]
-
-
-def _is_evaluation(path: Path) -> bool:
-    told = read_json(path)
-    return isinstance(told, dict) and told.keys() >= _EVALUATION
-
-
-def _evaluation(path: Path) -> dict[str, Any]:
-    told = read_json(path)
-    try:
-        return {
-            "name": str(told["name"]),
-            "average": float(told["average"]),
-            "average_ci": _interval(told["average_ci"]),
-            "classes": {
-                str(cls): {"fad": float(row["fad"]), "ci": _interval(row["ci"])}
-                for cls, row in told["classes"].items()
-            },
-        }
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: not what latentclap evaluate --json writes ({error})") from None
-
-
-def _interval(given: Any) -> list[float] | None:
-    low, high = given
-    return None if low is None or high is None else [float(low), float(high)]
