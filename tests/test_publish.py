@@ -113,7 +113,7 @@ def test_configurations_forget_where_they_were_loaded(run, tmp_path):
         ("tokenizer/tokenizer_config.json", "name_or_path"),
     ):
         path = run / "system" / name
-        write_json(path, read_json(path) | {key: "/home/jane/models"})
+        write_json(path, read_json(path) | {key: "/Users/jane/models"})
     assert publish(run, "-o", tmp_path / "out", *MIT).exit_code == 0
     assert b"jane" not in b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.json"))
 
@@ -121,13 +121,13 @@ def test_configurations_forget_where_they_were_loaded(run, tmp_path):
 @pytest.mark.parametrize("name", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"])
 def test_a_place_that_is_left_somewhere_is_refused(made, tmp_path, name):
     out = shutil.copytree(made[1], tmp_path / "out")
-    check_private(out, ["/home/jane"])
+    check_private(out, ["/Users/jane"])
     if name.endswith(".json"):
-        write_json(out / name, read_json(out / name) | {"trained_in": "/home/jane/runs"})
+        write_json(out / name, read_json(out / name) | {"trained_in": "/Users/jane/runs"})
     else:
-        save_file(load_file(out / name), out / name, metadata={"from": "/home/jane/runs"})
-    with pytest.raises(InputError, match=rf"{name} names /home/jane, a place of this machine"):
-        check_private(out, ["/home/jane"])
+        save_file(load_file(out / name), out / name, metadata={"from": "/Users/jane/runs"})
+    with pytest.raises(InputError, match=rf"{name} names /Users/jane, a place of this machine"):
+        check_private(out, ["/Users/jane"])
 
 
 def test_what_nobody_needs_is_left_out_and_told(run, tmp_path):
@@ -568,7 +568,7 @@ def test_records_of_the_notebook(tmp_path, monkeypatch):
     from latentclap.runs import start
 
     monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path))
-    namespace = {"lam": 500.0, "epochs": 0, "seed": 2, "data_dir": "/home/jane/dcase", "__annotations__": {
+    namespace = {"lam": 500.0, "epochs": 0, "seed": 2, "data_dir": "/Users/jane/dcase", "__annotations__": {
         "lam": float, "epochs": int, "seed": int, "data_dir": str}}  # fmt: skip
     run = start("03_finetune", namespace)
     metrics = {"before_ddpm": 0.5, "after_ddpm": 0.25, "similarity_before": 0.1, "similarity_after": 0.2}
@@ -590,6 +590,6 @@ def test_what_is_told_of_a_base(tmp_path, monkeypatch):
     assert base_of("") == {}
     assert base_of("mini")["name"] == "mini" and "hub" not in base_of("mini")
     assert base_of("cvssp/audioldm-m-full")["licence"].startswith("CC BY-NC-SA 4.0")
-    assert base_of("/home/jane/checkpoints/audioldm-m-full") == base_of("cvssp/audioldm-m-full")
+    assert base_of("/Users/jane/checkpoints/audioldm-m-full") == base_of("cvssp/audioldm-m-full")
     assert base_of("someone/model") == {"name": "someone/model", "hub": "someone/model"}
-    assert base_of("mine/model") == base_of("/home/jane/runs/doors/system") == own
+    assert base_of("mine/model") == base_of("/Users/jane/runs/doors/system") == own

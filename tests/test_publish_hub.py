@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import local_xet
 from latentclap import FoleySystem
 from latentclap.errors import InputError
 from latentclap.files import read_json
+from latentclap.lora import ADAPTER
 from latentclap.publish.push import git_digest, look
 from local_hub import GOOD, READ_ONLY, entry, hub_on_this_machine
 from published import publish
@@ -348,6 +350,27 @@ def test_there_and_back_with_hf_xet(hub, system, tmp_path):
         told = called(hub, tmp_path, "-c", code, HF_HUB_DISABLE_XET="1")
         assert told.returncode == 0, told.stderr
         assert (tmp_path / "clip.wav").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_adapters_are_downloaded_as_their_card_says(hub, mini, tmp_path):
+    from test_publish import adapter
+
+    file = adapter(mini, tmp_path / "work" / ADAPTER)
+    said = publish(file, "-o", tmp_path / "out", "--license", "mit", "--push", NAME, "-q")
+    assert said.exit_code == 0, said.output
+    code = re.search(r"```bash\n(.*?)```", hub.repos[NAME].files["README.md"].decode(), re.S)[1]
+    assert code.startswith(
+        f"hf download {NAME} --local-dir beeps\nlatentclap generate --model mini --lora beeps "
+    )
+    hf = "import sys; sys.argv[0] = 'hf'; from huggingface_hub.cli.hf import main; main()"
+    download, make = code.replace("-n 8", "-n 1").splitlines()
+    told = called(hub, tmp_path, "-c", hf, *shlex.split(download)[1:], HF_HUB_DISABLE_XET="1")
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "beeps" / ADAPTER).read_bytes() == file.read_bytes()
+    told = called(hub, tmp_path, "-m", "latentclap.cli", *shlex.split(make)[1:], "--device", "cpu")
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.startswith("1 clip ") and "warning" not in told.stderr
 
 
 def test_what_was_downloaded_is_what_was_published(hub, push, system, tmp_path):
