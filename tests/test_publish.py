@@ -164,7 +164,7 @@ def test_info_says_what_it_is(made):
     told = describe(made[1])
     assert told["refused"] is None
     assert told["model_card"].startswith(
-        "A text-to-sound latent diffusion system of AudioLDM's kind fine-tuned"
+        "A text-to-sound latent diffusion system of AudioLDM's kind, fine-tuned"
     )
 
 
@@ -294,7 +294,7 @@ def test_the_card_says_what_the_records_say(made):
     _, body = readme(out)
     # the base is a folder, whose name is not told
     assert (
-        "fine-tuned from a model of the author's own, with the Latent CLAP loss, λ = 2000: mono clips of"
+        "fine-tuned from a model of the author's own with the Latent CLAP loss, λ = 2000: mono clips of"
         in body
     )
     assert (
@@ -504,7 +504,7 @@ def test_adapters_are_published_with_their_base(mini, tmp_path):
     head, body = readme(tmp_path / "small")
     assert "lora" in head["tags"] and "base_model" not in head  # mini is on no hub
     assert (
-        "LoRA adapters for a text-to-sound latent diffusion system of AudioLDM's kind fine-tuned from mini"
+        "LoRA adapters for mini, a text-to-sound latent diffusion system of AudioLDM's kind: mono clips of"
         in body
     )
     ours, theirs = blocks(body, "python")

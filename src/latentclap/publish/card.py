@@ -133,15 +133,20 @@ def tags(told: dict[str, Any]) -> list[str]:
 
 def _first(told: dict[str, Any]) -> str:
     """The first sentence, which ``latentclap info`` shows too."""
-    what = "LoRA adapters for a" if told["adapters"] else "A"
-    base, lam = told["base"].get("name"), told["record"].get("values", {}).get("lam")
+    base, lam = told["base"].get("name", ""), told["record"].get("values", {}).get("lam")
     loss = ""
     if lam is not None:
-        loss = f", with the Latent CLAP loss, λ = {lam:g}" if lam else ", by the diffusion loss alone (λ = 0)"
-    tuned = f" fine-tuned from {base}{loss}" if base else f" fine-tuned{loss}" if told["record"] else ""
-    sound = told["system"]
-    clips = f"mono clips of {sound['seconds']:g} s at {sound['sampling_rate']} Hz"
-    return f"{what} text-to-sound latent diffusion system of AudioLDM's kind{tuned}: {clips}."
+        loss = f" with the Latent CLAP loss, λ = {lam:g}" if lam else " by the diffusion loss alone (λ = 0)"
+    kind = "a text-to-sound latent diffusion system of AudioLDM's kind"
+    if told["adapters"]:
+        what = f"LoRA adapters for {base}, {kind}" if base else f"LoRA adapters for {kind}"
+        tuned = f", trained{loss}" if loss else ""
+    else:
+        what = f"A{kind[1:]}"
+        begun = f" from {base}" if base else ""
+        tuned = f", fine-tuned{begun}{loss}" if begun or told["record"] else ""
+    clips = f"mono clips of {told['system']['seconds']:g} s at {told['system']['sampling_rate']} Hz"
+    return f"{what}{tuned}: {clips}."
 
 
 def _texts(told: dict[str, Any]) -> str:
@@ -181,7 +186,7 @@ def _made(record: dict[str, Any], base: dict[str, str]) -> Iterator[str]:
     yield f"By `{record['by']}`, from {begun}:"
     if "command" in record:
         yield f"```bash\n{record['command']}\n```"
-        yield "Words in capitals stand for files and folders of the author's."
+        yield "The command is put together from the records; words in capitals are the author's files and folders."
     rows = [(_NAMES[key], _plain(key, value)) for key, value in record.get("values", {}).items()]
     rows += [("optimiser steps", str(record["steps"]))] if "steps" in record else []
     if "seconds" in record:

@@ -103,6 +103,7 @@ def _base_code(told: dict[str, Any]) -> list[str]:
         lines += [
             "from latentclap import FoleySystem",
             "",
+            "# mini comes with latentclap, in a form that diffusers does not open",
             'FoleySystem.from_pretrained("mini").save_pretrained("base")',
         ]
         base = "base"
