@@ -156,11 +156,12 @@ def test_the_page(tmp_path):
     write_json(tmp_path / "r.json", rows)
     text = bad_input_page(tmp_path / "r.json", tmp_path / "page.md").read_text()
     assert text == tables(rows)
-    assert text.startswith(
-        "2 mistakes were made. 2 ended with a status that is not zero, 2 with exactly one line"
-    )
-    assert "| n<br>`latentclap x` | `` error: a\\|b `c` `` | 2<br>leaves `out/` |" in text
-    assert text.count("## ") == 2 and "`x <y>`" in text
+    assert text.startswith("**2 mistakes of 2 commands were tried; 1 ended as they should.**")
+    assert "2 ended with a status that is not zero, 2 with exactly one line" in text
+    assert '<a href="#g">g</a> (1)' in text
+    case = '<a id="case-g-n" href="#case-g-n">n</a><br>`latentclap x`'
+    assert f"| {case} | `` error: a\\|b `c` `` | 2<br>leaves `out/` |" in text
+    assert text.count("\n## ") == text.count("</details>") == 2 and "`x <y>`" in text
     for wrong in ("3", '[{"group": "g"}]'):
         (tmp_path / "r.json").write_text(wrong)
         with pytest.raises(InputError, match="expected a list of outcomes"):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from badinput.cases import Case
 from badinput.material import Shelf
+from latentclap.book.badinput import faults
 
 TIMEOUT = 1200.0
 #: what the installed script does; so it is this Python's latentclap that is tried, installed or not
@@ -53,16 +54,7 @@ class Outcome:
     @property
     def faults(self) -> list[str]:
         """What is not as it should be; papermill's own words and its log of the notebook are."""
-        notebook = self.command.startswith("papermill")
-        left = [name for name in self.left if not (notebook and name == "out.ipynb")]
-        checks = {
-            f"status {self.status}": self.status <= 0,
-            "a traceback": self.traceback and not notebook,
-            f"{self.lines} lines": self.lines != 1 and not notebook,
-            "the last line is not ours": not self.says.startswith("InputError: " if notebook else "error: "),
-            f"left {', '.join(left)}": bool(left),
-        }
-        return [what for what, wrong in checks.items() if wrong]
+        return faults(vars(self))
 
 
 def run_case(case: Case, scratch: Path, shelf: Shelf, root: Path) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -36,23 +37,87 @@ def bad_input_page(record: str | Path, out: str | Path = "book/generated/bad_inp
     return Path(out)
 
 
+def faults(row: Mapping[str, Any]) -> list[str]:
+    """What is not as it should be in an outcome; papermill's own words and its log of the notebook are."""
+    notebook = row["command"].startswith("papermill")
+    left = [name for name in row["left"] if not (notebook and name == "out.ipynb")]
+    checks = {
+        f"status {row['status']}": row["status"] <= 0,
+        "a traceback": row["traceback"] and not notebook,
+        f"{row['lines']} lines": row["lines"] != 1 and not notebook,
+        "the last line is not ours": not row["says"].startswith("InputError: " if notebook else "error: "),
+        f"left {', '.join(left)}": bool(left),
+    }
+    return [what for what, wrong in checks.items() if wrong]
+
+
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Outcomes as Markdown: one table a group, and a line that counts them."""
-    shown = sum(bool(row["traceback"]) for row in rows)
-    parts = [
-        f"{len(rows)} mistakes were made. {sum(row['status'] != 0 for row in rows)} ended with a status that is not"
-        f" zero, {sum(row['lines'] == 1 for row in rows)} with exactly one line on stderr; {shown} showed a traceback"
-        " (papermill's own, of a notebook). Nothing stays behind where the last column does not say what."
-    ]
-    for group, members in groupby(rows, key=lambda row: row["group"]):
-        lines = []
-        for row in members:
-            left = ", ".join(_code(name) for name in row["left"])
-            status = f"{row['status']}<br>leaves {left}" if left else row["status"]
-            lines.append((f"{row['name']}<br>{_code(row['command'])}", _code(row["says"]), status))
+    """Outcomes as Markdown: a summary, contents by command, and a folded table for each command."""
+    groups = [(name, list(members)) for name, members in groupby(rows, key=lambda row: row["group"])]
+    parts = [*_summary(rows, len(groups)), _contents(groups)]
+    for group, members in groups:
+        names = _anchors(group, members)
+        lines = [_line(row, name) for row, name in zip(members, names, strict=True)]
         told = table(("mistake, command", "what it says", "status"), lines, numbers=0)
-        parts.append(f"## {group}\n\n:::{{div}} lc-wrap\n\n{told}\n\n:::")
+        # closed, it is still found by the browser's search and by links to one case, both of which open it
+        parts.append(
+            f'## {group}\n\n<details class="lc-cases">\n<summary>{_cases(len(members))}</summary>\n\n'
+            f":::{{div}} lc-wrap\n\n{told}\n\n:::\n\n</details>"
+        )
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], groups: int) -> list[str]:
+    good = sum(not faults(row) for row in rows)
+    shown = sum(bool(row["traceback"]) for row in rows)
+    ours = sum(row["lines"] == 1 for row in rows)
+    return [
+        f"**{_cases(len(rows))} of {groups} commands were tried; {good} ended as they should.**"
+        f" {sum(row['status'] != 0 for row in rows)} ended with a status that is not zero, {ours} with"
+        f" exactly one line on stderr. {shown} showed a traceback: papermill's own, of a notebook"
+        ' (<a href="#how-to-read-the-cases">how to read the cases</a>).'
+        " Nothing stays behind where the last column does not say what."
+    ]
+
+
+def _contents(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Links to every command with its number of cases."""
+    from docutils.nodes import make_id  # part of the extra [book], as Sphinx names the sections
+
+    links = "\n".join(
+        f'<li><a href="#{make_id(name)}">{html.escape(name)}</a> ({len(members)})</li>'
+        for name, members in groups
+    )
+    return (
+        "Each command's cases are folded; a click on its line opens them, and so does your browser's search. The name"
+        " of a case is a link to it.\n\n"
+        f'<ul class="lc-contents">\n{links}\n</ul>\n\n'
+        # shown by a script: without one there is nothing that it could do
+        '<p class="lc-folds" hidden><button type="button" data-open="Open all" data-close="Close all"'
+        ' data-folds="details.lc-cases">Open all</button></p>'
+    )
+
+
+def _anchors(group: str, members: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name in the page for each case, of its command and its own words."""
+    from docutils.nodes import make_id
+
+    names: list[str] = []
+    for row in members:
+        name = make_id(f"case {group} {row['name']}")
+        names.append(f"{name}-{len(names) + 1}" if name in names else name)
+    return names
+
+
+def _line(row: Mapping[str, Any], anchor: str) -> tuple[str, str, str]:
+    left = ", ".join(_code(name) for name in row["left"])
+    status = f"{row['status']}<br>leaves {left}" if left else str(row["status"])
+    case = f'<a id="{anchor}" href="#{anchor}">{html.escape(row["name"])}</a><br>{_code(row["command"])}'
+    return case, _code(row["says"]), status
+
+
+def _cases(n: int) -> str:
+    return f"{n} mistake" + "s" * (n != 1)
 
 
 def _code(text: str) -> str:
