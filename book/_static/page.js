@@ -41,7 +41,7 @@
   window.addEventListener("hashchange", reveal);
 
   // Boxes that scroll sideways: a phone shows no bar until it is touched.
-  const BOXES = "article :is(div.cell_output, div.cell_output .text_html, .pst-scrollable-table-container, .lc-scroll, div.math, pre)";
+  const BOXES = "article :is(div.cell_output, div.cell_output .text_html, .pst-scrollable-table-container, .lc-scroll, div.math, pre, a.image-reference)";
   const mark = (box) => {
     const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
     box.classList.toggle("lc-more-left", box.scrollLeft > 1 && box.scrollWidth > box.clientWidth + 1);

@@ -132,7 +132,7 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from latentclap.book.figures import CYCLE, figure_style
+    from latentclap.book.figures import CYCLE, DASHES, figure_style
     from latentclap.files import atomic_path
 
     shared = {
@@ -143,7 +143,7 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
     samplers = list(dict.fromkeys(p["sampler"] for p in points))
     with mpl.rc_context():
         figure_style()
-        figure = Figure(figsize=(9, 5.6))
+        figure = Figure(figsize=(7.2, 5.6))
         axes = figure.subplots(2, 2, sharey="row")
     for column, (axis, other) in enumerate((("steps", "guidance_scale"), ("guidance_scale", "steps"))):
         for k, sampler in enumerate(samplers):
@@ -162,8 +162,8 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
                     x,
                     value,
                     list(zip(*bars, strict=True)),
-                    marker="o",
-                    linestyle="-",
+                    marker="os^D"[k % 4],
+                    linestyle=DASHES[k % len(DASHES)],
                     capsize=3,
                     color=CYCLE[k % len(CYCLE)],
                     label=sampler,

@@ -101,19 +101,20 @@ def _figure(measures: Mapping[str, str], values: Mapping[str, pd.DataFrame], out
     with mpl.rc_context():
         figure_style()
         names = [name for name in next(iter(values.values())).index if name != _NONE]
-        figure = Figure(figsize=(10, 0.34 * len(names) + 1.3))
+        figure = Figure(figsize=(7.2, 0.34 * len(names) + 1.3))
         panels = figure.subplots(1, len(values), sharey=True)
         for axes, (key, part) in zip(panels, values.items(), strict=True):
             gaps = part.sub(part.loc[_NONE], axis="columns")
             for i, name in enumerate(names):
                 axes.plot(gaps.loc[name], [i] * gaps.shape[1], "o", ms=4, color="#0077bb", alpha=0.7)
                 mean = gaps.loc[name].mean()
-                axes.plot([mean, mean], [i - 0.3, i + 0.3], color="#0077bb", lw=1.6)
+                axes.plot([mean, mean], [i - 0.3, i + 0.3], "-", color="#0077bb", lw=1.6)
             axes.axvline(0, color="#555555", linestyle="--", lw=1)
             axes.set(
                 xlabel="change from λ = 0", title=measures[key], yticks=range(len(names)), yticklabels=names
             )
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
+            axes.locator_params(axis="x", nbins=4)
         panels[0].set(yticklabels=names)
         panels[0].invert_yaxis()
         save(figure, out)

@@ -95,20 +95,20 @@ def _figure(points: pd.DataFrame, out: Path) -> None:
 
     with mpl.rc_context():
         figure_style()
-        figure = Figure(figsize=(11, 3.6))
+        figure = Figure(figsize=(7.2, 7.2))
         lams = sorted(points["lam"].unique())
-        for axes, (key, title) in zip(figure.subplots(1, len(_PANELS)), _PANELS.items(), strict=True):
+        panels = figure.subplots(len(_PANELS), sharex=True)
+        for axes, (key, title) in zip(panels, _PANELS.items(), strict=True):
             for tuning, system in _SYSTEMS.items():
                 wide = points[points["tuning"] == tuning].pivot(index="lam", columns="seed", values=key)
                 x = [i + (0.06 if tuning else -0.06) for i in range(len(lams))]
                 colour = SYSTEM_COLOURS[system]
                 label = "with tuning layer" if tuning else "without"
-                axes.plot(x, wide.mean(axis=1), "-", color=colour, label=label)
+                axes.plot(x, wide.mean(axis=1), "--" if tuning else "-", color=colour, label=label)
                 for seed in wide:
-                    axes.plot(x, wide[seed], "o", ms=4, color=colour, alpha=0.6)
-            axes.set(
-                xlabel="λ", title=title, xticks=range(len(lams)), xticklabels=[f"{lam:g}" for lam in lams]
-            )
+                    axes.plot(x, wide[seed], "s" if tuning else "o", ms=4, color=colour, alpha=0.6)
+            axes.set(title=title, xticks=range(len(lams)), xticklabels=[f"{lam:g}" for lam in lams])
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-        figure.axes[0].legend()
+        panels[-1].set_xlabel("λ")
+        panels[0].legend()
         save(figure, out)
