@@ -41,23 +41,28 @@
   window.addEventListener("hashchange", reveal);
 
   // Boxes that scroll sideways: a phone shows no bar until it is touched.
-  const BOXES = "article :is(div.cell_output, div.cell_output .text_html, .pst-scrollable-table-container, .lc-scroll, div.math, pre, a.image-reference)";
+  const BOXES = "article :is(div.cell_output, div.cell_output .text_html, .pst-scrollable-table-container, .lc-scroll,"
+    + " div.math, mjx-container[display=true], pre, a:has(> img.lc-figure))";
   const mark = (box) => {
     const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
     box.classList.toggle("lc-more-left", box.scrollLeft > 1 && box.scrollWidth > box.clientWidth + 1);
     box.classList.toggle("lc-more-right", rest > 1);
   };
-  const addMarks = () => {
-    const boxes = Array.from(document.querySelectorAll(BOXES));
-    const sizes = new ResizeObserver((seen) => seen.forEach((entry) => mark(entry.target)));
-    boxes.forEach((box) => {
+  const seen = new WeakSet();
+  const sizes = new ResizeObserver((changed) => changed.forEach((entry) => mark(entry.target)));
+  const addMarks = () => document.querySelectorAll(BOXES).forEach((box) => {
+    if (!seen.has(box)) {
+      seen.add(box);
       box.addEventListener("scroll", () => mark(box), { passive: true });
       sizes.observe(box);
-      mark(box);
-    });
-    // pictures and formulas come later
-    window.addEventListener("load", () => boxes.forEach(mark));
-  };
+    }
+    mark(box);
+  });
+  // pictures and formulas come later
+  window.addEventListener("load", () => {
+    addMarks();
+    if (window.MathJax && MathJax.startup) MathJax.startup.promise.then(addMarks);
+  });
 
   ready(() => { addFolds(); reveal(); addMarks(); });
 })();

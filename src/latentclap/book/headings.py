@@ -44,6 +44,11 @@ HEADINGS: dict[str, str] = {
 }
 
 
+def probability(p: float) -> str:
+    """A p-value as tables have it: three decimals, and nothing smaller than they can tell."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def headed(table: pd.DataFrame, **more: str) -> pd.DataFrame:
     """Return a copy of a table whose columns and rows have the headings of a page; values stay as they are.
 

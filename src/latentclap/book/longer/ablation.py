@@ -110,9 +110,8 @@ def _figure(measures: Mapping[str, str], values: Mapping[str, pd.DataFrame], out
                 mean = gaps.loc[name].mean()
                 axes.plot([mean, mean], [i - 0.3, i + 0.3], "-", color="#0077bb", lw=1.6)
             axes.axvline(0, color="#555555", linestyle="--", lw=1)
-            axes.set(
-                xlabel="change from λ = 0", title=measures[key], yticks=range(len(names)), yticklabels=names
-            )
+            axes.set(title=measures[key], yticks=range(len(names)), yticklabels=names)
+            axes.set_xlabel("change from λ = 0", loc="left")  # the factor of the ticks stands to the right
             axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3))
             axes.locator_params(axis="x", nbins=4)
         panels[0].set(yticklabels=names)

@@ -1,0 +1,35 @@
+"""Headings of tables: words with units on a page, and the short names where records are read."""
+
+import pandas as pd
+import pytest
+
+from latentclap.book.headings import HEADINGS, headed, probability
+from latentclap.classes import LABELS
+
+
+def test_columns_rows_and_axes_get_words_and_values_stay():
+    table = pd.DataFrame(
+        {"rms_dbfs": [-20.0], "own": ["rms_dbfs"]}, index=pd.Index(["dog_bark"], name="class")
+    )
+    shown = headed(table, own="mine", **{"class": "kind"})
+    assert list(shown.columns) == ["level (dBFS)", "mine"] and list(shown.index) == ["dog bark"]
+    assert shown.index.name == "kind" and shown["mine"].tolist() == ["rms_dbfs"]
+    assert list(table.columns) == ["rms_dbfs", "own"] and table.index.name == "class"
+
+
+def test_every_level_is_told():
+    table = pd.DataFrame({("crest_db", "std"): [1.0], ("crest_db", "mean"): [2.0]}, index=["rain"])
+    assert list(headed(table).columns) == [("crest factor (dB)", "SD"), ("crest factor (dB)", "mean")]
+    rows = pd.concat({"quality": pd.DataFrame({"p_holm": [0.1]}, index=["sneeze_cough"])}, names=["question"])
+    assert list(headed(rows).index) == [("quality", LABELS["sneeze_cough"])]
+
+
+def test_no_two_names_of_one_table_share_a_heading():
+    assert len({*HEADINGS.values(), *LABELS.values()}) == len(HEADINGS) + len(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("p", "told"), [(0.0, "<0.001"), (0.00099, "<0.001"), (0.001, "0.001"), (0.5, "0.500")]
+)
+def test_probabilities(p, told):
+    assert probability(p) == told
