@@ -397,7 +397,7 @@ def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
         {**row, "recordings": ["/".join(str(r).split("/")[-2:]) for r in row.get("recordings", [])]}
         for row in rows
     )
-    lines = table([words(c) for c in columns], ([row.get(c, "") for c in columns] for row in told))
+    lines = _columns(columns, told)
     return f":::{{div}} lc-wrap\n\n{lines}\n\n:::"
 
 
@@ -430,6 +430,15 @@ def _render(value: Any) -> str:
     if isinstance(value, Mapping):
         return table(("entry", "value"), map(worded, value.items()))
     if all(isinstance(entry, Mapping) for entry in value):
-        columns = list(dict.fromkeys(key for entry in value for key in entry))
-        return table([words(c) for c in columns], ([entry.get(c, "") for c in columns] for entry in value))
+        return _columns(list(dict.fromkeys(key for entry in value for key in entry)), value)
     return "\n".join(f"- {cell(entry)}" for entry in value)
+
+
+def _columns(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table of entries under the same keys; classes in words."""
+
+    def told(row: Mapping[str, Any], column: str) -> Any:
+        value = row.get(column, "")
+        return LABELS.get(value, value.replace("_", " ")) if column == "class" else value
+
+    return table([words(c) for c in columns], ([told(row, c) for c in columns] for row in rows))
