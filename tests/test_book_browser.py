@@ -280,6 +280,58 @@ def test_no_page_scrolls_sideways_on_a_phone(page, site):
     assert wide == {}
 
 
+def test_cases_of_bad_input_are_folded_linked_and_printed(page, site):
+    visit(page, site / "bad_input.html")
+    folds = page.locator("details.lc-cases")
+    count = folds.count()
+    assert count > 20 and page.locator("details.lc-cases[open]").count() == 0
+    assert page.locator(".lc-contents a").count() == count
+    button = page.locator(".lc-folds button")
+    button.click()
+    assert page.locator("details.lc-cases[open]").count() == count
+    button.click()
+    assert page.locator("details.lc-cases[open]").count() == 0
+    name = page.locator("details.lc-cases td a[id]").nth(40).get_attribute("id")
+    page.evaluate("name => { location.hash = name }", name)
+    page.wait_for_function("name => document.getElementById(name).closest('details').open", arg=name)
+    assert page.locator("details.lc-cases[open]").count() == 1
+    high = page.evaluate("() => document.querySelector('article').scrollHeight")
+    page.emulate_media(media="print")
+    assert page.evaluate("() => document.querySelector('article').scrollHeight") > 3 * high
+
+
+def test_a_figure_is_as_wide_as_its_text_needs_and_a_link_to_its_file(page, site):
+    for size in (DESK, PHONE):
+        page.set_viewport_size(size)
+        for path in (*sorted(site.glob("notebooks/*.html")), site / "longer.html"):
+            visit(page, path)
+            figures = page.evaluate(
+                "() => [...document.querySelectorAll('img.lc-figure')].map(i => [i.clientWidth,"
+                " i.closest('a')?.href === i.src, i.closest('a')?.scrollWidth >= i.clientWidth])"
+            )
+            assert figures and all(figure == [704, True, True] for figure in figures), (path.name, figures)
+
+
+def test_boxes_that_scroll_sideways_show_it(page, site):
+    """A phone shows no bar until it is touched: the side where there is more to see fades."""
+    page.set_viewport_size(PHONE)
+    for path in pages_of(site):
+        visit(page, path)
+        page.wait_for_function(
+            """() => [...document.querySelectorAll('article *')].every(e =>
+                e.scrollWidth <= e.clientWidth + 1 || !e.clientWidth || e.classList.contains('lc-more-right')
+                || !['auto', 'scroll'].includes(getComputedStyle(e).overflowX))""",
+            timeout=20_000,
+        )
+    visit(page, site / "longer.html")
+    box = page.locator("a:has(> img.lc-figure)").first
+    box.evaluate("box => box.scrollTo(5000, 0)")
+    page.wait_for_function(
+        "() => document.querySelector('a:has(> img.lc-figure)').className.includes('lc-more-left')"
+    )
+    assert "lc-more-right" not in box.get_attribute("class")
+
+
 @pytest.mark.parametrize("width", [400, 800, 1300, 1920])
 def test_no_player_is_out_of_sight_and_each_has_room_to_seek(page, site, width):
     page.set_viewport_size({"width": width, "height": 900})

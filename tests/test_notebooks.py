@@ -64,6 +64,15 @@ def test_form(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_figures_are_made_for_the_width_at_which_pages_show_them(path):
+    """A wider one has smaller text on the page; panels are stacked instead."""
+    source = "".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+    widths = [float(width) for width in re.findall(r"figsize=\(([\d.]+),", source)]
+    assert all(width <= 7.2 for width in widths), widths
+    assert not re.search(r"fontsize=\d|fontsize=\"x", source), "medium or small: not less than 11 pixels"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_runs_alone(path, tiny_profile, runs, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     more = {
