@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentclap.checkpoints import SAMPLERS, resolve
+from latentclap.checkpoints import SAMPLERS, resolve, shipped
 from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
 from latentclap.options import Device, Model
@@ -142,6 +142,7 @@ def about(maker: Maker, out: Path | None) -> dict[str, Any]:
     return {
         "model": maker.model + (f" with {maker.lora}" if maker.lora else ""),
         "card": card(maker.model),
+        "shipped": is_shipped(maker.model),
         "device": str(system.device),
         "seconds": system.seconds,
         "sampling_rate": system.sampling_rate,
@@ -157,6 +158,11 @@ def about(maker: Maker, out: Path | None) -> dict[str, Any]:
         "steered_not": maker.steered_not,
         "out": out.as_posix() if out else "",
     }
+
+
+def is_shipped(model: str) -> bool:
+    """Whether it is one of the models that come with the package."""
+    return not Path(model).is_file() and resolve(model).resolve().parent == shipped("").resolve()
 
 
 def card(model: str) -> str:
@@ -176,8 +182,10 @@ def card(model: str) -> str:
             line.partition(":")[2].strip() for line in front.splitlines() if line.startswith("license:")
         ]
         lines += [f"Licence: {licence[0]}."] if licence and licence[0] else ["Its card tells no licence."]
-    elif (folder / "model_card.json").is_file():
-        lines.append("Licences of what it learnt from are in its model_card.json.")
+    elif is_shipped(model):
+        lines.append(
+            "The weights are under Apache-2.0; model_card.json lists the recordings and their licences."
+        )
     else:
         lines.append("It has no model card: its licence is not told.")
     return " ".join(lines)

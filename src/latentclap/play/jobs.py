@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from latentclap.classes import LABELS
@@ -239,8 +240,8 @@ class Session:
 def title_of(wish: Wish, sound: Item | None) -> str:
     """What a clip is called on the page."""
     if sound:
-        return f"take of {sound.root}" if sound.kind != "sound" else f"take of {sound.title}"
-    return LABELS[wish.cls] if wish.cls else wish.text
+        return f"take of {Path(sound.source.name).stem}"
+    return LABELS[wish.cls] if wish.cls else f"“{wish.text}”"
 
 
 def how_of(wish: Wish) -> str:

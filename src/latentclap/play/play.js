@@ -65,7 +65,7 @@ const showWhat = () => {
 const showStrength = () => {
   const value = Number(field("strength").value);
   const words = value <= 0.25 ? "hardly another take" : value < 0.7 ? "another take" : "little but its kind is left";
-  get("far").textContent = `${value.toFixed(2)}: ${words}`;
+  get("how-far").textContent = `${value.toFixed(2)}: ${words}`;
 };
 
 const takeOwn = () => {
@@ -76,7 +76,7 @@ const takeOwn = () => {
 
 const choose = (clip) => {
   source = clip;
-  get("source").firstElementChild.textContent = clip ? clip.title + (clip.seed === undefined ? "" : `, seed ${clip.seed}`) : "No sound yet.";
+  get("source").textContent = clip ? `Like ${clip.seed === undefined ? clip.title : `${clip.title}, seed ${clip.seed}`}.` : "No sound yet.";
   field("what").value = "sound";
   if (clip && about.steered_not && !text("towards")) field("towards").value = clip.text || "";
   showWhat();
@@ -131,7 +131,8 @@ const card = (clip) => {
   const find = (selector) => item.querySelector(selector);
   const name = clip.kind === "sound" ? `your sound: ${clip.title}` : `${clip.title}, seed ${clip.seed}`;
   item.dataset.id = clip.id;
-  find("h3").textContent = name;
+  find("h3").textContent = clip.kind === "sound" ? name : `${clip.title} `;
+  if (clip.kind !== "sound") find("h3").append(Object.assign(document.createElement("span"), { textContent: `seed ${clip.seed}` }));
   Object.assign(find("audio"), { src: clip.sound, loop: Boolean(clip.loop) });
   find("audio").setAttribute("aria-label", name);
   Object.assign(find("img"), { src: clip.picture, alt: `Log-mel spectrogram: ${name}` });
@@ -209,7 +210,7 @@ const soon = (after = 0) => { clearTimeout(timer); timer = setTimeout(look, afte
 const look = async () => {
   let next = 1500;
   try {
-    if (!about) await begin();
+    if (!about && !(await begin())) return soon(500); // the model is being loaded
     const told = await call("/api/state");
     if (told.session !== about.session) location.reload(); // the command was started again: clips are others
     if (get("error").dataset.gone) { delete get("error").dataset.gone; say(""); }
@@ -217,18 +218,17 @@ const look = async () => {
     show(told);
     next = told.job ? 250 : 1500;
   } catch (error) {
-    if (error.status === 503) next = 500; // the model is being loaded
-    else {
-      get("make").disabled = true;
-      get("error").dataset.gone = "yes";
-      say(error);
-    }
+    get("make").disabled = true;
+    get("error").dataset.gone = "yes";
+    say(error);
   }
-  soon(next);
+  return soon(next);
 };
 
 const begin = async () => {
-  about = await call("/api/about");
+  const told = await call("/api/about");
+  if (told.loading) return false;
+  about = told;
   get("about").textContent = `Model: ${about.model} on ${about.device}, clips of ${about.seconds.toFixed(2)} s at ${about.sampling_rate / 1000} kHz. ${about.card}`;
   get("kept").textContent = about.out
     ? `Every clip is saved in ${about.out}, with a record of how it was made; Remove deletes its file.`
@@ -242,6 +242,7 @@ const begin = async () => {
     get("classes").insertBefore(chip, words);
   });
   about.samplers.forEach((name) => field("sampler").add(new Option(name, name)));
+  get("knows").hidden = !about.shipped;
   field("n").max = about.most_clips;
   field("steps").max = about.most_steps;
   field("seconds").placeholder = about.seconds.toFixed(2);
@@ -250,6 +251,7 @@ const begin = async () => {
   takeOwn();
   showWhat();
   showStrength();
+  return true;
 };
 
 // --- players ----------------------------------------------------------------------------------------------------

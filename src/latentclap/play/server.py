@@ -1,8 +1,4 @@
-"""The page's server: a few known paths on this machine, and nothing else.
-
-Whoever may use the machine's own address may use the page; pages of other sites may not, neither by a request across
-sites (Origin and Sec-Fetch-Site are looked at) nor under a name of theirs that leads here (Host is).
-"""
+"""The page's server: a few known paths on this machine, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from latentclap.book.standalone import STYLE
 from latentclap.errors import InputError, reason
 from latentclap.play.given import MOST_BYTES
+from latentclap.play.guard import byte_range, is_foreign, is_ours
 from latentclap.play.jobs import Busy, Session
 from latentclap.play.wish import read_json_object
 
@@ -46,7 +43,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _CLIP = re.compile(r"/clips/([0-9]{1,9})\.(wav|png)")
-_RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 
 class Refused(Exception):
@@ -107,20 +103,8 @@ class Server(ThreadingHTTPServer):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
 
     def knows(self, host: str) -> bool:
-        """Whether a Host header is one of ours: this machine's own, or an address that no name can stand for."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        if name in ("localhost", "127.0.0.1", "::1", self.host.lower()):
-            return True
-        if self.loopback:
-            return False
-        try:
-            ipaddress.ip_address(name)
-            return True
-        except ValueError:
-            return name == socket.gethostname().lower()
+        """Whether a Host header names this server."""
+        return is_ours(host, self.host, self.loopback)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error."""
@@ -194,10 +178,8 @@ class Handler(BaseHTTPRequestHandler):
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not self.server.knows(hosts[0]):
             raise Refused(403, "this name is not this server's: open the address that latentclap play prints")
-        origin = self.headers.get("Origin")
-        foreign = origin is not None and origin.lower() != f"http://{hosts[0].lower()}"
-        site = self.headers.get("Sec-Fetch-Site", "none")
-        if foreign or (site not in ("same-origin", "none") and (path not in PAGE or self.command == "POST")):
+        linked = path in PAGE and self.command != "POST"
+        if is_foreign(hosts[0], self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site"), linked):
             raise Refused(403, "only the page itself may ask for this")
 
     def _get(self, path: str) -> None:
@@ -206,7 +188,9 @@ class Handler(BaseHTTPRequestHandler):
             name, kind = PAGE[path]
             self._send(page_file(name), kind)
         elif session is None:
-            raise Refused(503, "the model is being loaded")
+            if path != "/api/about":
+                raise Refused(503, "the model is being loaded")
+            self._json({"loading": True})
         elif path == "/api/about":
             self._json(self.server.about | {"session": session.name})
         elif path == "/api/state":
@@ -287,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
         more = {"Content-Type": kind}
         if ranged:
             more["Accept-Ranges"] = "bytes"
-            part = _part(self.headers.get("Range", ""), len(content))
+            part = byte_range(self.headers.get("Range", ""), len(content))
             if part is None:
                 more["Content-Range"] = f"bytes */{len(content)}"
                 content, status = b"", 416
@@ -308,15 +292,3 @@ def page_file(name: str) -> bytes:
     """A part of the page; its style begins with that of our other pages."""
     text = files("latentclap.play").joinpath(name).read_text(encoding="utf-8")
     return (STYLE + text if Path(name).suffix == ".css" else text).encode()
-
-
-def _part(asked: str, size: int) -> tuple[int, int] | None:
-    """First byte and the one behind the last that a Range header asks for; None: there is no such part."""
-    found = _RANGE.fullmatch(asked.strip())
-    if not found or found.groups() == ("", ""):
-        return 0, size
-    first, last = found.groups()
-    if not first:
-        return (max(0, size - int(last)), size) if int(last) else None
-    end = min(int(last) + 1, size) if last else size
-    return (int(first), end) if int(first) < end else None

@@ -80,27 +80,35 @@ class Shelf:
         self._last = 0
         self.revision = 0
         self._lock = threading.RLock()
-        self._clips: list[dict[str, Any]] = []
-        self._makers: dict[str, dict[str, Any]] = {}
         if out:
-            self._go_on(out)
+            try:
+                check_place(out / RECORD)
+            except OSError as error:
+                raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
+            self._recorded()
 
-    def _go_on(self, out: Path) -> None:
+    def _recorded(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Clips of the folder's record that are there, and what made each.
+
+        It is read each time anew: another model's page may have the same folder.
+        """
+        path = self.out / RECORD
+        if not path.exists():
+            return [], {}
         try:
-            check_place(out / RECORD)
-        except OSError as error:
-            raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
-        if not (out / RECORD).exists():
-            return
-        try:
-            record = read_json(out / RECORD)
+            record = read_json(path)
             ours = record["by"] == BY
-            self._clips = [clip for clip in record["clips"] if (out / clip["file"]).is_file()]
-            self._makers = makers_of(record)
+            clips = [clip for clip in record["clips"] if (self.out / clip["file"]).is_file()]
+            makers = makers_of(record)
         except (LookupError, TypeError, AttributeError):
             ours = False
         if not ours:
-            raise InputError(f"--out {out} holds clips of another command: choose another folder")
+            raise InputError(f"--out {self.out} holds clips of another command: choose another folder")
+        return clips, makers
+
+    def _record(self, clips: list[dict[str, Any]], makers: Mapping[str, dict[str, Any]]) -> None:
+        there = {self.out / clip["file"]: makers.get(clip["file"], {}) for clip in clips}
+        write_json(self.out / RECORD, {"by": BY, "calls": calls_of(there, self.out), "clips": clips})
 
     @property
     def made(self) -> int:
@@ -146,11 +154,9 @@ class Shelf:
             try:
                 if self.out and record is not None:
                     name = item.path.relative_to(self.out).as_posix()
-                    self._clips.append({"file": name, **record})
-                    self._makers[name] = maker
-                    self._write()
+                    clips, makers = self._recorded()
+                    self._record([*clips, {"file": name, **record}], makers | {name: maker})
             except BaseException:  # stopped, or a full disk: no clip without its record
-                self._clips.pop()
                 self._drop(item.path)
                 raise
             self._items[item.id] = item
@@ -175,17 +181,10 @@ class Shelf:
             self.revision += 1
             self._drop(item.path)
             if self.out and item.path.is_relative_to(self.out):
-                name = item.path.relative_to(self.out).as_posix()
-                self._clips = [clip for clip in self._clips if clip["file"] != name]
-                self._makers.pop(name, None)
-                self._write()
+                self._record(*self._recorded())
 
     @staticmethod
     def _drop(path: Path) -> None:
         path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # its folder holds others
             path.parent.rmdir()
-
-    def _write(self) -> None:
-        there = {self.out / clip["file"]: self._makers.get(clip["file"], {}) for clip in self._clips}
-        write_json(self.out / RECORD, {"by": BY, "calls": calls_of(there, self.out), "clips": self._clips})
