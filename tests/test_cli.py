@@ -729,7 +729,7 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
 
 def test_the_list_of_commands_has_whole_sentences():
     commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
-    assert len(commands) == 8
+    assert len(commands) == 9
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 

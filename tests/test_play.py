@@ -17,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from latentclap import cli
@@ -26,6 +27,7 @@ from latentclap.errors import InputError, run_app
 from latentclap.files import read_json
 from latentclap.finish import Finish
 from latentclap.foley import synthesize
+from latentclap.lora import ADAPTER, add_adapters, save_adapter, take_adapters
 from latentclap.play.command import card, is_shipped
 from latentclap.play.given import safe_name
 from latentclap.play.guard import byte_range, is_foreign, is_ours
@@ -33,6 +35,7 @@ from latentclap.play.maker import Maker
 from latentclap.play.server import PAGE, Server
 from latentclap.play.shelf import Shelf
 from latentclap.play.wish import LABELS, read_json_object, read_wish
+from latentclap.system import FoleySystem
 from playing import ask, done, make, playing
 
 FAST = {"steps": 2, "sampler": "ddim"}
@@ -137,6 +140,28 @@ def test_takes_of_a_clip_and_of_a_sound_are_what_vary_makes(page, tmp_path, step
         assert download(page, take) == by_command(take["command"], tmp_path), take["command"]
     (again,) = make(page.url, **FAST, sound=take["id"], seed=1)  # a take of a take
     assert again["title"] == f"take of {take['file'].removesuffix('.wav')}"
+
+
+def test_adapters_are_played_too(tiny_family, tmp_path):
+    system = FoleySystem.from_pretrained(tiny_family)
+    unet = add_adapters(system.unet, 2)
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if ".lora_B." in name:
+                weight.fill_(0.1)
+    save_adapter(
+        tmp_path / "my adapters" / ADAPTER, take_adapters(unet), FoleySystem.from_pretrained(tiny_family)
+    )
+    maker = Maker.load(str(tiny_family), tmp_path / "my adapters", "auto")
+    with playing(maker, tmp_path / "play", tmp_path / "out") as served:
+        (clip,) = make(served.url, **FAST, **{"class": "rain"})
+        assert (
+            "--device" not in clip["command"]
+            and "my adapters" in ask(served.url, "GET", "/api/about")[2]["model"]
+        )
+        assert download(served, clip) == by_command(clip["command"], tmp_path)
+    (told,) = read_json(tmp_path / "out/generation.json")["clips"]
+    assert told["settings"]["lora"]["file"] == ADAPTER
 
 
 def test_the_page_sees_how_far_a_job_is_and_can_stop_it(page):

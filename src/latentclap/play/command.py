@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 HELP = """Make clips and hear them on a page of your own machine: a class or words in, sounds out.
 
 A class or a text, number, seed, steps and guidance are chosen on the page; each clip shows its spectrogram, its seed
-and the command that makes the very same file again. Takes of a clip, or of a sound that is dropped on the page, are
-made as by latentclap vary. The model is loaded once. Nothing is asked of another machine, and nobody else can open
-the page unless --host says so.
+and the command that makes the very same file again on this machine. Takes of a clip, or of a sound that is dropped on
+the page, are made as by latentclap vary. The model is loaded once. Nothing is asked of another machine, and none can
+reach the page unless --host says so.
 
 With --out every clip is saved as <class>/<class>_<seed>.wav, with a record; without it clips are gone when the
 command ends, but for those that were downloaded. Ctrl-C ends it."""

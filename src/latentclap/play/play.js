@@ -10,6 +10,7 @@ let clips = []; // as the list shows them, the newest first
 let source = null; // the clip or sound that takes are made of
 let shown = -1; // revision of the list
 let asking = false;
+let failed = ""; // what the last job ended with, said once
 
 // --- asking the server ------------------------------------------------------------------------------------------
 
@@ -201,7 +202,8 @@ const show = (told) => {
     const step = job.step ? `step ${job.step} of ${job.steps}` : "beginning";
     get("status").textContent = `${job.title}: clip ${Math.min(job.clip, job.clips)} of ${job.clips}, ${job.stopping ? "stopping" : step}`;
   } else get("status").textContent = told.note ? `Note: ${told.note}` : "";
-  if (told.error) say(told.error);
+  if (told.error && told.error !== failed) say(told.error);
+  failed = told.error;
 };
 
 let timer = 0;
