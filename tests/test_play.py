@@ -535,8 +535,8 @@ def test_ctrl_c_in_the_midst_of_a_clip_leaves_cleanly(tiny_family, tmp_path, num
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        said = [process.stdout.readline() for _ in range(2)]
-        url = re.search(r"http://127\.0\.0\.1:\d+", said[1])[0]
+        said = [process.stdout.readline() for _ in range(3)]
+        url = re.search(r"http://127\.0\.0\.1:\d+", said[2])[0]
         make(url, **FAST, **{"class": "rain", "seed": 1})
         ask(url, "POST", "/api/make", {"class": "rain", "n": 100, "steps": 500, "sampler": "ddim"})
         while not (ask(url, "GET", "/api/state")[2]["job"] or {}).get("step"):

@@ -87,6 +87,7 @@ def _play(
                 f"warning: --host {host}: whoever reaches this machine can use the page, without a password",
                 err=True,
             )
+        typer.echo(f"loading {model}")
         maker = Maker.load(model, lora, device)
         session = Session(maker, shelf)
         server.about = about(maker, out)
