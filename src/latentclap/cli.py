@@ -1,4 +1,4 @@
-"""The command line: ``latentclap generate | vary | finetune | publish | evaluate | compare | survey | ...``.
+"""The command line: ``latentclap generate | vary | play | finetune | publish | evaluate | compare | survey | ...``.
 
 torch and diffusers are imported inside the commands, so that --help and wrong arguments answer at once.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
 from latentclap import comparing
+from latentclap.asked import named_texts, read_adapter, way_of
 from latentclap.checkpoints import Sampling, own_sampling, resolve
-from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
 from latentclap.finish import Finish
@@ -45,12 +45,10 @@ from latentclap.options import (
     named_folder,
 )
 from latentclap.own import command as own
+from latentclap.play import command as play
 from latentclap.publish import command as publishing
 from latentclap.vary import command as vary
 from latentclap.wording import plural
-
-if TYPE_CHECKING:
-    from latentclap.lora import Adapter
 
 app = application(
     "Foley sounds from text by latent diffusion, fine-tuned with the Latent CLAP loss.",
@@ -143,18 +141,16 @@ def generate(
     --seconds, --lufs, --fade, --loop and --sampling-rate are for listening, mixing and games: evaluate clips made
     without them. Resampling adds no sound above the model's 8 kHz.
     """
-    names = _names(classes, prompts or [])
+    names = named_texts(classes, prompts or [])
     check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
     check_format(format, finish)
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
+    adapter = read_adapter(lora)
     # clips differ by bf16's rounding: a run goes on as it began
-    way: dict[str, Any] = ({"fast": True} if fast else {}) | finish.asked()
-    adapter = _adapter(lora) if lora else None
-    if adapter:
-        way["lora"] = {"file": adapter.path.name, "digest": adapter.digest}
+    way: dict[str, Any] = ({"fast": True} if fast else {}) | way_of(finish, adapter)
     plan = make_plan(model, settings | way, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
@@ -178,29 +174,9 @@ def generate(
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
 
 
-def _adapter(path: Path) -> Adapter:
-    from latentclap.lora import Adapter  # needs torch
-
-    return Adapter.read(path)
-
-
-def _names(classes: str, prompts: list[str]) -> dict[str, str]:
-    """Folder name -> text: classes under their own name, prompts under a name made from their words."""
-    if bool(classes) == bool(prompts):
-        raise InputError(f"give --classes (of {', '.join(CLASSES)}, or all) or --prompt, one of the two")
-    if prompts:
-        names = {re.sub(r"\W+", "_", text.lower()).strip("_")[:60]: text for text in prompts}
-        if "" in names or len(names) < len(prompts):
-            raise InputError("each --prompt needs words, and words that differ from the other prompts'")
-        return names
-    wanted = CLASSES if classes.strip() == "all" else [c for c in re.split(r"[,\s]+", classes) if c]
-    try:
-        return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
-    except ValueError as error:
-        raise InputError(f"--classes: {error}") from None
-
-
 app.command(help=vary.HELP, short_help="Make variations of sounds of your own.")(vary.vary)
+
+app.command(help=play.HELP, short_help="Make and hear clips on a page of your own machine.")(play.play)
 
 app.command(help=own.HELP, short_help="Fine-tune on sounds of your own.")(own.finetune)
 
@@ -331,7 +307,7 @@ def survey(
         folders,
         out,
         items=items,
-        classes=list(_names(classes, [])) if classes else (),
+        classes=list(named_texts(classes, [])) if classes else (),
         seed=seed,
         seconds=seconds,
         sampling_rate=sampling_rate,

@@ -30,17 +30,13 @@ def run_app(app: Callable[..., Any]) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         status = app(standalone_mode=False)
-    except (InputError, OSError) as error:
-        return _say(error, _reason(error))
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's: its class has moved between versions
             return _usage(error)
-        if type(error).__name__ == "SafetensorError":  # its way to say a full disk, or a damaged file
-            return _say(error, _one_line(str(error)))
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            mend = "a smaller --batch-size may help, and LATENTCLAP_DEVICE=cpu computes on the CPU"
-            return _say(error, f"the GPU has too little memory; {mend}")
-        raise
+        said = reason(error)
+        if said is None:
+            raise
+        return _say(error, said)
     except KeyboardInterrupt:
         status = 130
     except SystemExit as stop:
@@ -50,6 +46,18 @@ def run_app(app: Callable[..., Any]) -> int:
     if status == 130:
         print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
     return status if isinstance(status, int) else 0
+
+
+def reason(error: Exception) -> str | None:
+    """What to say of a user's mistake, or of what the machine refuses, in one line; None: it is a bug."""
+    if isinstance(error, InputError | OSError):
+        return _reason(error)
+    if type(error).__name__ == "SafetensorError":  # its way to say a full disk, or a damaged file
+        return _one_line(str(error))
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        mend = "a smaller --batch-size may help, and LATENTCLAP_DEVICE=cpu computes on the CPU"
+        return f"the GPU has too little memory; {mend}"
+    return None
 
 
 def _usage(error: Any) -> int:

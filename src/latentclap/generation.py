@@ -76,7 +76,7 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         record = read_json(out / RECORD)
         if record["plan"] == plan:
-            makers |= _makers(record)
+            makers |= makers_of(record)
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         begun = read_json(out / PLAN)
         # an older clip is of what --overwrite was replacing when it was stopped
@@ -85,7 +85,7 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
         makers = {file: maker for file, maker in makers.items() if file not in newer}
         # a plan by itself is of before it said what makes the clips
         if begun.get("plan", begun) == plan:
-            makers |= _makers({"calls": begun.get("calls", [])}) | dict.fromkeys(
+            makers |= makers_of({"calls": begun.get("calls", [])}) | dict.fromkeys(
                 newer, begun.get("maker", {})
             )
     present = code()
@@ -109,7 +109,7 @@ def _clips_in(out: Path, plan: dict[str, Any]) -> list[Path]:
     return found
 
 
-def _makers(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def makers_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """File -> what made it, of a record: one for all of its clips, or call by call."""
     if "calls" in record:
         calls = [({k: v for k, v in call.items() if k != "clips"}, call["clips"]) for call in record["calls"]]
@@ -119,8 +119,8 @@ def _makers(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {clip["file"]: maker for clip in record["clips"]}
 
 
-def _calls(made: dict[Path, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """What made some clips, each with its clips: the contrary of `_makers`."""
+def calls_of(made: dict[Path, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """What made some clips, each with its clips: the contrary of `makers_of`."""
     calls: list[tuple[dict[str, Any], list[str]]] = []
     for path, maker in made.items():
         clips = next((clips for known, clips in calls if known == maker), None)
@@ -217,7 +217,7 @@ def write_clips(
                     )
                 if not begun:
                     out = paths[0].parents[1]
-                    write_json(out / PLAN, {"plan": plan, "maker": maker, "calls": _calls(kept, out)})
+                    write_json(out / PLAN, {"plan": plan, "maker": maker, "calls": calls_of(kept, out)})
                     if not kept:
                         undo.callback(_forget, out)
                     begun = True
@@ -325,7 +325,7 @@ def write_record(
         }
         for path in paths
     ]
-    calls = _calls({path: made[path] for path in paths}, out)
+    calls = calls_of({path: made[path] for path in paths}, out)
     how: dict[str, Any] = {"calls": calls}
     if len(calls) == 1:
         how = {key: value for key, value in calls[0].items() if key not in ("clips", "batch_size")}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from latentclap.asked import read_adapter, way_of
 from latentclap.checkpoints import Sampling, own_sampling, resolve
 from latentclap.classes import canonical_class
 from latentclap.classes import prompt as class_prompt
@@ -101,17 +102,11 @@ def vary(
     own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
     chosen = own.but(sampler, steps, guidance_scale)
     settings: dict[str, Any] = {**chosen.asdict(), "eta": eta, "seed": seed}
-    adapter = None
-    if lora:
-        from latentclap.lora import Adapter  # needs torch
-
-        adapter = Adapter.read(lora)
-    way = finish.asked() | (
-        {"lora": {"file": adapter.path.name, "digest": adapter.digest}} if adapter else {}
-    )
+    adapter = read_adapter(lora)
+    way = way_of(finish, adapter)
     names = {source.name: text for source in sources}
     told = {source.name: source.asdict() for source in sources}
-    said = {s.name: f"variation of {s.title} at strength {s.strength:g}" for s in sources}
+    said = {source.name: source.said for source in sources}
     plan = make_plan(model, {**settings, **way, "sounds": told}, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
@@ -134,7 +129,7 @@ def vary(
             finish.check(length)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-    make = _make(system, sources, heard, settings, batch_size)
+    make = make_takes(system, sources, heard, settings, batch_size)
     made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
     drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
     more = {
@@ -202,14 +197,22 @@ def _text(prompt: str | None, cls: str) -> str:
     return (prompt or "").strip()
 
 
-def _make(
+def make_takes(
     system: FoleySystem,
-    sources: list[Source],
+    sources: Sequence[Source],
     heard: Mapping[str, np.ndarray],
     settings: dict[str, Any],
     batch_size: int,
 ) -> Make:
-    """What `write_clips` calls for a sound's variations."""
+    """What :func:`latentclap.generation.write_clips` calls for a sound's variations.
+
+    Args:
+        system: that makes them.
+        sources: the sounds, with their strengths.
+        heard: name -> samples at 16 kHz.
+        settings: of :func:`latentclap.vary.process.vary`.
+        batch_size: clips per UNet call.
+    """
     from latentclap.vary.process import vary as process
 
     strength = {source.name: source.strength for source in sources}

@@ -50,6 +50,11 @@ class Source:
         """The file's name, as text."""
         return plain(self.path.name)
 
+    @property
+    def said(self) -> str:
+        """What a variation's file says of it, before the text that steered it."""
+        return f"variation of {self.title} at strength {self.strength:g}"
+
     def asdict(self) -> dict[str, object]:
         """What decides how its variations sound, JSON-ready: where the file lies does not."""
         return {"strength": self.strength, "sha256": self.digest}
@@ -160,7 +165,7 @@ def find_sources(
     files = list(once.values())
     often = Counter(_stem(f).casefold() for f in files)
     names = [
-        _stem(f) if often[_stem(f).casefold()] == 1 else f"{_word(f.absolute().parent.name)}_{_stem(f)}"
+        _stem(f) if often[_stem(f).casefold()] == 1 else f"{word_of(f.absolute().parent.name)}_{_stem(f)}"
         for f in files
     ]
     times = Counter(name.casefold() for name in names)
@@ -178,11 +183,11 @@ def find_sources(
 
 
 def _stem(path: Path) -> str:
-    return _word(path.stem)
+    return word_of(path.stem)
 
 
-def _word(text: str) -> str:
-    """Text as a file's name that needs no quotes anywhere, short enough for every disk."""
+def word_of(text: str) -> str:
+    """Return a text as a file's name that needs no quotes anywhere, short enough for every disk."""
     word = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", plain(text)))
     word = word.encode()[:LONGEST].decode(errors="ignore").strip("._-") or "sound"
     return f"{word}_" if word.casefold() in TAKEN else word

@@ -1,0 +1,58 @@
+"""What the commands that make clips are asked for in the same way: texts and their folders, and the way of a clip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentclap.classes import CLASSES, canonical_class, prompt
+from latentclap.errors import InputError
+from latentclap.finish import Finish
+
+if TYPE_CHECKING:
+    from latentclap.lora import Adapter
+
+
+def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
+    """Folder name -> text: classes under their own name, prompts under a name made from their words.
+
+    Args:
+        classes: names with commas between them, or "all"; empty where there are prompts.
+        prompts: texts instead.
+
+    Raises:
+        InputError: both or none of the two, an unknown class, or prompts without words of their own.
+    """
+    if bool(classes) == bool(prompts):
+        raise InputError(f"give --classes (of {', '.join(CLASSES)}, or all) or --prompt, one of the two")
+    if prompts:
+        names = {re.sub(r"\W+", "_", text.lower()).strip("_")[:60]: text for text in prompts}
+        if "" in names or len(names) < len(prompts):
+            raise InputError("each --prompt needs words, and words that differ from the other prompts'")
+        return names
+    wanted = CLASSES if classes.strip() == "all" else [c for c in re.split(r"[,\s]+", classes) if c]
+    try:
+        return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
+    except ValueError as error:
+        raise InputError(f"--classes: {error}") from None
+
+
+def read_adapter(lora: Path | None) -> Adapter | None:
+    """The LoRA adapters of ``--lora``, a file or its folder; None where there are none.
+
+    Raises:
+        InputError: it holds none, or damaged ones.
+    """
+    if lora is None:
+        return None
+    from latentclap.lora import Adapter  # needs torch
+
+    return Adapter.read(lora)
+
+
+def way_of(finish: Finish, adapter: Adapter | None) -> dict[str, Any]:
+    """What is asked beside sampler and seed, as plans and records have it: how clips are finished, and adapters."""
+    lora = {"lora": {"file": adapter.path.name, "digest": adapter.digest}} if adapter else {}
+    return finish.asked() | lora

@@ -1,0 +1,255 @@
+"""The session behind the page: one job at a time, what is made of it, and how far it is."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentclap.classes import LABELS
+from latentclap.errors import InputError, reason
+from latentclap.play.given import given
+from latentclap.play.maker import Made, Maker
+from latentclap.play.shelf import Item, Shelf
+from latentclap.play.wish import Wish, on_the_page, read_wish
+from latentclap.vary.sounds import word_of
+from latentclap.wording import plural
+
+
+class Busy(InputError):
+    """Another job is being done."""
+
+
+class Stopped(Exception):
+    """The user wants no more of a job."""
+
+
+@dataclass
+class Job:
+    """What is being done.
+
+    Attributes:
+        wish: what was asked for.
+        sound: what takes are made of.
+        calls: of the UNet, for one clip.
+        done: clips.
+        step: calls for the present clip.
+        stopping: the user wants no more.
+    """
+
+    wish: Wish
+    sound: Item | None
+    calls: int
+    done: int = 0
+    step: int = 0
+    stopping: bool = False
+
+    def count(self) -> None:
+        """Count a call of the UNet."""
+        if self.stopping:
+            raise Stopped
+        self.step += 1
+
+    def page(self) -> dict[str, Any]:
+        """How far it is, for the page."""
+        return {
+            "title": title_of(self.wish, self.sound),
+            "clip": self.done + 1,
+            "clips": self.wish.n,
+            "step": self.step,
+            "steps": self.calls,
+            "stopping": self.stopping,
+        }
+
+
+class Session:
+    """Jobs that threads of a server ask for and one thread does (:meth:`run`), since there is one model.
+
+    Args:
+        maker: the model.
+        shelf: where clips go.
+    """
+
+    def __init__(self, maker: Maker, shelf: Shelf) -> None:
+        self.maker, self.shelf = maker, shelf
+        self.name = secrets.token_hex(8)
+        self._change = threading.Condition()
+        self._job: Job | None = None
+        self._closed = False
+        self._note = self._error = ""
+
+    # ------------------------------------------------------------------------ what the page asks
+
+    def state(self) -> dict[str, Any]:
+        """What goes on, for the page."""
+        with self._change:
+            return {
+                "session": self.name,
+                "revision": self.shelf.revision,
+                "job": self._job.page() if self._job else None,
+                "error": self._error,
+                "note": self._note,
+            }
+
+    def ask(self, told: Mapping[str, Any]) -> None:
+        """Ask for clips.
+
+        Raises:
+            InputError: what is asked for is wrong.
+            Busy: another job is being done.
+        """
+        system = self.maker.system
+        wish = read_wish(told, self.maker.own, system.schedule.steps, system.seconds)
+        sound = None
+        if wish.sound is not None:
+            sound = self.shelf.get(wish.sound)
+            if sound is None:
+                raise InputError("Sound: it is not there any more; choose another one")
+            if self.maker.steered_not and not wish.text:
+                raise InputError(f"Words: {self.maker.steered_not}: say what takes are to be like")
+        with self._change:
+            if self._job:
+                raise Busy("busy with other clips: wait for them, or stop them")
+            self._job = Job(wish, sound, self.maker.calls(wish))
+            self._note = self._error = ""
+            self._change.notify_all()
+
+    def stop(self) -> None:
+        """End the present job, if there is one, at its next step; clips that are made stay."""
+        with self._change:
+            if self._job:
+                self._job.stopping = True
+
+    def give(self, name: str, content: bytes) -> int:
+        """Put a sound of the user's own on the page, see :func:`latentclap.play.given.given`; return its number."""
+        item = given(name, content, self.shelf, self.maker.system)
+        self.shelf.add(item)
+        return item.id
+
+    # ------------------------------------------------------------------------------ what is done
+
+    def close(self) -> None:
+        """Let :meth:`run` end, after the present step."""
+        with self._change:
+            self._closed = True
+            if self._job:
+                self._job.stopping = True
+            self._change.notify_all()
+
+    def run(self) -> None:
+        """Do one job after the other, until :meth:`close`."""
+        while job := self._next():
+            try:
+                self._do(job)
+            except Stopped:
+                pass
+            except Exception as error:
+                self._fail(error)
+            finally:
+                with self._change:
+                    self._job = None
+
+    def _next(self) -> Job | None:
+        with self._change:
+            while not (self._job or self._closed):
+                self._change.wait()
+            return None if self._closed else self._job
+
+    def _fail(self, error: Exception) -> None:
+        said = reason(error)
+        if said is None:  # a bug, or torch's
+            traceback.print_exception(error)
+            said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            said = f"{said[:200]} (the terminal says more)"
+        else:
+            print(f"error: {said}", file=sys.stderr)
+        self._error = on_the_page(said.replace(f"{self.shelf.folder}/", ""))
+
+    def _do(self, job: Job) -> None:
+        for number in range(job.wish.n):
+            job.step = 0
+            place = self.shelf.place("made")
+            try:
+                with self.maker.watched(job.count):
+                    made = self.maker.make(
+                        job.wish, job.wish.seed + number, place, job.sound.source if job.sound else None
+                    )
+                self._show(job, made, job.wish.seed + number)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+            job.done += 1
+            if job.stopping:
+                raise Stopped
+
+    def _show(self, job: Job, made: Made, seed: int) -> None:
+        """Put a clip that was made on the shelf, with its picture and record."""
+        from latentclap.audio import read_wave
+        from latentclap.book.players import spectrogram_png
+
+        wish, sound = job.wish, job.sound
+        word = sound.word if sound else word_of(wish.name)
+        (wave,), sr = read_wave(made.path)
+        picture = self.shelf.place("picture") / "p.png"
+        spectrogram_png(wave, sr, picture, seconds=self.maker.system.seconds)
+        path = self.shelf.put(made.path, word, f"{sound.root}_take" if sound else word, seed)
+        command = self.maker.command(wish, seed, path.stem, sound.source.name if sound else "")
+        told = {
+            "seed": seed,
+            "seconds": len(wave) / sr,
+            "rate": sr,
+            "how": how_of(wish),
+            "text": wish.text,
+            "command": command,
+            "loop": bool(wish.finish.loop),
+            "saved": path.as_posix() if self.shelf.out else "",
+        }
+        item = Item(
+            id=self.shelf.number(),
+            kind="take" if sound else "clip",
+            title=title_of(wish, sound),
+            file=path.name,
+            path=path,
+            picture=picture,
+            word=word,
+            root=sound.root if sound else path.stem,
+            source=path,
+            told=told,
+        )
+        record = {
+            "class": word,
+            "prompt": wish.text,
+            "index": 0,
+            **made.about,
+            "model": self.maker.model,
+            "settings": made.settings,
+            "sampling_rate": sr,
+            "seconds": len(wave) / sr,
+            "command": command,
+        }
+        self.shelf.add(item, record, made.maker)
+        if made.warned:
+            self._note = made.warned
+
+
+def title_of(wish: Wish, sound: Item | None) -> str:
+    """What a clip is called on the page."""
+    if sound:
+        return f"take of {Path(sound.source.name).stem}"
+    return LABELS[wish.cls] if wish.cls else f"“{wish.text}”"
+
+
+def how_of(wish: Wish) -> str:
+    """How a clip was sampled and finished, in a few words."""
+    chosen, finish = wish.sampling, wish.finish
+    words = [f"strength {wish.strength:g}"] if wish.sound is not None else []
+    words += [f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"]
+    words += [f"looped over {finish.loop:g} ms"] if finish.loop else []
+    words += [f"fades of {finish.fade:g} ms"] if finish.fade else []
+    words += [f"at {finish.lufs:g} LUFS"] if finish.lufs is not None else []
+    return ", ".join(words)
