@@ -169,6 +169,40 @@ def test_generate_fewer_clips_forgets_none(tmp_path, fake):
     assert len(record_in(tmp_path)["clips"]) == 2
 
 
+def test_generate_adds_classes_to_those_that_are_there(tmp_path, fake):
+    assert run("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out").exit_code == 0
+    first = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").glob("*/*.wav"))}
+    more = run("generate", "--classes", "dog_bark,rain", "-n", 2, "-o", tmp_path / "out")
+    assert more.exit_code == 0 and "4 clips of" in more.output and "2 of them made before" in more.output
+    assert {path: path.stat().st_mtime_ns for path in first} == first and len(fake.calls) == 2
+    told = json.loads((tmp_path / "out/generation.json").read_text())
+    assert [clip["class"] for clip in told["clips"]] == ["dog_bark"] * 2 + ["rain"] * 2
+    # a record of fewer would forget some: they are named, and stay
+    message = refused("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out")
+    assert "holds clips of dog_bark, which this call does not name" in message
+    assert json.loads((tmp_path / "out/generation.json").read_text()) == told
+    assert run("generate", "--classes", "rain", "-o", tmp_path / "out", "--overwrite").exit_code == 0
+    assert not (tmp_path / "out/dog_bark").exists()
+
+
+def test_clips_of_a_stopped_run_that_nobody_asks_for_stay(tmp_path, fake, monkeypatch):
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"]:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    command = ("generate", "-n", 2, "--batch-size", 1, "-o", tmp_path, "--classes")
+    assert run(*command, "rain").exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert "holds clips of rain, which" in refused(*command, "dog_bark")
+    done = run(*command, "dog_bark,rain")
+    assert done.exit_code == 0 and "1 of them made before" in done.output
+    assert len(json.loads((tmp_path / "generation.json").read_text())["clips"]) == 4
+
+
 def test_generate_stopped_at_more_clips_goes_on(tmp_path, fake, monkeypatch):
     """Clips beyond what a record lists are known too, whichever number is asked for next."""
     command = ("generate", "--classes", "rain", "--batch-size", 1, "-o", tmp_path, "-n")

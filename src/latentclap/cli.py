@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
 
 from latentclap import comparing
-from latentclap.checkpoints import Sampling, own_sampling, resolve
+from latentclap.checkpoints import resolve
 from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
 from latentclap.finish import Finish
-from latentclap.formats import Format, check_format
+from latentclap.formats import check_format
 from latentclap.generation import (
     drop_stale,
     earlier_clips,
@@ -28,14 +28,30 @@ from latentclap.generation import (
     write_record,
 )
 from latentclap.options import (
+    BatchSize,
+    ClipSeed,
     Device,
     Draws,
     EmbeddingName,
+    Eta,
+    Fade,
+    Guidance,
+    Loop,
+    Lora,
+    Lufs,
     Model,
+    Overwrite,
     Quiet,
+    Rate,
+    SamplerName,
+    Seconds,
+    SoundFormat,
+    Steps,
     VGGishFile,
     VGGishMode,
+    adapter_told,
     application,
+    asked_sampling,
     at_least,
     check_sampling,
     check_seconds,
@@ -43,13 +59,11 @@ from latentclap.options import (
     load_embedding,
     load_system,
     named_folder,
+    read_adapter,
 )
 from latentclap.own import command as own
 from latentclap.vary import command as vary
 from latentclap.wording import plural
-
-if TYPE_CHECKING:
-    from latentclap.lora import Adapter
 
 app = application(
     "Foley sounds from text by latent diffusion, fine-tuned with the Latent CLAP loss.",
@@ -89,55 +103,30 @@ def generate(
     ] = None,
     n: Annotated[int, typer.Option("-n", "--number", help="Clips per class or prompt.")] = 1,
     model: Model = "mini",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Denoising steps; default: the model's own, the paper's 200 (IV-B) where it has none."
-        ),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance; default: the model's own, or the paper's 2.0."),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
-    ] = None,
-    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1 (AudioLDM's own code: 1).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed; the same one gives the same clips on one machine.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
-    format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
-    seconds: Annotated[
-        float | None, typer.Option(help="Cut the clips to this length; default: the model's.")
-    ] = None,
-    lufs: Annotated[
-        float | None,
-        typer.Option(help="Bring each clip to this loudness (-23, say), as far as a peak of 0.9 allows."),
-    ] = None,
-    fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
-    loop: Annotated[
-        float,
-        typer.Option(
-            help="Blend so many milliseconds of the end into the start: a seamless loop (500, say)."
-        ),
-    ] = 0.0,
-    sampling_rate: Annotated[
-        int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
-    ] = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    sampler: SamplerName = None,
+    eta: Eta = 0.0,
+    seed: ClipSeed = 0,
+    batch_size: BatchSize = 8,
+    format: SoundFormat = "wav",
+    seconds: Seconds = None,
+    lufs: Lufs = None,
+    fade: Fade = 0.0,
+    loop: Loop = 0.0,
+    sampling_rate: Rate = None,
     device: Device = "auto",
-    lora: Annotated[
-        Path | None,
-        typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
-    ] = None,
+    lora: Lora = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Compiled, in bf16: for hundreds of clips on a GPU.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Generate clips into a folder, with a record; the same command goes on where it was stopped.
 
-    A clip that comes out louder than a file can hold is turned down as a whole, to a peak of 0.99.
+    More clips, classes or prompts than an earlier call's are added to what it made. A clip that comes out louder than
+    a file can hold is turned down as a whole, to a peak of 0.99.
 
     --seconds, --lufs, --fade, --loop and --sampling-rate are for listening, mixing and games: evaluate clips made
     without them. Resampling adds no sound above the model's 8 kHz.
@@ -146,14 +135,11 @@ def generate(
     check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
     check_format(format, finish)
-    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
-    chosen = own.but(sampler, steps, guidance_scale)
+    chosen = asked_sampling(model, sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
     # clips differ by bf16's rounding: a run goes on as it began
-    way: dict[str, Any] = ({"fast": True} if fast else {}) | finish.asked()
-    adapter = _adapter(lora) if lora else None
-    if adapter:
-        way["lora"] = {"file": adapter.path.name, "digest": adapter.digest}
+    adapter = read_adapter(lora)
+    way: dict[str, Any] = ({"fast": True} if fast else {}) | finish.asked() | adapter_told(adapter)
     plan = make_plan(model, settings | way, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
@@ -175,12 +161,6 @@ def generate(
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
     length = finish.length(system.seconds)
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
-
-
-def _adapter(path: Path) -> Adapter:
-    from latentclap.lora import Adapter  # needs torch
-
-    return Adapter.read(path)
 
 
 def _names(classes: str, prompts: list[str]) -> dict[str, str]:

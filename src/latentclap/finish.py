@@ -76,6 +76,12 @@ class Finish:
             whole = f"a round of {length:g} s" if self.seconds else f"half of a clip of {seconds:g} s"
             raise InputError(f"--loop {self.loop:g}: blends longer than {whole}")
 
+    def within(self, seconds: float) -> Finish:
+        """The same for a clip of so many seconds, which may be too short for it: then it is not cut."""
+        if self.seconds is None or self.seconds + self.loop / 1000 <= seconds:
+            return self
+        return dataclasses.replace(self, seconds=None)
+
     def length(self, seconds: float) -> float:
         """Length in seconds of a finished clip that had so many."""
         return self.seconds or seconds - self.loop / 1000
