@@ -55,6 +55,7 @@ from latentclap.options import (
     at_least,
     check_sampling,
     check_seconds,
+    embedded_on,
     embedding_name,
     load_embedding,
     load_system,
@@ -203,6 +204,7 @@ def evaluate(
     seconds: Annotated[
         float, typer.Option(help="Seconds evaluated, from the start of each clip; Table I: 4.")
     ] = 4.0,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """FAD per class against real clips, with CI."""
@@ -225,10 +227,11 @@ def evaluate(
 
     clips = evaluation.clips_in_folder(generated)
     real = {} if stats else evaluation.clips_in_folder(reference, duplicates_ok=True)
-    embed = load_embedding(name, vggish, lambda: load_system(model or "mini", "auto"))
+    embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
+    result.settings["device"] = embedded_on(embed)
     typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}
     same = len(files & {path.resolve() for paths in real.values() for path in paths})

@@ -70,7 +70,7 @@ class Finish:
             more = f", of which --loop {self.loop:g} takes {blend:g} s" if self.loop else ""
             raise InputError(f"--seconds {self.seconds:g}: the model's clips have {seconds:g} s{more}")
         length = self.length(seconds)
-        if 2 * self.fade / 1000 > length:
+        if self.fade and 2 * self.fade / 1000 > length:
             raise InputError(f"--fade {self.fade:g}: two fades of it are longer than a clip of {length:g} s")
         if blend > length:
             whole = f"a round of {length:g} s" if self.seconds else f"half of a clip of {seconds:g} s"

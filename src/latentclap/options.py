@@ -245,21 +245,32 @@ def embedding_name(embedding: str, vggish: Path | None, mode: str | None) -> str
     return name
 
 
-def load_embedding(name: str, vggish: Path | None, system: Any) -> Any:
+def load_embedding(name: str, vggish: Path | None, system: Any, device: str = "auto") -> Any:
     """Make an embedding by name.
 
     Args:
         name: see :func:`embedding_name`.
         vggish: weights of VGGish, where that is it.
         system: whose CLAP embeds, for "clap" only: a system, or a function that loads one.
+        device: as for :func:`device_for`; mel-statistics has nothing to put there.
 
     Raises:
-        InputError: no such embedding, or weights that cannot be read.
+        InputError: no such embedding or device, or weights that cannot be read.
     """
     from latentclap.embeddings import get_embedding
 
     if vggish is not None:
-        return get_embedding(name, weights=vggish)
+        return get_embedding(name, weights=vggish, device=device_for(device))
     if name == "clap":
         return get_embedding(name, system=system() if callable(system) else system)
+    if name == "judge":
+        return get_embedding(name, device=device_for(device))
+    if device != "auto":
+        device_for(device)  # what there is none of is a mistake all the same
     return get_embedding(name)
+
+
+def embedded_on(embedding: Any) -> str:
+    """The device that an embedding computes on, for a record."""
+    holder = getattr(embedding, "system", embedding)
+    return str(getattr(holder, "device", "cpu"))
