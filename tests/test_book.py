@@ -115,6 +115,17 @@ def test_players_of_a_page_may_be_whole_and_their_copies_too(tmp_path):
     assert bright[-1] / len(columns) == pytest.approx(6 / 6.5, abs=0.01)
 
 
+@pytest.mark.parametrize(("sr", "written"), [(96_000, 48_000), (10_000, 11_025), (44_100, 44_100)])
+def test_a_player_of_any_rate_is_one_that_browsers_play(tmp_path, sr, written):
+    player = save_player(fake_book.tone(440, sr=sr), sr, tmp_path / "x.mp3")
+    assert player.sampling_rate == soundfile.info(player.path).samplerate == written
+    assert player.seconds == pytest.approx(2, abs=0.001)
+    heard, _ = soundfile.read(player.path)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert spectrum.argmax() * written / len(heard) == pytest.approx(440, abs=2)
+    assert save_player(fake_book.tone(440, sr=sr), sr, tmp_path / "x.wav").sampling_rate == sr
+
+
 def test_a_player_takes_tensors_and_a_leading_channel(tmp_path):
     wave = torch.from_numpy(fake_book.tone(300))[None]
     assert save_player(wave, SR, tmp_path / "x").path.name == "x.mp3"

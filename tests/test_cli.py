@@ -1,5 +1,6 @@
 """The command line: what it writes, what it refuses, and how it says so."""
 
+import errno
 import json
 import re
 import shutil
@@ -167,6 +168,20 @@ def test_generate_fewer_clips_forgets_none(tmp_path, fake):
     (tmp_path / "rain/rain_002.wav").unlink()
     assert run(*command, 2).exit_code == 0
     assert len(record_in(tmp_path)["clips"]) == 2
+
+
+def test_two_runs_at_once_do_not_mix_their_clips(tmp_path, fake, monkeypatch):
+    """Of other settings, both began in an empty folder, and the record was that of the last."""
+    whole, other = FakeSystem.generate, []
+
+    def meanwhile(self, **options):
+        other.append(refused("generate", "--classes", "rain", "--seed", 1, "-o", tmp_path / "out"))
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", meanwhile)
+    assert run("generate", "--classes", "rain", "-o", tmp_path / "out").exit_code == 0
+    assert len(other) == 1 and "out: another run writes clips there; wait for it" in other[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generation.json", "rain"]
 
 
 def test_generate_adds_classes_to_those_that_are_there(tmp_path, fake):
@@ -441,6 +456,16 @@ def test_evaluate_same_folder_is_zero(two_folders):
     assert json.loads(path.read_text())["average"] == pytest.approx(0, abs=1e-6)
 
 
+def test_evaluate_writes_its_result_for_who_reads_only_the_first_lines(two_folders, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli.typer, "echo", closed)
+    path = two_folders / "piped.json"
+    stopped = run("evaluate", two_folders / "a", two_folders / "b", "--n-boot", 0, "--json", path)
+    assert stopped.exit_code != 0 and json.loads(path.read_text())["classes"]
+
+
 def test_evaluate_leaves_copies_out_of_the_reference(two_folders):
     """As the function `evaluate` does; among generated clips they are a fault."""
     a, b = two_folders / "a", two_folders / "b"
@@ -655,6 +680,7 @@ def test_a_loop_stays_seamless_at_another_rate():
     [
         (("--loop", -1), "--loop -1: give milliseconds"),
         (("--loop", 600), "--loop 600: blends longer than half of a clip of 1 s"),
+        (("--loop", 5000), "--loop 5000: blends longer than half of a clip of 1 s"),
         (("--loop", 400, "--seconds", 0.3), "--loop 400: blends longer than a round of 0.3 s"),
         (
             ("--loop", 300, "--seconds", 0.8),

@@ -15,6 +15,7 @@ from latentclap.audio import loudness, write_wave
 from latentclap.book.rating import rating_page
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
+from latentclap.locks import alone
 from latentclap.survey import RatedClip, make_survey, survey_form, write_clips
 
 RATE = 16_000
@@ -65,6 +66,22 @@ class TestPages:
             source, _ = soundfile.read(row.file)
             assert np.corrcoef(heard[:15000], source[:15000])[0, 1] > 0.999
             assert str(folders[row.model]) in row.file
+
+    def test_a_survey_does_not_lie_among_the_clips(self, folders, tmp_path):
+        """The next call found its pages there, as a class of unknown name."""
+        said = run(*(f"{name}={folder}" for name, folder in folders.items()), "-o", tmp_path / "m0/study")
+        assert "study lies in " in str(said.exception) and "among the clips of Ground Truth" in str(
+            said.exception
+        )
+        assert not (tmp_path / "m0/study").exists()
+
+    def test_one_run_at_a_time_makes_a_survey(self, folders, tmp_path):
+        with (
+            alone(tmp_path / "study", ""),
+            pytest.raises(InputError, match="another run makes a survey there"),
+        ):
+            make_survey(folders, tmp_path / "study", items=2, progress=False)
+        assert make_survey(folders, tmp_path / "study", items=2, progress=False).clips == 8
 
     def test_what_is_published_names_no_system(self, folders, tmp_path):
         made = make_survey(folders, tmp_path / "study", items=3, progress=False)

@@ -20,6 +20,7 @@ from latentclap.files import ORIGINAL, check_place
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation import (
+    alone,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -144,19 +145,20 @@ def generate(
     plan = make_plan(model, settings | way, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
-    kept = {} if overwrite else kept_clips(out, plan)
-    old = earlier_clips(out, every, overwrite, kept)
-    system = load_system(model, device)
-    if adapter:
-        system = adapter.applied(system)
-    finish.check(system.seconds)
-    if fast:
-        if system.device.type != "cuda":
-            raise InputError("--fast is for GPUs, and there is none: leave it out")
-        system = system.for_generation()
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
-    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
+    with alone(out):
+        kept = {} if overwrite else kept_clips(out, plan)
+        old = earlier_clips(out, every, overwrite, kept)
+        system = load_system(model, device)
+        if adapter:
+            system = adapter.applied(system)
+        finish.check(system.seconds)
+        if fast:
+            if system.device.type != "cuda":
+                raise InputError("--fast is for GPUs, and there is none: leave it out")
+            system = system.for_generation()
+        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
+        drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+        write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
@@ -232,7 +234,11 @@ def evaluate(
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     result.settings["device"] = embedded_on(embed)
-    typer.echo(result.text())
+    try:  # first of all, for whoever reads the first lines may close the pipe
+        if json_path is not None:
+            result.save(json_path)
+    finally:
+        typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}
     same = len(files & {path.resolve() for paths in real.values() for path in paths})
     if same:
@@ -242,7 +248,6 @@ def evaluate(
             err=True,
         )
     if json_path is not None:
-        result.save(json_path)
         typer.echo(f"written: {json_path}")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from latentclap.errors import InputError
 from latentclap.files import check_place, plain
+from latentclap.locks import alone
 from latentclap.options import (
     Device,
     Draws,
@@ -114,10 +115,13 @@ def compare(
     embed = load_embedding(name, vggish, system, device)
     comparison = done.measure(embed, system() if similarity else None, progress=not quiet)
     comparison.settings["device"] = embedded_on(embed)
-    typer.echo(comparison.text())
-    for warning in done.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    page = done.save(out, progress=not quiet)
+    try:  # first of all, for whoever reads the first lines may close the pipe
+        with alone(out, "another run writes its comparison there"):
+            page = done.save(out, progress=not quiet)
+    finally:
+        typer.echo(comparison.text())
+        for warning in done.warnings:
+            typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"to hear them side by side: {page}")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from latentclap import locks
 from latentclap.errors import InputError
 from latentclap.files import check_place, listed, read_json, write_json
 from latentclap.finish import Finish
@@ -153,6 +154,21 @@ def _calls(made: dict[Path, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     return [{**maker, "clips": clips} for maker, clips in calls]
 
 
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a folder of clips for this run: of two at once with other settings, clips of both would lie in it.
+
+    Raises:
+        InputError: another run writes there, or nothing can be written there.
+    """
+    try:
+        check_place(out / RECORD)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
+    with locks.alone(out, "another run writes clips there"):
+        yield
+
+
 def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collection[Path]) -> set[str]:
     """Refuse to touch what another run made; with --overwrite, return the clips that earlier runs made.
 
@@ -160,10 +176,6 @@ def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collectio
         InputError: something there would be replaced, or belongs to names that are not asked for, which the record
             would no longer tell of.
     """
-    try:
-        check_place(out / RECORD)
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
     there = [path for path in [out / RECORD, *files] if path.exists() and path not in kept]
     recorded = _recorded(out)
     if overwrite:

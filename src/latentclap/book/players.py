@@ -96,7 +96,7 @@ def save_player(
 
     Args:
         wave: (samples,) or (1, samples), numpy or torch, floating point, any level.
-        sr: sampling rate in Hz.
+        sr: sampling rate in Hz; one that MP3 does not know (96 kHz, say) becomes the next one that it does.
         path: the audio file; the suffix chooses the format (.mp3, which plays in every browser, .ogg, .flac,
             .wav); none means .mp3. The picture gets the same name with .png.
         caption: words under the player, see :meth:`AudioFile.with_caption`.
@@ -116,11 +116,25 @@ def save_player(
         path = path.with_suffix(".mp3")
     if path.suffix.lower() not in _AUDIO_SUFFIXES:
         raise InputError(f"{path.name}: a player is one of {', '.join(_AUDIO_SUFFIXES)}; rename the file")
-    heard = faded(mono(wave, path.name)[: round(seconds * sr)], sr, end=FADE)
+    heard = mono(wave, path.name)[: round(seconds * sr)]
+    heard, sr = _known_rate(heard, sr, path)
+    heard = faded(heard, sr, end=FADE)
     heard = normalise_loudness(heard, sr, lufs=lufs, peak=PEAK)
     return dataclasses.replace(
         write_player(heard, sr, path, picture=picture, seconds=seconds), caption=caption
     )
+
+
+def _known_rate(wave: np.ndarray, sr: int, path: Path) -> tuple[np.ndarray, int]:
+    """A clip (samples,) at a rate that its format knows: its own, else the next one above, else the highest."""
+    from latentclap.audio import resample
+    from latentclap.formats import RATES
+
+    rates = RATES.get(path.suffix.lower().removeprefix("."), (sr,))
+    if sr in rates:
+        return wave, sr
+    to = min((rate for rate in rates if rate > sr), default=max(rates))
+    return resample(wave, sr, to), to
 
 
 def write_player(

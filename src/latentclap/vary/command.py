@@ -18,6 +18,7 @@ from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation import (
     RECORD,
+    alone,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -132,28 +133,30 @@ def vary(
     plan = make_plan(model, {**settings, **way, "sounds": told}, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
-    kept = {} if overwrite else kept_clips(out, plan)
-    old = earlier_clips(out, every, overwrite, kept)
-    _check_places(out, page, overwrite)
-    _check_kept(sources, out, [*every, *(out / name for name in old)])
-    check_files(sources)
-    system = load_system(model, device)
-    if adapter:
-        system = adapter.applied(system)
-    if not text:
-        from latentclap.vary.process import check_steering
+    with alone(out):
+        kept = {} if overwrite else kept_clips(out, plan)
+        old = earlier_clips(out, every, overwrite, kept)
+        _check_places(out, page, overwrite)
+        _check_kept(sources, out, [*every, *(out / name for name in old)])
+        check_files(sources)
+        system = load_system(model, device)
+        if adapter:
+            system = adapter.applied(system)
+        if not text:
+            from latentclap.vary.process import check_steering
 
-        check_steering(system)
-    heard = Sounds(sources, system.samples)
-    lengths = _lengths(finish, heard, system.seconds)
-    make = _make(system, sources, heard, settings, batch_size)
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
-    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    more = {
-        s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(lengths[s.name], 4)} for s in sources
-    }
-    write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
-    _write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
+            check_steering(system)
+        heard = Sounds(sources, system.samples)
+        lengths = _lengths(finish, heard, system.seconds)
+        make = _make(system, sources, heard, settings, batch_size)
+        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
+        drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+        more = {
+            s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(lengths[s.name], 4)}
+            for s in sources
+        }
+        write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
+        _write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, guidance {chosen.guidance_scale:g}"
