@@ -161,7 +161,7 @@ def generate(
         write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
-    how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
+    how = f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"
     length = finish.length(system.seconds)
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
 
