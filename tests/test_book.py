@@ -98,6 +98,34 @@ def test_a_player_holds_what_is_scored_and_ends_without_a_click(tmp_path):
     np.testing.assert_allclose(heard[: -SR // 50], gain * wave[: 4 * SR - SR // 50], atol=1e-3)
 
 
+def test_players_of_a_page_may_be_whole_and_their_copies_too(tmp_path):
+    """A row's louder clip is copied at the level of the weaker, with a picture as wide."""
+    steady = 0.3 * np.sin(2 * np.pi * 440 * np.arange(6 * SR) / SR).astype(np.float32)
+    waves = [steady, np.where(np.arange(6 * SR) % 4000, 0, 1).astype(np.float32)]
+    clips = [save_player(w, SR, tmp_path / f"{i}.wav", seconds=6.5) for i, w in enumerate(waves)]
+    assert [clip.seconds for clip in clips] == [6.0, 6.0]
+    cells = dict(zip([("r", "a"), ("r", "b")], clips, strict=True))
+    html = listening_grid(["r"], ["a", "b"], cells, folder=tmp_path, heard="whole clips").html(tmp_path)
+    assert 'data-seconds="6.5"' in html
+    assert "Heard and drawn are whole clips. Pictures share one scale: 6.5 s across" in html
+    (copy,) = tmp_path.glob("0/*lufs.wav")
+    assert soundfile.info(copy).duration == 6.0
+    columns = np.asarray(Image.open(copy.with_suffix(".png")).convert("L")).max(0)
+    bright = np.flatnonzero(columns > columns.max() / 2)
+    assert bright[-1] / len(columns) == pytest.approx(6 / 6.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("sr", "written"), [(96_000, 48_000), (10_000, 11_025), (44_100, 44_100)])
+def test_a_player_of_any_rate_is_one_that_browsers_play(tmp_path, sr, written):
+    player = save_player(fake_book.tone(440, sr=sr), sr, tmp_path / "x.mp3")
+    assert player.sampling_rate == soundfile.info(player.path).samplerate == written
+    assert player.seconds == pytest.approx(2, abs=0.001)
+    heard, _ = soundfile.read(player.path)
+    spectrum = np.abs(np.fft.rfft(heard))
+    assert spectrum.argmax() * written / len(heard) == pytest.approx(440, abs=2)
+    assert save_player(fake_book.tone(440, sr=sr), sr, tmp_path / "x.wav").sampling_rate == sr
+
+
 def test_a_player_takes_tensors_and_a_leading_channel(tmp_path):
     wave = torch.from_numpy(fake_book.tone(300))[None]
     assert save_player(wave, SR, tmp_path / "x").path.name == "x.mp3"

@@ -1,5 +1,6 @@
 """The command line: what it writes, what it refuses, and how it says so."""
 
+import errno
 import json
 import re
 import shutil
@@ -168,6 +169,54 @@ def test_generate_fewer_clips_forgets_none(tmp_path, fake):
     (tmp_path / "rain/rain_002.wav").unlink()
     assert run(*command, 2).exit_code == 0
     assert len(record_in(tmp_path)["clips"]) == 2
+
+
+def test_two_runs_at_once_do_not_mix_their_clips(tmp_path, fake, monkeypatch):
+    """Of other settings, both began in an empty folder, and the record was that of the last."""
+    whole, other = FakeSystem.generate, []
+
+    def meanwhile(self, **options):
+        other.append(refused("generate", "--classes", "rain", "--seed", 1, "-o", tmp_path / "out"))
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", meanwhile)
+    assert run("generate", "--classes", "rain", "-o", tmp_path / "out").exit_code == 0
+    assert len(other) == 1 and "out: another run writes clips there; wait for it" in other[0]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generation.json", "rain"]
+
+
+def test_generate_adds_classes_to_those_that_are_there(tmp_path, fake):
+    assert run("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out").exit_code == 0
+    first = {path: path.stat().st_mtime_ns for path in sorted((tmp_path / "out").glob("*/*.wav"))}
+    more = run("generate", "--classes", "dog_bark,rain", "-n", 2, "-o", tmp_path / "out")
+    assert more.exit_code == 0 and "4 clips of" in more.output and "2 of them made before" in more.output
+    assert {path: path.stat().st_mtime_ns for path in first} == first and len(fake.calls) == 2
+    told = json.loads((tmp_path / "out/generation.json").read_text())
+    assert [clip["class"] for clip in told["clips"]] == ["dog_bark"] * 2 + ["rain"] * 2
+    # a record of fewer would forget some: they are named, and stay
+    message = refused("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out")
+    assert "holds clips of dog_bark, which this call does not name" in message
+    assert json.loads((tmp_path / "out/generation.json").read_text()) == told
+    assert run("generate", "--classes", "rain", "-o", tmp_path / "out", "--overwrite").exit_code == 0
+    assert not (tmp_path / "out/dog_bark").exists()
+
+
+def test_clips_of_a_stopped_run_that_nobody_asks_for_stay(tmp_path, fake, monkeypatch):
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"]:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    command = ("generate", "-n", 2, "--batch-size", 1, "-o", tmp_path, "--classes")
+    assert run(*command, "rain").exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert "holds clips of rain, which" in refused(*command, "dog_bark")
+    done = run(*command, "dog_bark,rain")
+    assert done.exit_code == 0 and "1 of them made before" in done.output
+    assert len(json.loads((tmp_path / "generation.json").read_text())["clips"]) == 4
 
 
 def test_generate_stopped_at_more_clips_goes_on(tmp_path, fake, monkeypatch):
@@ -408,6 +457,16 @@ def test_evaluate_same_folder_is_zero(two_folders):
     assert json.loads(path.read_text())["average"] == pytest.approx(0, abs=1e-6)
 
 
+def test_evaluate_writes_its_result_for_who_reads_only_the_first_lines(two_folders, monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli.typer, "echo", closed)
+    path = two_folders / "piped.json"
+    stopped = run("evaluate", two_folders / "a", two_folders / "b", "--n-boot", 0, "--json", path)
+    assert stopped.exit_code != 0 and json.loads(path.read_text())["classes"]
+
+
 def test_evaluate_leaves_copies_out_of_the_reference(two_folders):
     """As the function `evaluate` does; among generated clips they are a fault."""
     a, b = two_folders / "a", two_folders / "b"
@@ -638,6 +697,7 @@ def test_a_loop_stays_seamless_at_another_rate():
     [
         (("--loop", -1), "--loop -1: give milliseconds"),
         (("--loop", 600), "--loop 600: blends longer than half of a clip of 1 s"),
+        (("--loop", 5000), "--loop 5000: blends longer than half of a clip of 1 s"),
         (("--loop", 400, "--seconds", 0.3), "--loop 400: blends longer than a round of 0.3 s"),
         (
             ("--loop", 300, "--seconds", 0.8),
@@ -753,7 +813,7 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
 
 def test_the_list_of_commands_has_whole_sentences():
     commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
-    assert len(commands) == 9
+    assert len(commands) == 10
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 

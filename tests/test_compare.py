@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
@@ -942,6 +943,26 @@ class TestCommand:
         (tmp_path / "a" / "wind" / "02.wav").write_text("no sound")
         said = refused(f"a={tmp_path / 'a'}", "-r", folders / "real", "-o", tmp_path / "o", "--neighbours", 2)
         assert "wind/02.wav: cannot be read as sound" in said and not (tmp_path / "o").exists()
+
+    def test_clips_of_a_rate_that_no_player_knows(self, tmp_path):
+        """MP3 ends at 48 kHz: after all was measured, the page failed."""
+        for seed, name in enumerate(("a", "real")):
+            for i in range(2):
+                wave = np.random.default_rng([seed, i]).uniform(-0.5, 0.5, 40_000)
+                write_wave(tmp_path / name / "wind" / f"{i}.flac", wave, 96_000)
+        options = ("-r", tmp_path / "real", "--neighbours", 1, "--n-boot", 0, "--seconds", 0.4)
+        said = compare(f"a={tmp_path / 'a'}", *options, "-o", tmp_path / "o")
+        assert said.exit_code == 0, said.exception
+        rates = {soundfile.info(file).samplerate for file in (tmp_path / "o/listen").rglob("*.mp3")}
+        assert rates == {48_000}
+
+    def test_who_reads_the_first_lines_alone_gets_all(self, done, folders, tmp_path, monkeypatch):
+        def closed(*_, **__):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        monkeypatch.setattr(comparing.typer, "echo", closed)
+        said = compare(f"a={folders / 'a'}", *done[2], "--items", 0, "-o", tmp_path / "o")
+        assert said.exit_code != 0 and (tmp_path / "o/compare.json").is_file()
 
     def test_a_page_that_fails_leaves_nothing_and_the_old_one(self, done, folders, tmp_path, monkeypatch):
         options = (f"a={folders / 'a'}", *done[2], "--items", 1)

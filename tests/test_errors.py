@@ -1,10 +1,14 @@
 """How a command line says that something is wrong: one line, a status, no traceback."""
 
+import builtins
+import subprocess
+import sys
 import warnings
 
 import pytest
 import typer
 
+from latentclap import __main__ as entry
 from latentclap.errors import InputError, run_app
 from latentclap.train import Interrupted
 
@@ -70,6 +74,27 @@ def test_success_interrupt_and_bug(monkeypatch, capsys):
     assert status == 130 and "the same command goes on" in err
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, capsys, bug)
+
+
+def test_whoever_stops_it_while_it_is_imported_sees_no_traceback(monkeypatch, capsys):
+    """The imports of a command line take a second."""
+    whole = builtins.__import__
+
+    def stopped(name, *rest):
+        if name == "latentclap.cli":
+            raise KeyboardInterrupt
+        return whole(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", stopped)
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "stopped before anything was begun\n"
+
+
+def test_python_m_latentclap_is_the_command_line():
+    told = subprocess.run([sys.executable, "-m", "latentclap", "--version"], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.startswith("latentclap "), told.stderr
 
 
 def test_what_a_stopped_training_says_is_printed(capsys):

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from latentclap import gpus
 from latentclap.errors import InputError
-from latentclap.locks import Taken, locked
+from latentclap.locks import Taken, alone, locked
 
 
 @pytest.fixture(params=["ENOLCK", "EOPNOTSUPP"])
@@ -28,6 +28,33 @@ def test_one_after_the_other(tmp_path):
         pass
     with FileLock(tmp_path / ".lock", timeout=0):  # it was released
         pass
+
+
+def test_a_folder_is_kept_and_holds_nothing_more(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with alone(folder, "another run writes there"):
+        assert folder.is_dir() and not list(folder.iterdir())
+        with (
+            pytest.raises(InputError, match="out: another run writes there; wait"),
+            alone(folder, "another run writes there"),
+        ):
+            raise AssertionError
+        assert folder.is_dir()
+    assert not (tmp_path / "new").exists()  # nothing came to lie in it
+    with pytest.raises(BlockingIOError), alone(folder, ""):
+        (folder / "x").touch()
+        raise BlockingIOError  # of the block's own
+    with alone(folder, ""):
+        pass
+    assert list(folder.iterdir()) == [folder / "x"]
+    with pytest.raises(NotADirectoryError), alone(folder / "x" / "y", ""):
+        pass
+
+
+def test_a_folder_on_a_file_system_without_locks_is_used(tmp_path, words):
+    with alone(tmp_path / "out", ""):
+        (tmp_path / "out" / "x").touch()
+    assert (tmp_path / "out" / "x").is_file()
 
 
 def test_without_locks_the_work_is_done_and_the_danger_said(tmp_path, words):

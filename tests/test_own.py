@@ -18,7 +18,7 @@ from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.lora import ADAPTER
 from latentclap.measure import heldout_losses
-from latentclap.own import heldout, page
+from latentclap.own import heldout, page, parts
 from latentclap.own.run import Own
 from latentclap.own.sounds import find_sounds
 
@@ -286,6 +286,58 @@ def test_what_was_measured_stays_while_another_page_is_made(tuned, tmp_path):
     options = (options[0], "-o", tmp_path / "out", *options[3:], "--listen", 2)
     assert run(*options, "--prepare").exit_code == 0
     assert read_json(tmp_path / "out" / "finetune.json") == before
+
+
+def test_a_page_that_was_killed_makes_no_clip_again(sounds, family, tmp_path, monkeypatch):
+    options = (sounds, "-o", tmp_path / "out", "--model", family, "--epochs", 1, "--lr", 1e-3)
+    options = (*options, "--batch-size", 5, "--hold-out", 0.2, "--listen", 1)
+    whole, measure = FoleySystem.generate, heldout.measure
+    calls, losses = [], []
+
+    def generate(self, **given):
+        calls.append(given["prompts"][0])
+        if len(calls) == 4:  # of two texts before, and after
+            raise KeyboardInterrupt
+        return whole(self, **given)
+
+    monkeypatch.setattr(FoleySystem, "generate", generate)
+    monkeypatch.setattr(heldout, "measure", lambda *a, **k: losses.append(1) or measure(*a, **k))
+    stopped = run(*options)
+    assert stopped.exit_code != 0 and len(calls) == 4 and len(losses) == 2
+    out = tmp_path / "out"
+    assert sorted(path.name for path in (out / ".parts").iterdir()) == [
+        "after_00.npz", "after_losses.npz", "before_00.npz", "before_01.npz", "before_losses.npz", "plan.json",
+    ]  # fmt: skip
+    (out / ".parts/before_01.npz").write_bytes(b"PK")  # a disk that lost some of it
+    done = run(*options)
+    assert done.exit_code == 0, done.exception
+    assert calls[4:] == [calls[1], calls[3]] and len(losses) == 2
+    assert not (out / ".parts").exists()
+    # as if it had never been stopped
+    fresh = run(*options[:2], tmp_path / "fresh", *options[3:])
+    assert fresh.exit_code == 0 and len(calls) == 10
+    names = sorted(path.name for path in (out / "listen").rglob("*.mp3"))
+    assert names and names == sorted(path.name for path in (tmp_path / "fresh/listen").rglob("*.mp3"))
+    for name in names:
+        (one,), (other,) = ((folder / "listen").rglob(name) for folder in (out, tmp_path / "fresh"))
+        assert one.read_bytes() == other.read_bytes(), name
+    ours, theirs = (read_json(f / "finetune.json")["held_out_losses"] for f in (out, tmp_path / "fresh"))
+    assert ours == theirs
+
+
+def test_parts_are_of_one_plan(tmp_path):
+    def three():
+        return {"a": np.arange(3)}
+
+    def never():
+        raise AssertionError
+
+    assert parts.Parts(tmp_path / "p", {"x": (1, 2)}).get("n", three)["a"].tolist() == [0, 1, 2]
+    kept = parts.Parts(tmp_path / "p", {"x": (1, 2)})
+    assert kept.get("n", never)["a"].tolist() == [0, 1, 2]
+    assert kept.get("n", lambda: {"a": np.ones(1)}, lambda told: len(told["a"]) == 1)["a"].tolist() == [1]
+    with pytest.raises(AssertionError):
+        parts.Parts(tmp_path / "p", {"x": (1, 3)}).get("n", never)
 
 
 def test_a_fine_tuned_system_is_fine_tuned_further(tuned, tmp_path):

@@ -26,6 +26,16 @@ import scipy.stats
 from latentclap import papers, stats
 from latentclap.errors import InputError
 
+
+def test_percentile_interval():
+    draws = np.random.default_rng(0).permutation(101)
+    assert stats.percentile_interval(draws, 0.9) == pytest.approx((5, 95))
+    assert stats.percentile_interval(draws) == pytest.approx((2.5, 97.5))
+    assert np.isnan(stats.percentile_interval([])).all()
+    with pytest.raises(InputError, match="level 95"):
+        stats.percentile_interval(draws, 95)
+
+
 A = [5.15, 3.96, 4.1, 4.66, 3.16, 2.67, 5.09, 5.0, 3.42, 5.4, 5.16, 5.86, 5.23, 5.38, 5.25, 5.01, 4.21, 3.01]
 B = [5.24, 4.89, 5.1, 5.51, 2.65, 2.43, 4.58, 4.92, 5.36, 5.51, 5.3, 8.05, 5.09, 5.38, 6.18, 5.72, 5.24, 4.2]
 C = [4.82, 6.73, 5.6, 6.69, 2.77, 3.89, 5.4, 5.22, 3.74, 5.64, 6.02, 7.56, 3.71, 6.64, 4.98, 4.74, 6.36, 2.02]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from latentclap.audio import loudness, write_wave
 from latentclap.book.rating import rating_page
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
+from latentclap.locks import alone
 from latentclap.survey import RatedClip, make_survey, survey_form, write_clips
 
 RATE = 16_000
@@ -64,6 +66,22 @@ class TestPages:
             source, _ = soundfile.read(row.file)
             assert np.corrcoef(heard[:15000], source[:15000])[0, 1] > 0.999
             assert str(folders[row.model]) in row.file
+
+    def test_a_survey_does_not_lie_among_the_clips(self, folders, tmp_path):
+        """The next call found its pages there, as a class of unknown name."""
+        said = run(*(f"{name}={folder}" for name, folder in folders.items()), "-o", tmp_path / "m0/study")
+        assert "study lies in " in str(said.exception) and "among the clips of Ground Truth" in str(
+            said.exception
+        )
+        assert not (tmp_path / "m0/study").exists()
+
+    def test_one_run_at_a_time_makes_a_survey(self, folders, tmp_path):
+        with (
+            alone(tmp_path / "study", ""),
+            pytest.raises(InputError, match="another run makes a survey there"),
+        ):
+            make_survey(folders, tmp_path / "study", items=2, progress=False)
+        assert make_survey(folders, tmp_path / "study", items=2, progress=False).clips == 8
 
     def test_what_is_published_names_no_system(self, folders, tmp_path):
         made = make_survey(folders, tmp_path / "study", items=3, progress=False)
@@ -480,6 +498,33 @@ class TestAnswers:
         assert table.rater.tolist() == ["NA", "null", "None", "nan"]
         self.write(study, "a.csv", "s,,11e10000,rain,3,4,1,1,2026-01-01")
         assert stats.read_ratings(study / "answers", key=study / "key.csv").rater.isna().all()
+
+    def test_a_name_in_several_surveys_is_told(self, study):
+        """Raters who are numbered from 1 in each survey would pass for people who took part in all."""
+        with open(study / "key.csv", "a") as key:
+            key.write("00000033,keyboard,LDM,0,c.wav\n")
+        self.write(study, "1.csv", "rain-1,1,11e10000,rain,3,4,1,1,2026-01-01T10:00:00.000Z")
+        self.write(study, "2.csv", "rain-1,2,00000012,rain,3,4,1,1,2026-01-01T10:00:00.000Z")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # several files of one survey are nothing to tell of
+            stats.read_ratings(study / "answers", key=study / "key.csv")
+        self.write(study, "3.csv", "keys-3,1,00000033,keyboard,5,6,1,1,2026-01-02T10:00:00.000Z")
+        says = r"1 name in several surveys \('1'; the first in rain-1, keys-3\), each taken for one rater: if"
+        with pytest.warns(UserWarning, match=says):
+            table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        assert len(table) == 3 and "\0file" not in table
+
+    def test_a_clip_that_is_rated_again_in_another_file_is_told(self, study):
+        first = "s,a,11e10000,rain,3,4,1,1,2026-01-01T10:00:00.000Z"
+        self.write(study, "a.csv", first)
+        self.write(study, "a (1).csv", first, "s,a,00000012,rain,5,6,2,1,2026-01-01T10:01:00.000Z")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # saved half-way, and again
+            assert len(stats.read_ratings(study / "answers", key=study / "key.csv")) == 2
+        self.write(study, "other a.csv", "s,a,11e10000,rain,9,9,1,1,2026-01-05T10:00:00.000Z")
+        with pytest.warns(UserWarning, match=r"'a' rated a clip in .*a\.csv, at other times \(1 such name\)"):
+            table = stats.read_ratings(study / "answers", key=study / "key.csv")
+        assert sorted(table.quality) == [5, 9]
 
     def test_ratings_without_times_are_all_kept(self, study):
         self.write(

@@ -3,6 +3,7 @@
 import copy
 import csv
 import hashlib
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from latentclap import cli
-from latentclap.audio import read_wave, write_wave
+from latentclap.audio import read_wave, resample, write_wave
 from latentclap.diffusion import sampling_steps
 from latentclap.errors import InputError
 from latentclap.files import read_json
@@ -25,7 +26,7 @@ from latentclap.storage import fold
 from latentclap.system import tuning_layer
 from latentclap.vary import command, page, process, result
 from latentclap.vary.process import PAUSE, _as_loud, filled, level, start_of, through_model, vary
-from latentclap.vary.sounds import Sounds, find_sources
+from latentclap.vary.sounds import Sounds, check_files, earlier_names, find_sources
 
 RATE = 16_000
 FAST = {"steps": 4, "sampler": "ddim", "guidance_scale": 1.0}
@@ -355,13 +356,74 @@ class TestSources:
         write_wave(
             tmp_path / "stereo.wav", np.stack([np.repeat(sound, 2), np.zeros(2 * len(sound))]), 2 * RATE
         )
-        sounds = Sounds(find_sources([tmp_path], [0.3, 0.4]))
+        sounds = Sounds(find_sources([tmp_path], [0.3, 0.4]), 2 * len(sound))
         assert list(sounds) == ["stereo_s30", "stereo_s40"]
         assert sounds.seconds["stereo_s30"] == pytest.approx(len(sound) / RATE)
         assert 0.2 < np.abs(sounds["stereo_s30"]).max() <= 0.3
         write_wave(tmp_path / "silent.wav", np.zeros(100), RATE)
         with pytest.raises(InputError, match=r"silent.wav: silence has no variations"):
-            Sounds(find_sources([tmp_path], [0.5]))
+            Sounds(find_sources([tmp_path], [0.5]), 1000)
+
+    @pytest.mark.parametrize("sr", [8000, 16_000, 22_050, 44_100, 48_000, 96_000])
+    @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+    def test_the_beginning_of_a_long_file_is_that_of_all_of_it(self, tmp_path, sr, suffix):
+        if suffix == "mp3" and sr == 96_000:
+            pytest.skip("mp3 knows no such rate")
+        wave = 0.3 * np.random.default_rng(0).normal(size=6 * sr).clip(-3, 3)
+        write_wave(tmp_path / f"a.{suffix}", wave, sr)
+        decoded, rate = read_wave(tmp_path / f"a.{suffix}")
+        whole = resample(decoded[0], rate, RATE)
+        for samples in (1000, 20_001):
+            sounds = Sounds(find_sources([tmp_path], [0.5]), samples)
+            np.testing.assert_array_equal(sounds["a"], whole[: samples + 1])
+            assert sounds.longer == {"a"} and sounds.seconds["a"] == samples / RATE
+        all_of_it = Sounds(find_sources([tmp_path], [0.5]), len(whole))
+        np.testing.assert_array_equal(all_of_it["a"], whole)
+        assert not all_of_it.longer and all_of_it.seconds["a"] == len(whole) / RATE
+
+    def test_of_a_long_file_no_more_is_decoded(self, tmp_path, monkeypatch):
+        write_wave(tmp_path / "long.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 60 * RATE), RATE)
+        read, frames = soundfile.SoundFile.read, []
+
+        def counted(self, *args, **options):
+            wave = read(self, *args, **options)
+            frames.append(len(wave))
+            return wave
+
+        monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+        sources = find_sources([tmp_path], [0.5])
+        check_files(sources)
+        Sounds(sources, 4 * RATE)
+        assert 4 * RATE < sum(frames) <= 5 * RATE + 2
+
+    def test_what_is_wrong_with_a_file_is_told_before_a_model_is_loaded(self, tmp_path):
+        (tmp_path / "text.wav").write_text("no sound")
+        soundfile.write(tmp_path / "empty.wav", np.zeros((0, 1)), RATE)
+        for name, message in (("text.wav", "cannot be read as sound"), ("empty.wav", "the wave is empty")):
+            with pytest.raises(InputError, match=f"{name}: {message}"):
+                check_files(find_sources([tmp_path / name], [0.5]))
+
+    def test_a_sound_that_is_there_keeps_its_name(self, folder, tmp_path, sound):
+        write_wave(folder / "b/step 1.wav", sound[::-1], RATE)
+        (first,) = find_sources([folder / "a/step 1.flac"], [0.5])
+        plan = {"settings": {"sounds": {first.name: first.asdict(), "../x": first.asdict()}}}
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/generation.json").write_text(json.dumps({"plan": plan}))
+        known = earlier_names(tmp_path / "out")
+        assert known == {(first.digest, 0.5): ["step_1"]}  # nothing outside the folder
+        both = [folder / "a/step 1.flac", folder / "b/step 1.wav"]
+        assert [s.name for s in find_sources(both, [0.5], known=known)] == ["step_1", "b_step_1"]
+        assert [s.name for s in find_sources(both, [0.5])] == ["a_step_1", "b_step_1"]
+        assert [s.name for s in find_sources([folder / "a/step 1.flac"], [0.25, 0.5], known=known)] == [
+            "step_1_s25",
+            "step_1",
+        ]
+        # another sound has that name now
+        write_wave(folder / "c/step 1.wav", sound[::2], RATE)
+        taken = find_sources([folder / "c/step 1.wav", folder / "a/step 1.flac"], [0.5], known={
+            (first.digest, 0.5): ["c_step_1"]
+        })  # fmt: skip
+        assert [s.name for s in taken] == ["c_step_1", "a_step_1"]
 
 
 class TestCommand:
@@ -417,6 +479,87 @@ class TestCommand:
         assert "say --overwrite" in str(run("-n", 2, "--no-page").exception)
         assert run("-n", 1, "--no-page", "--overwrite").exit_code == 0
         assert not clip.exists() and not (tmp_path / "out/listen").exists()
+
+    def test_a_sound_that_is_added_leaves_the_others_alone(self, run, tmp_path, sound):
+        assert run("-n", 2).exit_code == 0
+        first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/*.wav")}
+        write_wave(tmp_path / "in/new/door.wav", sound[::-1], RATE)
+        more = run("-n", 2)
+        assert more.exit_code == 0 and "6 clips in" in more.output and "4 of them made before" in more.output
+        assert {path: path.stat().st_mtime_ns for path in first} == first and len(first) == 4
+        record = read_json(tmp_path / "out/generation.json")
+        assert {clip["class"] for clip in record["clips"]} == {"dog", "door", "new_door"}
+        assert set(record["plan"]["settings"]["sounds"]) == {"dog", "door", "new_door"}
+        rows = list(csv.DictReader((tmp_path / "out/variations.csv").open()))
+        assert [row["file"] for row in rows] == [clip["file"] for clip in record["clips"]]
+        assert (tmp_path / "out/listen/index.html").read_text(encoding="utf-8").count("<audio") == 3 * 4
+        # a strength more
+        again = run("-n", 2, "--no-page", "--strength", 0.5, "--strength", 0.9)
+        assert again.exit_code == 0 and "6 of them made before" in again.output
+        # what was made of the added sound is what it would be by itself
+        alone = tmp_path / "alone"
+        assert run("-o", alone, "-n", 2, "--no-page").exit_code == 0
+        assert (alone / "new_door/new_door_001.wav").read_bytes() == (
+            tmp_path / "out/new_door/new_door_001.wav"
+        ).read_bytes()
+
+    def test_sounds_that_are_not_named_again_are_not_forgotten(self, run, tmp_path):
+        assert run("-n", 1, "--no-page").exit_code == 0
+        (tmp_path / "in/dog.wav").unlink()
+        refused = str(run("-n", 1, "--no-page").exception)
+        assert "holds clips of dog, which this call does not name: name them too" in refused
+        assert run("-n", 1, "--no-page", "--overwrite").exit_code == 0
+        assert not (tmp_path / "out/dog").exists()
+
+    def test_an_addition_that_is_stopped_goes_on(self, run, tmp_path, sound, monkeypatch):
+        assert run("-n", 2, "--no-page").exit_code == 0
+        for name in ("new", "newer"):
+            write_wave(tmp_path / f"in/{name}.wav", sound[:: 2 + len(name)], RATE)
+        calls = []
+
+        def stopped(*args, **options):
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return vary(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("latentclap.vary.process.vary", stopped)
+            assert run("-n", 2, "--no-page").exit_code != 0
+        again = run("-n", 2, "--no-page")
+        assert again.exit_code == 0 and "6 of them made before" in again.output
+        assert len(read_json(tmp_path / "out/generation.json")["clips"]) == 8
+
+    def test_takes_are_cut_and_looped_as_asked(self, run, tmp_path, tiny, sound):
+        done = run("-n", 1, "--seconds", 0.25, "--loop", 50)
+        assert done.exit_code == 0, done.exception
+        assert "1 sound too short for --seconds 0.25" in done.output
+        lengths = {
+            name: read_wave(tmp_path / f"out/{name}/{name}_000.wav")[0].shape[1] for name in ("dog", "door")
+        }
+        assert lengths == {"dog": 4000, "door": len(sound) - 800}
+        told = {c["class"]: c["seconds"] for c in read_json(tmp_path / "out/generation.json")["clips"]}
+        assert told == {"dog": 0.25, "door": round((len(sound) - 800) / RATE, 4)}
+        # the end goes on in the start, as a take without a loop goes on
+        assert run("-o", tmp_path / "plain", "-n", 1, "--no-page").exit_code == 0
+        plain = read_wave(tmp_path / "plain/dog/dog_000.wav")[0][0]
+        looped = read_wave(tmp_path / "out/dog/dog_000.wav")[0][0]
+        np.testing.assert_allclose(looped[800:], plain[800:4000], atol=1e-4)
+        np.testing.assert_allclose(looped[0], plain[4000], atol=1e-4)
+        # distances are of the part that is there, as those of that part by itself
+        rows = {r["sound"]: r for r in csv.DictReader((tmp_path / "out/variations.csv").open())}
+        heard = read_wave(tmp_path / "in/dog.wav")[0][0][:4000]
+        (row,) = result.distances(tiny, heard, [looped])
+        assert float(rows["dog.wav"]["mel_distance"]) == pytest.approx(row["mel_distance"], abs=1e-3)
+
+    def test_the_page_plays_whole_takes(self, run, tmp_path, tiny):
+        assert run("-n", 1, "--seconds", 0.25).exit_code == 0
+        page_of = (tmp_path / "out/listen/index.html").read_text(encoding="utf-8")
+        assert "Heard and drawn are whole variations. Pictures share one scale: 1 s across" in page_of
+        seconds = {"sound": 0.25, "model": 0.25, "01": 0.25}
+        for part, expected in seconds.items():
+            (file,) = (tmp_path / "out/listen").glob(f"00_{part}.mp3")
+            assert soundfile.info(file).duration == pytest.approx(expected, abs=0.15)
 
     def test_a_run_that_is_stopped_goes_on_with_the_same_clips(self, run, tmp_path, monkeypatch):
         assert run("-n", 2, "--no-page").exit_code == 0
@@ -541,6 +684,11 @@ class TestCommand:
             (("--strength", 2), "--strength 2: it lies above 0"),
             (("--fade", 200), "door: --fade 200: two fades of it are longer than a clip of 0.1875 s"),
             (("--format", "mp3", "--sampling-rate", 96000), "mp3 knows"),
+            (("--seconds", 0), "--seconds 0: give a length above 0"),
+            (("--seconds", 20), "--seconds 20: the model's clips have "),
+            (("--loop", 150), "door: --loop 150: blends longer than half of a clip of 0.1875 s"),
+            (("--loop", 50, "--format", "mp3"), "--loop: mp3 puts silence"),
+            (("--loop", 50, "--fade", 5), "--fade and --loop"),
         ],
     )
     def test_a_mistake_is_one_line_and_leaves_nothing(self, run, tmp_path, arguments, message):

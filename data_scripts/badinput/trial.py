@@ -22,7 +22,7 @@ from latentclap.book.badinput import faults
 
 TIMEOUT = 1200.0
 #: what the installed script does; so it is this Python's latentclap that is tried, installed or not
-_ENTRY = "import sys; sys.argv[0] = 'latentclap'; from latentclap.cli import main; main()"
+_ENTRY = "import sys; sys.argv[0] = 'latentclap'; from latentclap.__main__ import main; main()"
 #: root's rights to read and to write what may not be read or written (linux/capability.h)
 _DAC_OVERRIDE, _DAC_READ_SEARCH, _PR_CAPBSET_DROP = 1, 2, 24
 

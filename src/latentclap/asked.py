@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentclap.classes import CLASSES, canonical_class, prompt
@@ -37,19 +36,6 @@ def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
         return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
     except ValueError as error:
         raise InputError(f"--classes: {error}") from None
-
-
-def read_adapter(lora: Path | None) -> Adapter | None:
-    """The LoRA adapters of ``--lora``, a file or its folder; None where there are none.
-
-    Raises:
-        InputError: it holds none, or damaged ones.
-    """
-    if lora is None:
-        return None
-    from latentclap.lora import Adapter  # needs torch
-
-    return Adapter.read(lora)
 
 
 def way_of(finish: Finish, adapter: Adapter | None) -> dict[str, Any]:

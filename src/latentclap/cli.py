@@ -13,13 +13,14 @@ import typer
 from tqdm import tqdm
 
 from latentclap import comparing
-from latentclap.asked import named_texts, read_adapter, way_of
-from latentclap.checkpoints import Sampling, own_sampling, resolve
+from latentclap.asked import named_texts, way_of
+from latentclap.checkpoints import resolve
 from latentclap.errors import InputError, run_app
 from latentclap.files import ORIGINAL, check_place
 from latentclap.finish import Finish
-from latentclap.formats import Format, check_format
+from latentclap.formats import check_format
 from latentclap.generation import (
+    alone,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -28,21 +29,38 @@ from latentclap.generation import (
     write_record,
 )
 from latentclap.options import (
+    BatchSize,
+    ClipSeed,
     Device,
     Draws,
     EmbeddingName,
+    Eta,
+    Fade,
+    Guidance,
+    Loop,
+    Lora,
+    Lufs,
     Model,
+    Overwrite,
     Quiet,
+    Rate,
+    SamplerName,
+    Seconds,
+    SoundFormat,
+    Steps,
     VGGishFile,
     VGGishMode,
     application,
+    asked_sampling,
     at_least,
     check_sampling,
     check_seconds,
+    embedded_on,
     embedding_name,
     load_embedding,
     load_system,
     named_folder,
+    read_adapter,
 )
 from latentclap.own import command as own
 from latentclap.play import command as play
@@ -88,55 +106,30 @@ def generate(
     ] = None,
     n: Annotated[int, typer.Option("-n", "--number", help="Clips per class or prompt.")] = 1,
     model: Model = "mini",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help="Denoising steps; default: the model's own, the paper's 200 (IV-B) where it has none."
-        ),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance; default: the model's own, or the paper's 2.0."),
-    ] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
-    ] = None,
-    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1 (AudioLDM's own code: 1).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed; the same one gives the same clips on one machine.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
-    format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
-    seconds: Annotated[
-        float | None, typer.Option(help="Cut the clips to this length; default: the model's.")
-    ] = None,
-    lufs: Annotated[
-        float | None,
-        typer.Option(help="Bring each clip to this loudness (-23, say), as far as a peak of 0.9 allows."),
-    ] = None,
-    fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
-    loop: Annotated[
-        float,
-        typer.Option(
-            help="Blend so many milliseconds of the end into the start: a seamless loop (500, say)."
-        ),
-    ] = 0.0,
-    sampling_rate: Annotated[
-        int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
-    ] = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    sampler: SamplerName = None,
+    eta: Eta = 0.0,
+    seed: ClipSeed = 0,
+    batch_size: BatchSize = 8,
+    format: SoundFormat = "wav",
+    seconds: Seconds = None,
+    lufs: Lufs = None,
+    fade: Fade = 0.0,
+    loop: Loop = 0.0,
+    sampling_rate: Rate = None,
     device: Device = "auto",
-    lora: Annotated[
-        Path | None,
-        typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
-    ] = None,
+    lora: Lora = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Compiled, in bf16: for hundreds of clips on a GPU.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Generate clips into a folder, with a record; the same command goes on where it was stopped.
 
-    A clip that comes out louder than a file can hold is turned down as a whole, to a peak of 0.99.
+    More clips, classes or prompts than an earlier call's are added to what it made. A clip that comes out louder than
+    a file can hold is turned down as a whole, to a peak of 0.99.
 
     --seconds, --lufs, --fade, --loop and --sampling-rate are for listening, mixing and games: evaluate clips made
     without them. Resampling adds no sound above the model's 8 kHz.
@@ -145,8 +138,7 @@ def generate(
     check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
     finish = Finish(seconds, lufs, fade, loop, sampling_rate)
     check_format(format, finish)
-    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
-    chosen = own.but(sampler, steps, guidance_scale)
+    chosen = asked_sampling(model, sampler, steps, guidance_scale)
     settings = {**chosen.asdict(), "eta": eta, "seed": seed}
     adapter = read_adapter(lora)
     # clips differ by bf16's rounding: a run goes on as it began
@@ -154,22 +146,23 @@ def generate(
     plan = make_plan(model, settings | way, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
-    kept = {} if overwrite else kept_clips(out, plan)
-    old = earlier_clips(out, every, overwrite, kept)
-    system = load_system(model, device)
-    if adapter:
-        system = adapter.applied(system)
-    finish.check(system.seconds)
-    if fast:
-        if system.device.type != "cuda":
-            raise InputError("--fast is for GPUs, and there is none: leave it out")
-        system = system.for_generation()
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
-    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
+    with alone(out):
+        kept = {} if overwrite else kept_clips(out, plan)
+        old = earlier_clips(out, every, overwrite, kept)
+        system = load_system(model, device)
+        if adapter:
+            system = adapter.applied(system)
+        finish.check(system.seconds)
+        if fast:
+            if system.device.type != "cuda":
+                raise InputError("--fast is for GPUs, and there is none: leave it out")
+            system = system.for_generation()
+        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
+        drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+        write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
-    how = f"{chosen.sampler}, {chosen.steps} steps, guidance {chosen.guidance_scale:g}"
+    how = f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"
     length = finish.length(system.seconds)
     typer.echo(f"{plural(len(every), 'clip')} of {length:.2f} s in {out} ({how}){before}")
 
@@ -202,6 +195,7 @@ def evaluate(
     seconds: Annotated[
         float, typer.Option(help="Seconds evaluated, from the start of each clip; Table I: 4.")
     ] = 4.0,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """FAD per class against real clips, with CI."""
@@ -224,11 +218,16 @@ def evaluate(
 
     clips = evaluation.clips_in_folder(generated)
     real = {} if stats else evaluation.clips_in_folder(reference, duplicates_ok=True)
-    embed = load_embedding(name, vggish, lambda: load_system(model or "mini", "auto"))
+    embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
-    typer.echo(result.text())
+    result.settings["device"] = embedded_on(embed)
+    try:  # first of all, for whoever reads the first lines may close the pipe
+        if json_path is not None:
+            result.save(json_path)
+    finally:
+        typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}
     same = len(files & {path.resolve() for paths in real.values() for path in paths})
     if same:
@@ -238,7 +237,6 @@ def evaluate(
             err=True,
         )
     if json_path is not None:
-        result.save(json_path)
         typer.echo(f"written: {json_path}")
 
 

@@ -9,7 +9,9 @@ import typer
 
 from latentclap.errors import InputError
 from latentclap.files import check_place, plain
+from latentclap.locks import alone
 from latentclap.options import (
+    Device,
     Draws,
     EmbeddingName,
     Quiet,
@@ -17,6 +19,7 @@ from latentclap.options import (
     VGGishMode,
     at_least,
     check_seconds,
+    embedded_on,
     embedding_name,
     load_embedding,
     load_system,
@@ -81,6 +84,7 @@ def compare(
         float, typer.Option(help="Seconds compared, from the start of each clip; Table I: 4.")
     ] = 4.0,
     items: Annotated[int, typer.Option(help="Clips of each class on the page; 0: figures alone.")] = 2,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Compare systems by their clips."""
@@ -105,15 +109,19 @@ def compare(
 
     def system() -> Any:
         if not clap:
-            clap.append(load_system(model or "mini", "auto"))
+            clap.append(load_system(model or "mini", device))
         return clap[0]
 
-    embed = load_embedding(name, vggish, system)
+    embed = load_embedding(name, vggish, system, device)
     comparison = done.measure(embed, system() if similarity else None, progress=not quiet)
-    typer.echo(comparison.text())
-    for warning in done.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    page = done.save(out, progress=not quiet)
+    comparison.settings["device"] = embedded_on(embed)
+    try:  # first of all, for whoever reads the first lines may close the pipe
+        with alone(out, "another run writes its comparison there"):
+            page = done.save(out, progress=not quiet)
+    finally:
+        typer.echo(comparison.text())
+        for warning in done.warnings:
+            typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"to hear them side by side: {page}")
 
 

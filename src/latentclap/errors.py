@@ -78,7 +78,7 @@ def _say(error: Exception, reason: str) -> int:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return _one_line(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     return _one_line(str(error)) or type(error).__name__
 
 

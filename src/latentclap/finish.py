@@ -70,11 +70,17 @@ class Finish:
             more = f", of which --loop {self.loop:g} takes {blend:g} s" if self.loop else ""
             raise InputError(f"--seconds {self.seconds:g}: the model's clips have {seconds:g} s{more}")
         length = self.length(seconds)
-        if 2 * self.fade / 1000 > length:
+        if self.fade and 2 * self.fade / 1000 > length:
             raise InputError(f"--fade {self.fade:g}: two fades of it are longer than a clip of {length:g} s")
         if blend > length:
             whole = f"a round of {length:g} s" if self.seconds else f"half of a clip of {seconds:g} s"
             raise InputError(f"--loop {self.loop:g}: blends longer than {whole}")
+
+    def within(self, seconds: float) -> Finish:
+        """The same for a clip of so many seconds, which may be too short for it: then it is not cut."""
+        if self.seconds is None or self.seconds + self.loop / 1000 <= seconds:
+            return self
+        return dataclasses.replace(self, seconds=None)
 
     def length(self, seconds: float) -> float:
         """Length in seconds of a finished clip that had so many."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from latentclap import locks
 from latentclap.errors import InputError
 from latentclap.files import check_place, listed, read_json, write_json
 from latentclap.finish import Finish
@@ -70,13 +71,15 @@ def code() -> str:
 
 
 def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """Clips that earlier runs of the same plan and code made, broken off or complete, and what made each."""
+    """Clips that earlier runs made as the plan says, by the same code, broken off or complete, and what made each.
+
+    Runs of other names count too: a run of more classes or sounds goes on from one of fewer.
+    """
     there = {path.relative_to(out).as_posix(): path.stat().st_mtime_ns for path in _clips_in(out, plan)}
     makers: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         record = read_json(out / RECORD)
-        if record["plan"] == plan:
-            makers |= makers_of(record)
+        makers |= _of(makers_of(record), _alike(record["plan"], plan))
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         begun = read_json(out / PLAN)
         # an older clip is of what --overwrite was replacing when it was stopped
@@ -84,10 +87,8 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
         newer = [file for file, time in there.items() if time >= since]
         makers = {file: maker for file, maker in makers.items() if file not in newer}
         # a plan by itself is of before it said what makes the clips
-        if begun.get("plan", begun) == plan:
-            makers |= makers_of({"calls": begun.get("calls", [])}) | dict.fromkeys(
-                newer, begun.get("maker", {})
-            )
+        made = makers_of({"calls": begun.get("calls", [])}) | dict.fromkeys(newer, begun.get("maker", {}))
+        makers |= _of(made, _alike(begun.get("plan", begun), plan))
     present = code()
     return {
         out / file: maker
@@ -95,6 +96,28 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
         # older records do not tell the code
         if file in there and maker.get("code", present) == present
     }
+
+
+def _alike(theirs: dict[str, Any], plan: dict[str, Any]) -> set[str]:
+    """Names whose clips two plans make alike: all that decides about a clip but its name's text and sound is one."""
+
+    def parts(of: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        settings = {key: value for key, value in of["settings"].items() if key != "sounds"}
+        return of | {"settings": settings, "prompts": None}, of["prompts"], of["settings"].get("sounds", {})
+
+    (rest, texts, sounds), (other, their_texts, their_sounds) = parts(plan), parts(theirs)
+    if rest != other:
+        return set()
+    return {
+        name
+        for name, text in texts.items()
+        if their_texts.get(name) == text and their_sounds.get(name) == sounds.get(name)
+    }
+
+
+def _of(makers: dict[str, dict[str, Any]], names: set[str]) -> dict[str, dict[str, Any]]:
+    """Those of some names' files."""
+    return {file: maker for file, maker in makers.items() if file.partition("/")[0] in names}
 
 
 def _clips_in(out: Path, plan: dict[str, Any]) -> list[Path]:
@@ -131,28 +154,63 @@ def calls_of(made: dict[Path, dict[str, Any]], out: Path) -> list[dict[str, Any]
     return [{**maker, "clips": clips} for maker, clips in calls]
 
 
-def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collection[Path]) -> set[str]:
-    """Refuse to touch what another run made; with --overwrite, return the clips an earlier record lists."""
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a folder of clips for this run: of two at once with other settings, clips of both would lie in it.
+
+    Raises:
+        InputError: another run writes there, or nothing can be written there.
+    """
     try:
         check_place(out / RECORD)
     except OSError as error:
         raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
+    with locks.alone(out, "another run writes clips there"):
+        yield
+
+
+def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collection[Path]) -> set[str]:
+    """Refuse to touch what another run made; with --overwrite, return the clips that earlier runs made.
+
+    Raises:
+        InputError: something there would be replaced, or belongs to names that are not asked for, which the record
+            would no longer tell of.
+    """
     there = [path for path in [out / RECORD, *files] if path.exists() and path not in kept]
-    if kept and there == [out / RECORD]:
-        return set()
-    if there and not overwrite:
+    recorded = _recorded(out)
+    if overwrite:
+        return recorded
+    if there and not (kept and there == [out / RECORD]):
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(
             f"{there[0]}{more} would be replaced, by clips of other settings, weights or code; choose another"
             " --out or say --overwrite"
         )
-    try:
-        record = read_json(out / RECORD)
-        names = [clip["file"] for clip in record["clips"]]
+    asked = {path.parent.name for path in files}
+    others = {file.partition("/")[0] for file in recorded if (out / file).is_file()} - asked
+    if others:
+        raise InputError(
+            f"{out} holds clips of {', '.join(sorted(others))}, which this call does not name: name them too, choose"
+            " another --out, or say --overwrite, which removes them"
+        )
+    return set()
+
+
+def _recorded(out: Path) -> set[str]:
+    """Clips that earlier runs made, by their record, and by the plan of one that was stopped."""
+    found: list[str] = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        found += [clip["file"] for clip in read_json(out / RECORD)["clips"]]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        begun = read_json(out / PLAN)
+        found += [path.relative_to(out).as_posix() for path in _clips_in(out, begun.get("plan", begun))]
+    inside = set()
+    for file in found:
         # a record may have been edited: nothing outside the folder is ever removed
-        return {name for name in names if (out / name).resolve().is_relative_to(out.resolve())}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            if (out / file).resolve().is_relative_to(out.resolve()):
+                inside.add(file)
+    return inside
 
 
 def drop_stale(out: Path, stale: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from latentclap.errors import InputError
+from latentclap.files import check_place
 
 #: what a file system without locks says to a lock: NFS without its daemon, Lustre without its option, some of FUSE
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
@@ -45,6 +47,49 @@ def locked(path: str | Path, *, wait: bool = True, strict: bool = False) -> Iter
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def alone(folder: str | Path, what: str) -> Iterator[None]:
+    """Keep a folder for this run while the block runs; that of a run that was killed is free at once.
+
+    The lock is on the folder itself: nothing more lies in it. A folder that had to be made goes again where nothing
+    came to lie in it. On a file system without locks the block runs all the same.
+
+    Args:
+        folder: made where it is not there.
+        what: another run does there, in words, for the error.
+
+    Raises:
+        InputError: another run holds it.
+        OSError: it cannot be made or written to.
+    """
+    folder = Path(folder)
+    made = check_place(folder / "any")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _held(descriptor):
+            raise InputError(f"{folder}: {what}; wait for it, or choose another folder")
+        yield
+    finally:
+        os.close(descriptor)
+        for place in made:  # the innermost first; one that holds something stays
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
+def _held(descriptor: int) -> bool:
+    """Whether an open folder is ours now; on a file system without locks it is."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def take(lock: FileLock, *, wait: bool = True, strict: bool = False) -> bool:

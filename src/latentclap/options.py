@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from latentclap.checkpoints import check_system, resolve
+from latentclap.checkpoints import Sampling, check_system, own_sampling, resolve
 from latentclap.errors import InputError
 from latentclap.files import ORIGINAL
+from latentclap.formats import Format
 from latentclap.gpus import chosen_device, use
 
 if TYPE_CHECKING:
+    from latentclap.lora import Adapter
     from latentclap.system import FoleySystem
 
 #: Of a clip's evaluated part, in seconds: of less there may be no sample.
@@ -54,6 +56,44 @@ Precision = Annotated[
         help="auto (bf16 on a GPU that computes in it), no (fp32), tf32, bf16 or fp16.", show_default="auto"
     ),
 ]
+
+# How clips are made, of what kind and in which form: of the commands that write clips.
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        help="Steps of a whole generation; default: the model's own, the paper's 200 (IV-B) where it has none."
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance; default: the model's own, or the paper's 2.0."),
+]
+SamplerName = Annotated[
+    str | None,
+    typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own, or ddim as AudioLDM."),
+]
+Eta = Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1 (AudioLDM's own code: 1).")]
+ClipSeed = Annotated[int, typer.Option(help="Seed; the same one gives the same clips on one machine.")]
+BatchSize = Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")]
+SoundFormat = Annotated[Format, typer.Option(help="Sound format.")]
+Seconds = Annotated[float | None, typer.Option(help="Cut the clips to this length; default: their own.")]
+Lufs = Annotated[
+    float | None,
+    typer.Option(help="Bring each clip to this loudness (-23, say), as far as a peak of 0.9 allows."),
+]
+Fade = Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")]
+Loop = Annotated[
+    float,
+    typer.Option(help="Blend so many milliseconds of the end into the start: a seamless loop (500, say)."),
+]
+Rate = Annotated[
+    int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
+]
+Lora = Annotated[
+    Path | None,
+    typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")]
 
 
 def application(help: str | None = None, **more: Any) -> typer.Typer:
@@ -99,6 +139,31 @@ def check_sampling(
     at_least(*(option for option in given if option[1] is not None))
     if not 0 <= eta <= 1:
         raise InputError(f"--eta {eta:g}: it lies between 0 (DDIM) and 1 (DDPM's noise)")
+
+
+def asked_sampling(
+    model: str, sampler: str | None, steps: int | None, guidance_scale: float | None
+) -> Sampling:
+    """How a model is sampled: as its own ``latentclap.json`` says, but for what is asked for.
+
+    Raises:
+        InputError: no such model, or a file of it that is damaged.
+    """
+    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
+    return own.but(sampler, steps, guidance_scale)
+
+
+def read_adapter(path: Path | None) -> Adapter | None:
+    """The adapters that ``--lora`` names; None where it is left out.
+
+    Raises:
+        InputError: no such file, or not one of adapters.
+    """
+    if path is None:
+        return None
+    from latentclap.lora import Adapter  # needs torch
+
+    return Adapter.read(path)
 
 
 def check_seconds(seconds: float) -> None:
@@ -175,21 +240,32 @@ def embedding_name(embedding: str, vggish: Path | None, mode: str | None) -> str
     return name
 
 
-def load_embedding(name: str, vggish: Path | None, system: Any) -> Any:
+def load_embedding(name: str, vggish: Path | None, system: Any, device: str = "auto") -> Any:
     """Make an embedding by name.
 
     Args:
         name: see :func:`embedding_name`.
         vggish: weights of VGGish, where that is it.
         system: whose CLAP embeds, for "clap" only: a system, or a function that loads one.
+        device: as for :func:`device_for`; mel-statistics has nothing to put there.
 
     Raises:
-        InputError: no such embedding, or weights that cannot be read.
+        InputError: no such embedding or device, or weights that cannot be read.
     """
     from latentclap.embeddings import get_embedding
 
     if vggish is not None:
-        return get_embedding(name, weights=vggish)
+        return get_embedding(name, weights=vggish, device=device_for(device))
     if name == "clap":
         return get_embedding(name, system=system() if callable(system) else system)
+    if name == "judge":
+        return get_embedding(name, device=device_for(device))
+    if device != "auto":
+        device_for(device)  # what there is none of is a mistake all the same
     return get_embedding(name)
+
+
+def embedded_on(embedding: Any) -> str:
+    """The device that an embedding computes on, for a record."""
+    holder = getattr(embedding, "system", embedding)
+    return str(getattr(holder, "device", "cpu"))

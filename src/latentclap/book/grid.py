@@ -26,12 +26,24 @@ EMBED_VARIABLE = "LATENTCLAP_PLAYERS"
 #: The class by which :mod:`latentclap.book.collect` knows our blocks.
 MARK = "lc-listen"
 
-#: Printed once under every grid after the line on loudness, so that nobody has to trust the ear against the page.
-FOOTNOTE = (
-    f"Heard and drawn are the first {PICTURE_SECONDS:g} s of each clip, as FAD takes them. Pictures share one scale:"
-    f" {PICTURE_SECONDS:g} s across, 64 mel bands from 0 to 8 kHz, {DB_RANGE[0]:g} to {DB_RANGE[1]:+g} dB. A click on"
-    " one plays from there. One player pauses the others; the number keys switch between the players of a row."
-)
+
+def footnote_of(span: float, heard: str = "") -> str:
+    """What is printed once under a grid after the line on loudness: nobody has to trust the ear against the page.
+
+    Args:
+        span: seconds that its players play at most, and that its pictures are wide.
+        heard: what of a clip that is, in words; by default the part that is evaluated.
+    """
+    heard = heard or f"the first {span:g} s of each clip, as FAD takes them"
+    return (
+        f"Heard and drawn are {heard}. Pictures share one scale: {span:g} s across, 64 mel bands from 0 to 8 kHz,"
+        f" {DB_RANGE[0]:g} to {DB_RANGE[1]:+g} dB. A click on one plays from there. One player pauses the others; the"
+        " number keys switch between the players of a row."
+    )
+
+
+#: of the book's own grids
+FOOTNOTE = footnote_of(PICTURE_SECONDS)
 
 
 class Listening:
@@ -40,6 +52,7 @@ class Listening:
     Attributes:
         rows, columns, cells, title: what :func:`listening_grid` was given; clips of a row are at one loudness.
         levels: how loud the rows are, for the line below.
+        heard: see :func:`footnote_of`.
         footnote: print the line on loudness and scales.
     """
 
@@ -52,9 +65,10 @@ class Listening:
         title: str = "",
         footnote: bool = True,
         levels: Sequence[Levelled] = (),
+        heard: str = "",
     ) -> None:
         self.rows, self.columns, self.cells = list(rows), list(columns), dict(cells)
-        self.title, self.footnote, self.levels = title, footnote, list(levels)
+        self.title, self.footnote, self.levels, self.heard = title, footnote, list(levels), heard
 
     def html(self, base: str | Path | None = None) -> str:
         """Return the HTML, with paths relative to the folder ``base``. None: the folder of the notebook."""
@@ -67,11 +81,12 @@ class Listening:
         )
         body = "".join(self._row(row, base) for row in self.rows)
         label = html.escape(self.title or "audio examples", quote=True)
-        words = html.escape(f"{sentence(self.levels)} {FOOTNOTE}")
+        span = max((clip.span for clip in self.cells.values()), default=PICTURE_SECONDS)
+        words = html.escape(f"{sentence(self.levels)} {footnote_of(span, self.heard)}")
         note = f'<p class="lc-note">{words}</p>' if self.footnote else ""
         # one line: in Markdown an empty line or four blanks would end the HTML block
         return (
-            f'<div class="{MARK}" data-seconds="{PICTURE_SECONDS:g}" '
+            f'<div class="{MARK}" data-seconds="{span:g}" '
             f'style="--lc-columns:{len(self.columns)};--lc-half:{(len(self.columns) + 1) // 2}">'
             f'<div class="lc-scroll" style="overflow-x:auto" tabindex="0" role="region" aria-label="{label}">'
             f'<table class="lc-grid"><thead><tr><td></td>{heads}</tr></thead>'
@@ -127,6 +142,7 @@ def listening_grid(
     footnote: bool = True,
     allow_missing: bool = False,
     folder: str | Path | None = None,
+    heard: str = "",
 ) -> Listening:
     """Return a table of players: rows are items (class and index), columns are systems.
 
@@ -140,6 +156,7 @@ def listening_grid(
         footnote: print the line on loudness and scales under it.
         allow_missing: leave a dash where a cell has no clip, instead of failing.
         folder: where copies at a row's loudness go; None: beside the clips.
+        heard: what of each clip is heard and drawn, for the footnote; by default the part that is evaluated.
 
     Raises:
         InputError: nothing to show, a heading twice, or a cell without a clip.
@@ -156,8 +173,16 @@ def listening_grid(
         )
     keys = {row: [(row, column) for column in columns if (row, column) in cells] for row in rows}
     levelled = level_rows({row: [cells[key] for key in keys[row]] for row in rows}, folder)
-    heard = {key: clip for row in rows for key, clip in zip(keys[row], levelled[row].clips, strict=True)}
-    return Listening(rows, columns, heard, title=title, footnote=footnote, levels=list(levelled.values()))
+    at_level = {key: clip for row in rows for key, clip in zip(keys[row], levelled[row].clips, strict=True)}
+    return Listening(
+        rows,
+        columns,
+        at_level,
+        title=title,
+        footnote=footnote,
+        levels=list(levelled.values()),
+        heard=heard,
+    )
 
 
 def notebook_folder() -> Path:

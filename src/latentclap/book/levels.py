@@ -115,7 +115,9 @@ def _lowered(clip: AudioFile, heard: float, level: float, folder: str | Path | N
     gain_db, picture = 0.0, clip.picture is not None
     for _ in range(TRIES):
         gain_db += level - heard
-        made = write_player(wave * np.float32(10 ** (gain_db / 20)), sr, path, picture=picture)
+        made = write_player(
+            wave * np.float32(10 ** (gain_db / 20)), sr, path, picture=picture, seconds=clip.span
+        )
         heard = level if made.lufs is None else made.lufs
         if abs(heard - level) <= TOLERANCE / 2 or not np.isfinite(heard):
             break

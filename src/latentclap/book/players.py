@@ -23,8 +23,8 @@ LUFS = -23.0
 PEAK = 0.9
 #: The one range of every picture, in dB of mel magnitude (dark to light); room noise to the loudest partials.
 DB_RANGE = (-75.0, 5.0)
-#: The one time axis of every picture, seconds across its width, and the length that players are cut to: the part
-#: that is evaluated (IV-A).
+#: The time axis of a picture, seconds across its width, and the length that players are cut to, but where a page asks
+#: for another one: the part that is evaluated (IV-A).
 PICTURE_SECONDS = 4.0
 #: Milliseconds in which a player falls silent at its end: a clip that is cut in the middle of a sound clicks.
 FADE = 10.0
@@ -44,6 +44,8 @@ class AudioFile:
     caption: str = ""
     seconds: float | None = None
     sampling_rate: int | None = None
+    #: seconds across its picture
+    span: float = PICTURE_SECONDS
     #: integrated loudness of the file; None: not measured yet
     lufs: float | None = None
     #: the samples as written, where this process made them: a copy at another level is then encoded once only
@@ -81,19 +83,27 @@ class AudioFile:
 
 
 def save_player(
-    wave: Any, sr: int, path: str | Path, *, caption: str = "", picture: bool = True, lufs: float = LUFS
+    wave: Any,
+    sr: int,
+    path: str | Path,
+    *,
+    caption: str = "",
+    picture: bool = True,
+    lufs: float = LUFS,
+    seconds: float = PICTURE_SECONDS,
 ) -> AudioFile:
-    """Write one clip for a page: its first 4 s, loudness-normalised, and beside them their spectrogram picture.
+    """Write one clip for a page: its beginning, loudness-normalised, and beside it its spectrogram picture.
 
     Args:
         wave: (samples,) or (1, samples), numpy or torch, floating point, any level.
-        sr: sampling rate in Hz.
+        sr: sampling rate in Hz; one that MP3 does not know (96 kHz, say) becomes the next one that it does.
         path: the audio file; the suffix chooses the format (.mp3, which plays in every browser, .ogg, .flac,
             .wav); none means .mp3. The picture gets the same name with .png.
         caption: words under the player, see :meth:`AudioFile.with_caption`.
         picture: draw the spectrogram too.
         lufs: integrated loudness that the clip is brought to; a peak of at most :data:`PEAK` goes before it, and
             a row of players may lower it further.
+        seconds: that are played, from the start, and that the picture is wide; one number for all players of a grid.
 
     Raises:
         InputError: the wave is empty, not mono or not finite; the suffix is none of the four.
@@ -106,18 +116,36 @@ def save_player(
         path = path.with_suffix(".mp3")
     if path.suffix.lower() not in _AUDIO_SUFFIXES:
         raise InputError(f"{path.name}: a player is one of {', '.join(_AUDIO_SUFFIXES)}; rename the file")
-    heard = faded(mono(wave, path.name)[: round(PICTURE_SECONDS * sr)], sr, end=FADE)
+    heard = mono(wave, path.name)[: round(seconds * sr)]
+    heard, sr = _known_rate(heard, sr, path)
+    heard = faded(heard, sr, end=FADE)
     heard = normalise_loudness(heard, sr, lufs=lufs, peak=PEAK)
-    return dataclasses.replace(write_player(heard, sr, path, picture=picture), caption=caption)
+    return dataclasses.replace(
+        write_player(heard, sr, path, picture=picture, seconds=seconds), caption=caption
+    )
 
 
-def write_player(heard: np.ndarray, sr: int, path: Path, *, picture: bool = True) -> AudioFile:
-    """Write samples (n,) as they are to be heard, with their picture beside them."""
+def _known_rate(wave: np.ndarray, sr: int, path: Path) -> tuple[np.ndarray, int]:
+    """A clip (samples,) at a rate that its format knows: its own, else the next one above, else the highest."""
+    from latentclap.audio import resample
+    from latentclap.formats import RATES
+
+    rates = RATES.get(path.suffix.lower().removeprefix("."), (sr,))
+    if sr in rates:
+        return wave, sr
+    to = min((rate for rate in rates if rate > sr), default=max(rates))
+    return resample(wave, sr, to), to
+
+
+def write_player(
+    heard: np.ndarray, sr: int, path: Path, *, picture: bool = True, seconds: float = PICTURE_SECONDS
+) -> AudioFile:
+    """Write samples (n,) as they are to be heard, with their picture, ``seconds`` wide, beside them."""
     from latentclap.audio import write_wave
 
     write_wave(path, heard, sr)
-    image = spectrogram_png(heard, sr, path.with_suffix(".png")) if picture else None
-    return AudioFile(path, image, "", len(heard) / sr, int(sr), file_loudness(path), heard)
+    image = spectrogram_png(heard, sr, path.with_suffix(".png"), seconds=seconds) if picture else None
+    return AudioFile(path, image, "", len(heard) / sr, int(sr), seconds, file_loudness(path), heard)
 
 
 def file_loudness(path: Path) -> float:

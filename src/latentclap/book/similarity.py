@@ -52,8 +52,10 @@ def measure_similarity(lab: Lab, out: str | Path, *, clips: int = CLIPS) -> Path
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
-    low, high = np.quantile(values, (0.05, 0.95))
-    return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
+    from latentclap.stats import percentile_interval  # scipy and pandas: the page is written without them
+
+    low, high = percentile_interval(values, 0.9)
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
 
 
 def similarity_sentences(path: str | Path) -> list[str]:

@@ -22,6 +22,7 @@ from scipy.spatial.distance import cdist
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
 from latentclap.fad.gaussian import same_embedding
+from latentclap.stats.intervals import percentile_interval
 
 #: by which the published figures are multiplied
 SCALE = 100.0
@@ -165,7 +166,7 @@ def kernel_distance(
             w, v = _resample(ours, n_boot, n), _resample(theirs, n_boot, m)
             draws = SCALE * (_pairs(k_gg, w) + _pairs(k_rr, v) - 2 * _between(k_gr, w, v))
             draws += kad - draws.mean()
-            low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+            low, high = percentile_interval(draws, level)
         p = _test(generated, reference, n_boot, labels, seed)
     return KernelDistance(kad, float(low), float(high), float(p), s, n, m, level, draws, parts)
 

@@ -21,6 +21,7 @@ from latentclap.evaluate.clips import canonical
 from latentclap.evaluate.table import _repeated
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
 from latentclap.files import finite, write_json
+from latentclap.stats.intervals import percentile_interval
 from latentclap.wording import plural
 
 Embedded = Mapping[str, ClipEmbeddings]
@@ -80,8 +81,7 @@ class Scores:
             return math.nan, math.nan
         level = next(iter(self.kernel.values())).level
         # not `average_ci`, which ends at 0: KAD does not
-        low, high = np.quantile(np.mean(draws, axis=0), [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        return percentile_interval(np.mean(draws, axis=0), level)
 
     def classes(self) -> pd.DataFrame:
         """One row a class: ``class`` and :data:`COLUMNS`, NaN where something was not measured."""

@@ -212,6 +212,7 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
             **told,
         }
         own.write_record(**record)
+        own.forget_parts()
         _tell(own, record)
 
 

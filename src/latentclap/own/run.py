@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import math
@@ -23,6 +24,7 @@ from latentclap.errors import InputError
 from latentclap.files import read_json, write_json, write_text
 from latentclap.launch import TRAINED
 from latentclap.needs import on_a_hub
+from latentclap.own.parts import PARTS
 from latentclap.own.sounds import Sounds
 from latentclap.profiles import load_profile
 from latentclap.trainfile import TrainFile, finetune_config
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from latentclap.finetune import FinetuneConfig
     from latentclap.latent_clap import LatentCLAP
     from latentclap.launch import Launch
+    from latentclap.own.parts import Parts
     from latentclap.system import FoleySystem
 
 #: what a run says of itself, and what it is asked to do: for ``python -m latentclap.train``
@@ -274,8 +277,12 @@ class Own:
     def compare(
         self, caches: dict[str, ShardedCache], config: FinetuneConfig, *, progress: bool = True
     ) -> dict[str, Any]:
-        """Losses on held-out clips and the page, both before and after; what the record says of them."""
+        """Losses on held-out clips and the page, both before and after; what the record says of them.
+
+        Losses and clips are kept as they are made, for a call that goes on; :meth:`forget_parts` removes them.
+        """
         from latentclap.own.heldout import chosen, measure, paired, sounds_of
+        from latentclap.own.parts import Parts
 
         told: dict[str, Any] = {}
         phi = self.phi_of(config)
@@ -285,14 +292,16 @@ class Own:
         sounds = sounds_of(held_out, self.crops) if held_out is not None else []
         clips = chosen(sounds)
         sampling_rate = 0
+        parts = Parts(self.out / PARTS, self._decides(config))
         for column, name in ((BEFORE, ""), (AFTER, str(self.out / "system"))):
             system = self.system(name)
             sampling_rate = system.sampling_rate
             if clips:
                 bar = f"held-out losses, {column.lower()}" if progress else ""
-                losses.append(measure(system, phi, held_out, clips, bar=bar))
+                measured = functools.partial(measure, system, phi, held_out, clips, bar=bar)
+                losses.append(parts.get(f"{column.lower()}_losses", measured))
             if self.listen:
-                made[column] = self._clips(system, config.seed, column, progress)
+                made[column] = self._clips(system, config.seed, column, progress, parts)
             del system
             _free()
         if losses:
@@ -334,14 +343,41 @@ class Own:
         """Captions that the page plays."""
         return self.sounds.captions[:TEXTS]
 
-    def _clips(self, system: FoleySystem, seed: int, column: str, progress: bool) -> dict[str, np.ndarray]:
+    def _decides(self, config: FinetuneConfig) -> dict[str, Any]:
+        """What decides losses and clips beside the run itself, whose folder it is: weights, texts and code."""
+        from latentclap.generation import code, make_plan
+        from latentclap.runs import CORE, code_hash
+
+        after = str(self.out / "system")
+        return {
+            "about": self.about(),
+            "training": vars(config),
+            "weights": [make_plan(name, {}, {}, "")["weights"] for name in (self.model, after)],
+            "texts": self.texts,
+            "code": [code(), code_hash((*CORE, "own.heldout"))],
+        }
+
+    def forget_parts(self) -> None:
+        """Remove what :meth:`compare` keeps while it is not finished."""
+        shutil.rmtree(self.out / PARTS, ignore_errors=True)
+
+    def _clips(
+        self, system: FoleySystem, seed: int, column: str, progress: bool, parts: Parts
+    ) -> dict[str, np.ndarray]:
         from tqdm.auto import tqdm
+
+        def make(text: str) -> dict[str, np.ndarray]:
+            return {"clips": system.generate(prompts=[text], n=self.listen, seed=seed, progress=False)}
+
+        def good(arrays: dict[str, np.ndarray]) -> bool:
+            return len(arrays["clips"]) == self.listen
 
         bar = tqdm(
             self.texts, desc=f"clips, {column.lower()}", unit="text", disable=None if progress else True
         )
         return {
-            text: system.generate(prompts=[text], n=self.listen, seed=seed, progress=False) for text in bar
+            text: parts.get(f"{column.lower()}_{i:02d}", functools.partial(make, text), good)["clips"]
+            for i, text in enumerate(bar)
         }
 
     def _page(self, made: dict[str, Any], sampling_rate: int, config: FinetuneConfig, used: set[str]) -> Path:

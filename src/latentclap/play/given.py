@@ -34,7 +34,6 @@ def given(name: str, content: bytes, shelf: Shelf, system: FoleySystem) -> Item:
     """
     from latentclap.audio import FORMATS, write_wave
     from latentclap.book.players import spectrogram_png
-    from latentclap.vary.process import level
 
     name = safe_name(name)
     if Path(name).suffix.lower() not in FORMATS:
@@ -44,8 +43,7 @@ def given(name: str, content: bytes, shelf: Shelf, system: FoleySystem) -> Item:
         file, played = place / name, place / "heard" / "heard.wav"
         file.write_bytes(content)
         check_length(file)
-        (wave,) = Sounds(find_sources([file], [1.0])).values()
-        level(wave, system.samples, name)
+        (wave,) = Sounds(find_sources([file], [1.0]), system.samples).values()
         heard, sr = wave[: system.samples], system.sampling_rate
         write_wave(played, np.clip(heard, -1, 1), sr)
         picture = spectrogram_png(heard, sr, place / "heard.png", seconds=system.seconds)

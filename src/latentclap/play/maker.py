@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentclap.asked import read_adapter, way_of
-from latentclap.checkpoints import Sampling, own_sampling, resolve
+from latentclap.asked import way_of
+from latentclap.checkpoints import Sampling
 from latentclap.errors import InputError
 from latentclap.generation import make_plan, write_clips
-from latentclap.options import load_system
+from latentclap.options import asked_sampling, load_system, read_adapter
 from latentclap.play.wish import Wish
 from latentclap.vary.command import make_takes
-from latentclap.vary.sounds import STRENGTH, Sounds, find_sources
+from latentclap.vary.sounds import STRENGTH, Sounds, check_files, find_sources
 
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
@@ -75,7 +75,7 @@ class Maker:
         Raises:
             InputError: no such system, adapters or device, or damaged files.
         """
-        own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
+        own = asked_sampling(model, None, None, None)
         adapter = read_adapter(lora)
         system = load_system(model, device)
         if adapter:
@@ -140,9 +140,9 @@ class Maker:
     ) -> tuple[Path, dict[str, Any], dict[Path, dict[str, Any]]]:
         sources = find_sources([sound], [wish.strength])
         (source,) = sources
-        heard = Sounds(sources)
-        heard.check(self.system.samples)
-        wish.finish.check(min(heard.seconds[source.name], self.system.seconds))
+        check_files(sources)
+        heard = Sounds(sources, self.system.samples)
+        wish.finish.check(heard.seconds[source.name])
         name = source.name
         plan = make_plan(
             self.model, {**settings, **way, "sounds": {name: source.asdict()}}, {name: wish.text}, "wav"

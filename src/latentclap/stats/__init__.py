@@ -34,6 +34,7 @@ from latentclap.stats.implied import (
     implied_interaction,
     implied_raters,
 )
+from latentclap.stats.intervals import percentile_interval
 from latentclap.stats.paired import changes_in_words, paired_changes
 from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
 from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, simulate_ratings
@@ -67,6 +68,7 @@ __all__ = [
     "noncentral_t_ci",
     "paired_changes",
     "paired_t_power",
+    "percentile_interval",
     "post_hoc",
     "raters_needed",
     "read_ratings",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ from scipy import stats as sps
 
 from latentclap.classes import canonical_class
 from latentclap.errors import InputError
-from latentclap.files import listed
+from latentclap.files import listed, plain
 from latentclap.tables import table_text
+from latentclap.wording import plural
 
 RATING_COLUMNS = ("rater", "class", "model", "item")
 #: What a survey's page (`latentclap.survey`) writes in the place of class, model and item, and when it was rated.
 CLIP, WHEN = "clip", "when"
+#: The survey of a rating, as its page names it; and, while files are read, the file.
+STUDY, FILE = "study", "\0file"
 
 
 def read_ratings(
@@ -31,6 +35,9 @@ def read_ratings(
 
     Where a clip was rated several times at times that are known (``when``: a survey's page was gone through twice,
     or its file was saved half-way and again), the last rating counts.
+
+    A name is one rater, who may rate several classes. Whether two of one name are two people cannot be told: where a
+    name is in the files of several surveys (``study``), or rated a clip again in another file, a warning says so.
 
     Args:
         path: the file, or a folder of such files, one from each rater.
@@ -49,8 +56,12 @@ def read_ratings(
     if not files:
         raise InputError(f"{path}: no .csv in this folder; {wanted}")
     names = _read(Path(key), "the key of a survey is key.csv beside its pages", KEY_COLUMNS) if key else None
-    read = [_one_file(file, wanted, questions, names, key) for file in files]
-    return _last(pd.concat(read, ignore_index=True))
+    read = [
+        _one_file(file, wanted, questions, names, key).assign(**{FILE: plain(file.name)}) for file in files
+    ]
+    table = pd.concat(read, ignore_index=True)
+    _tell_of_names(table)
+    return _last(table.drop(columns=FILE))
 
 
 #: Columns of a survey's key.
@@ -103,6 +114,33 @@ def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path}: no column {', '.join(missing)}; {wanted}")
     return table
+
+
+def _tell_of_names(table: pd.DataFrame) -> None:
+    """Warn of raters' names that may be of two people, who would be taken for one."""
+    mend = "if those are two people, give them two names (column rater)"
+    if STUDY in table:
+        studies = table.groupby("rater")[STUDY].unique()
+        shared = studies[studies.map(len) > 1]
+        if len(shared):
+            names = ", ".join(map(repr, shared.index[:3])) + (", ..." if len(shared) > 3 else "")
+            where = ", ".join(map(str, shared.iloc[0][:3]))
+            warnings.warn(
+                f"ratings: {plural(len(shared), 'name')} in several surveys ({names}; the first in {where}), each"
+                f" taken for one rater: {mend}",
+                stacklevel=3,
+            )
+    if WHEN in table:
+        again = table.dropna(subset=["rater"]).drop_duplicates([*RATING_COLUMNS, WHEN])
+        again = again[again.duplicated(list(RATING_COLUMNS), keep=False)]
+        files = again.groupby("rater")[FILE].unique()
+        files = files[files.map(len) > 1]
+        if len(files):
+            warnings.warn(
+                f"ratings: {files.index[0]!r} rated a clip in {' and in '.join(files.iloc[0][:2])}, at other times"
+                f" ({plural(len(files), 'such name')}); the last rating counts: {mend}",
+                stacklevel=3,
+            )
 
 
 def _last(table: pd.DataFrame) -> pd.DataFrame:

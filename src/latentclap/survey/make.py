@@ -18,6 +18,7 @@ from latentclap import papers
 from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
 from latentclap.files import check_place, file_sha256, listed, plain, replaceable, write_json, write_text
+from latentclap.locks import alone
 from latentclap.survey.form import RatedClip, page, survey_form
 from latentclap.tables import csv_text
 
@@ -100,6 +101,41 @@ def make_survey(
     """
     _check(models, items, seconds, sampling_rate)
     out = _place(Path(out))
+    for name, folder in models.items():
+        if out.resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(f"{out} lies in {folder}, among the clips of {name}: choose another folder")
+    with alone(out, "another run makes a survey there"):
+        return _made(
+            models,
+            out,
+            items,
+            classes,
+            seed,
+            seconds,
+            sampling_rate,
+            intro,
+            thanks,
+            send_to,
+            overwrite,
+            progress,
+        )
+
+
+def _made(
+    models: Mapping[str, str | Path],
+    out: Path,
+    items: int,
+    classes: Sequence[str],
+    seed: int,
+    seconds: float,
+    sampling_rate: int,
+    intro: Sequence[str],
+    thanks: Sequence[str],
+    send_to: str,
+    overwrite: bool,
+    progress: bool,
+) -> Survey:
+    """What :func:`make_survey` does in a folder of its own."""
     chosen = _choose(models, items, classes, seed)
     clips = _named(chosen, seed)
     key = csv_text(

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentclap.asked import read_adapter, way_of
-from latentclap.checkpoints import Sampling, own_sampling, resolve
+from latentclap.asked import way_of
 from latentclap.classes import canonical_class
 from latentclap.classes import prompt as class_prompt
 from latentclap.errors import InputError
 from latentclap.files import check_place, plain, replaceable
 from latentclap.finish import Finish
-from latentclap.formats import Format, check_format
+from latentclap.formats import check_format
 from latentclap.generation import (
     RECORD,
+    alone,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -27,8 +27,40 @@ from latentclap.generation import (
     write_clips,
     write_record,
 )
-from latentclap.options import Device, Model, Quiet, check_sampling, load_system
-from latentclap.vary.sounds import MARK, PAGE, STRENGTH, TABLE, Sounds, Source, find_sources
+from latentclap.options import (
+    BatchSize,
+    ClipSeed,
+    Device,
+    Eta,
+    Fade,
+    Guidance,
+    Loop,
+    Lora,
+    Lufs,
+    Model,
+    Overwrite,
+    Quiet,
+    Rate,
+    SamplerName,
+    Seconds,
+    SoundFormat,
+    Steps,
+    asked_sampling,
+    check_sampling,
+    load_system,
+    read_adapter,
+)
+from latentclap.vary.sounds import (
+    MARK,
+    PAGE,
+    STRENGTH,
+    TABLE,
+    Sounds,
+    Source,
+    check_files,
+    earlier_names,
+    find_sources,
+)
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -42,11 +74,13 @@ HELP = """Make variations of sounds: other takes of the same footstep, door or d
 A sound is noised part of the way and denoised again. --strength says how far: at 0.2 the take is hardly another
 one, at 0.8 little more than its kind is left. Without --prompt or --class a sound is steered by its own CLAP
 embedding; with one, towards the text (rain that barks). Variations have the sound's length, up to the model's clip,
-of a longer sound its beginning; and its level, but for --lufs. They are mono, of a sound's first channel, and have
-the model's 16 kHz: --sampling-rate adds nothing above 8 kHz.
+of a longer sound its beginning; and its level, but for --lufs. --seconds cuts those of longer sounds, --loop makes
+each a round that closes. They are mono, of a sound's first channel, and have the model's 16 kHz: --sampling-rate adds
+nothing above 8 kHz.
 
 The folder gets <sound>/<sound>_000.wav, ..., listen/index.html, which plays them beside the sound, variations.csv,
-which tells how far each is from it, and a record. The same command goes on where it was stopped."""
+which tells how far each is from it, and a record. The same command goes on where it was stopped; more variations,
+sounds or strengths are added to those that are there."""
 
 
 def vary(
@@ -64,43 +98,32 @@ def vary(
         str, typer.Option("--class", help="One of the seven classes instead.", show_default=False)
     ] = "",
     model: Model = "mini",
-    steps: Annotated[
-        int | None, typer.Option(help="Of a whole generation; default: the model's own.")
-    ] = None,
-    guidance_scale: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance; default: the model's own.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="ddim, dpmsolver++ or unipc; default: the model's own.")
-    ] = None,
-    eta: Annotated[float, typer.Option(help="DDIM's stochasticity, 0 to 1.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same clips on one machine.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Clips at once; smaller needs less memory.")] = 8,
-    format: Annotated[Format, typer.Option(help="Sound format.")] = "wav",
-    lufs: Annotated[
-        float | None, typer.Option(help="Loudness of each (-23, say); default: the sound's level.")
-    ] = None,
-    fade: Annotated[float, typer.Option(help="Fade in and out, in milliseconds.")] = 0.0,
-    sampling_rate: Annotated[
-        int | None, typer.Option(help="Resample to this rate in Hz (48000, say); default: the model's.")
-    ] = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    sampler: SamplerName = None,
+    eta: Eta = 0.0,
+    seed: ClipSeed = 0,
+    batch_size: BatchSize = 8,
+    format: SoundFormat = "wav",
+    seconds: Seconds = None,
+    lufs: Lufs = None,
+    fade: Fade = 0.0,
+    loop: Loop = 0.0,
+    sampling_rate: Rate = None,
     device: Device = "auto",
-    lora: Annotated[
-        Path | None,
-        typer.Option(help="LoRA adapters for the model: the file of a fine-tuning, or its folder."),
-    ] = None,
+    lora: Lora = None,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write listen/index.html.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's clips.")] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """See HELP."""
     text = _text(prompt, cls)
     check_sampling(n, batch_size, seed, steps, guidance_scale, eta)
-    finish = Finish(None, lufs, fade, 0.0, sampling_rate)
+    finish = Finish(seconds, lufs, fade, loop, sampling_rate)
     check_format(format, finish)
-    sources = find_sources(sounds, strength or [STRENGTH], leave_out=out)
-    own = Sampling() if Path(model).is_file() else own_sampling(resolve(model))
-    chosen = own.but(sampler, steps, guidance_scale)
+    known = {} if overwrite else earlier_names(out)
+    sources = find_sources(sounds, strength or [STRENGTH], leave_out=out, known=known)
+    chosen = asked_sampling(model, sampler, steps, guidance_scale)
     settings: dict[str, Any] = {**chosen.asdict(), "eta": eta, "seed": seed}
     adapter = read_adapter(lora)
     way = way_of(finish, adapter)
@@ -110,56 +133,95 @@ def vary(
     plan = make_plan(model, {**settings, **way, "sounds": told}, names, format)
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
-    kept = {} if overwrite else kept_clips(out, plan)
-    old = earlier_clips(out, every, overwrite, kept)
-    _check_places(out, page, overwrite)
-    _check_kept(sources, out, [*every, *(out / name for name in old)])
-    heard = Sounds(sources)
-    system = load_system(model, device)
-    if adapter:
-        system = adapter.applied(system)
-    if not text:
-        from latentclap.vary.process import check_steering
+    with alone(out):
+        kept = {} if overwrite else kept_clips(out, plan)
+        old = earlier_clips(out, every, overwrite, kept)
+        _check_places(out, page, overwrite)
+        _check_kept(sources, out, [*every, *(out / name for name in old)])
+        check_files(sources)
+        system = load_system(model, device)
+        if adapter:
+            system = adapter.applied(system)
+        if not text:
+            from latentclap.vary.process import check_steering
 
-        check_steering(system)
-    heard.check(system.samples)
-    seconds = {name: min(heard.seconds[name], system.seconds) for name in names}
-    for name, length in seconds.items():
-        try:
-            finish.check(length)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-    make = make_takes(system, sources, heard, settings, batch_size)
-    made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
-    drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-    more = {
-        s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(seconds[s.name], 4)} for s in sources
-    }
-    write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
-    from latentclap.vary.page import variations_page
-    from latentclap.vary.result import measure, write_table
-
-    # also those of an earlier call that asked for more
-    there = {name: [path for path in made if path.parent.name == name] for name in names}
-    for paths in there.values():
-        paths.sort(key=lambda path: int(path.stem.rpartition("_")[2]))
-    rows = measure(system, sources, heard, there, quiet=quiet)
-    write_table(out / TABLE, rows)
-    if page:
-        variations_page(out, system, sources, heard, there, rows)
-    elif overwrite and (out / PAGE / MARK).is_file():  # of clips that are no more
-        shutil.rmtree(out / PAGE, ignore_errors=True)
-    cut = len({source.path for source in sources if heard.seconds[source.name] > system.seconds})
+            check_steering(system)
+        heard = Sounds(sources, system.samples)
+        lengths = _lengths(finish, heard, system.seconds)
+        make = make_takes(system, sources, heard, settings, batch_size)
+        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
+        drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
+        more = {
+            s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(lengths[s.name], 4)}
+            for s in sources
+        }
+        write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
+        _write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, guidance {chosen.guidance_scale:g}"
     typer.echo(f"{plural(len(every), 'clip')} in {out} ({how}){before}")
-    if cut:
-        typer.echo(
-            f"{plural(cut, 'sound')} longer than the model's {system.seconds:g} s: varied are their beginnings"
-        )
+    _say_of_lengths(sources, finish, heard, system.seconds)
     if page:
         typer.echo(f"to hear them: {out / PAGE / 'index.html'}")
+
+
+def _lengths(finish: Finish, heard: Sounds, seconds: float) -> dict[str, float]:
+    """Name -> length of its variations; what cannot be asked of a sound is told with its name."""
+    if finish.seconds:
+        finish.check(seconds)  # no sound's variations are as long
+    lengths = {}
+    for name, length in heard.seconds.items():
+        own = finish.within(length)
+        try:
+            own.check(length)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        lengths[name] = own.length(length)
+    return lengths
+
+
+def _write_about(
+    out: Path,
+    system: FoleySystem,
+    sources: Sequence[Source],
+    heard: Sounds,
+    made: Iterable[Path],
+    lengths: Mapping[str, float],
+    *,
+    page: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write the table and the page of all variations that are there."""
+    from latentclap.vary.page import variations_page
+    from latentclap.vary.result import measure, write_table
+
+    # also those of an earlier call that asked for more
+    there = {s.name: [path for path in made if path.parent.name == s.name] for s in sources}
+    for paths in there.values():
+        paths.sort(key=lambda path: int(path.stem.rpartition("_")[2]))
+    rows = measure(system, sources, heard, there, lengths, quiet=quiet)
+    write_table(out / TABLE, rows)
+    if page:
+        variations_page(out, system, sources, heard, there, rows, lengths)
+    elif overwrite and (out / PAGE / MARK).is_file():  # of clips that are no more
+        shutil.rmtree(out / PAGE, ignore_errors=True)
+
+
+def _say_of_lengths(sources: Sequence[Source], finish: Finish, heard: Sounds, seconds: float) -> None:
+    """Tell of sounds that are longer than the model's clips, and of those shorter than what was asked for."""
+    longer = {source.path for source in sources if source.name in heard.longer}
+    if longer:
+        typer.echo(
+            f"{plural(len(longer), 'sound')} longer than the model's {seconds:g} s: varied are their beginnings"
+        )
+    shorter = {s.path for s in sources if finish.within(heard.seconds[s.name]).seconds != finish.seconds}
+    if shorter:
+        typer.echo(
+            f"{plural(len(shorter), 'sound')} too short for --seconds {finish.seconds:g}: variations have the length"
+            " that it allows"
+        )
 
 
 def _check_places(out: Path, page: bool, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from latentclap.book.standalone import number_table, paragraph, write_page
 from latentclap.files import plain, replaceable, write_json
 from latentclap.system import FoleySystem
 from latentclap.vary.process import through_model
-from latentclap.vary.result import model_wave
+from latentclap.vary.result import beginning, model_wave
 from latentclap.vary.sounds import MARK, PAGE, Source
 
 #: the first columns: a sound, and what is left of it without any noise
@@ -32,6 +33,7 @@ def variations_page(
     heard: Mapping[str, np.ndarray],
     files: Mapping[str, Sequence[Path]],
     rows: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
 ) -> Path:
     """Write ``out/listen/index.html`` with its players' files beside it, in place of an earlier one.
 
@@ -42,11 +44,14 @@ def variations_page(
         heard: name -> the sound (samples,) at 16 kHz.
         files: name -> its variations.
         rows: of :func:`latentclap.vary.result.measure`.
+        seconds: name -> length of its variations; of the sound as much is played.
     """
     folder = replaceable(out / PAGE, MARK, "a page of variations")
     shutil.rmtree(folder, ignore_errors=True)
     write_json(folder / MARK, [])  # also where this is broken off, the folder can be replaced
     away = {row["file"]: row for row in rows}
+    # whole clips on one time axis; of a click there is still something to be seen
+    span = math.ceil(10 * max(1.0, *(seconds[source.name] for source in sources[:ROWS]))) / 10
     cells: dict[tuple[str, str], AudioFile] = {}
     heads, through = [], {}
     titles = Counter(title for _, title in {(source.path, source.title) for source in sources})
@@ -60,7 +65,8 @@ def variations_page(
             through[source.path] = through_model(system, sound)
         for column, wave in ((SOUND, sound), (THROUGH, through[source.path])):
             name = f"{number:02d}_{'sound' if column == SOUND else 'model'}.mp3"
-            cells[head, column] = save_player(wave, system.sampling_rate, folder / name)
+            part = beginning(wave, seconds[source.name])
+            cells[head, column] = save_player(part, system.sampling_rate, folder / name, seconds=span)
         for i, path in enumerate(files[source.name][:CLIPS]):
             told = away[path.relative_to(out).as_posix()]
             words = path.name + (
@@ -71,10 +77,13 @@ def variations_page(
                 system.sampling_rate,
                 folder / f"{number:02d}_{i + 1:02d}.mp3",
                 caption=words,
+                seconds=span,
             )
     most = max(map(len, files.values()))
     columns = [SOUND, THROUGH, *(f"Take {i + 1}" for i in range(min(CLIPS, most)))]
-    grid = listening_grid(heads, columns, cells, title="variations", allow_missing=True, folder=folder)
+    grid = listening_grid(
+        heads, columns, cells, title="variations", allow_missing=True, folder=folder, heard="whole variations"
+    )
     files_of = [{"row": r, "column": c, "file": clip.path.name} for (r, c), clip in cells.items()]
     write_json(folder / MARK, files_of)
     lines = [

@@ -49,14 +49,25 @@ def measure(
     sources: Sequence[Source],
     heard: Mapping[str, np.ndarray],
     files: Mapping[str, Sequence[Path]],
+    seconds: Mapping[str, float],
     *,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure the files of all variations as they lie there, finished or not: a row of :data:`COLUMNS` for each."""
+    """Measure the files of all variations as they lie there, finished or not: a row of :data:`COLUMNS` for each.
+
+    Args:
+        system: that measures.
+        sources: what was varied, in order.
+        heard: name -> the sound (samples,) at 16 kHz.
+        files: name -> its variations.
+        seconds: name -> their length, in which they are compared with the beginning of the sound.
+        quiet: show no bar.
+    """
     rows = []
     for source in tqdm(sources, unit="sound", desc="measuring", disable=True if quiet else None):
         clips = [model_wave(path) for path in files[source.name]]
-        for path, row in zip(files[source.name], distances(system, heard[source.name], clips), strict=True):
+        sound = beginning(heard[source.name], seconds[source.name])
+        for path, row in zip(files[source.name], distances(system, sound, clips), strict=True):
             about = {
                 "file": path.relative_to(path.parents[1]).as_posix(),
                 "sound": source.title,
@@ -64,6 +75,11 @@ def measure(
             }
             rows.append(about | row)
     return rows
+
+
+def beginning(sound: np.ndarray, seconds: float) -> np.ndarray:
+    """The part of a sound (samples,) at 16 kHz that variations of so many seconds are compared with."""
+    return sound[: max(1, round(seconds * MODEL_RATE))]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latentclap.errors import InputError
-from latentclap.files import below, file_sha256, plain
-from latentclap.generation import RECORD
+from latentclap.files import below, file_sha256, plain, read_json
+from latentclap.generation import PLAN, RECORD
 
 #: What lies beside the folders of the sounds, none of which can have its name: the page's folder, and how far each
 #: variation is from its sound.
@@ -27,6 +30,8 @@ MARK = "listen.json"
 LONGEST = 100
 #: Strength where none is given.
 STRENGTH = 0.5
+#: What a sound is known by: its file's digest, and a strength.
+Sound = tuple[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,44 +66,41 @@ class Source:
 
 
 class Sounds(Mapping[str, "np.ndarray"]):
-    """Name -> sound (samples,) at 16 kHz, its first channel, at its own level.
+    """Name -> beginning of a sound (samples,) at 16 kHz, its first channel, at its own level.
 
-    All are decoded once when this is made, so that one that cannot be is told before a long run, and again when they
-    are asked for: a library of sounds may not fit in memory.
+    It is as long as a clip of the system at most, and one sample longer where the sound goes on: nothing behind that
+    is decoded. All are decoded once when this is made, so that one that cannot be varied is told before a long run,
+    and again when they are asked for: a library of sounds may not fit in memory.
+
+    Args:
+        sources: what is varied.
+        samples: of the system's clips.
 
     Attributes:
-        seconds: name -> the sound's length.
+        seconds: name -> length of the part that is varied.
+        longer: names of sounds that go on behind it.
 
     Raises:
-        InputError: a file that cannot be decoded, or a silent one.
+        InputError: a file that cannot be decoded, or one that is silent where it is varied; it is named.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], samples: int) -> None:
         from latentclap.audio import MODEL_RATE
-
-        self._sources = {source.name: source for source in sources}
-        lengths: dict[Path, float] = {}
-        for source in sources:
-            if source.path not in lengths:
-                wave = _decoded(source.path, source.digest)
-                if not np.abs(wave).max() > 0:
-                    raise InputError(f"{source.path}: silence has no variations")
-                lengths[source.path] = len(wave) / MODEL_RATE
-        self.seconds = {source.name: lengths[source.path] for source in sources}
-
-    def check(self, samples: int) -> None:
-        """Complain of sounds that cannot be varied by a system with clips of so many samples.
-
-        Raises:
-            InputError: one whose beginning is silent; it is named.
-        """
         from latentclap.vary.process import level
 
-        for source in {source.path: source for source in self._sources.values()}.values():
-            level(self[source.name], samples, str(source.path))
+        self._sources, self._samples = {source.name: source for source in sources}, samples
+        lengths: dict[Path, int] = {}
+        for source in sources:
+            if source.path not in lengths:
+                wave = self[source.name]
+                level(wave, samples, str(source.path))
+                lengths[source.path] = len(wave)
+        self.seconds = {s.name: min(lengths[s.path], samples) / MODEL_RATE for s in sources}
+        self.longer = {s.name for s in sources if lengths[s.path] > samples}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return _decoded(self._sources[name].path, self._sources[name].digest)
+        source = self._sources[name]
+        return _beginning(source.path, source.digest, self._samples + 1)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -108,15 +110,60 @@ class Sounds(Mapping[str, "np.ndarray"]):
 
 
 @lru_cache(maxsize=8)
-def _decoded(path: Path, digest: str) -> np.ndarray:  # a file of other content is another sound
-    from latentclap.audio import MODEL_RATE, read_wave, resample  # torch: --help answers at once
+def _beginning(
+    path: Path, digest: str, samples: int
+) -> np.ndarray:  # a file of other content is another sound
+    """The first samples of a file's first channel at 16 kHz: those that decoding all of it would give, to the bit."""
+    from latentclap.audio import MODEL_RATE, resample
+    from latentclap.audio.waves import check_wave
 
-    wave, sr = read_wave(path)
-    return resample(wave[0], sr, MODEL_RATE)
+    with _opened(path) as sound:
+        sr = sound.samplerate
+        sound.seek(0)  # as soundfile.read does: an MP3 decoder rounds differently after it
+        # a second more: the resampler's filter hears what comes behind
+        frames = sound.read(math.ceil(samples * sr / MODEL_RATE) + sr, dtype="float32", always_2d=True)
+    wave = np.ascontiguousarray(check_wave(frames.T, str(path))[0])
+    return resample(wave, sr, MODEL_RATE)[:samples]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A sound file, open to be read; what is wrong with it is said as ``audio.decode`` says it."""
+    import soundfile
+
+    from latentclap.audio.files import _name
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such sound file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it")
+    try:
+        with soundfile.SoundFile(_name(path)) as sound:
+            yield sound
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise InputError(
+            f"{path}: cannot be read as sound ({reason}); convert it to wav, flac, ogg or mp3"
+        ) from error
+
+
+def check_files(sources: Sequence[Source]) -> None:
+    """Open every file, before a model is loaded that may take minutes.
+
+    Raises:
+        InputError: one that is no sound, or an empty one.
+    """
+    for path in dict.fromkeys(source.path for source in sources):
+        with _opened(path) as sound:
+            if not sound.frames:
+                raise InputError(f"{path}: the wave is empty")
 
 
 def find_sources(
-    paths: Sequence[Path], strengths: Sequence[float], leave_out: Path | None = None
+    paths: Sequence[Path],
+    strengths: Sequence[float],
+    leave_out: Path | None = None,
+    known: Mapping[Sound, Sequence[str]] | None = None,
 ) -> list[Source]:
     """List sound files, and those below folders, once at each strength.
 
@@ -128,6 +175,7 @@ def find_sources(
         paths: files and folders.
         strengths: above 0 and up to 1, all different.
         leave_out: a folder whose sounds are none of those below other folders: where variations go.
+        known: what earlier calls called sounds, see :func:`earlier_names`; they keep their names.
 
     Raises:
         InputError: nothing there, a folder without sounds, a file of no format that can be read, a strength that is
@@ -175,11 +223,44 @@ def find_sources(
         raise InputError(
             f"{one} and {other} would both be called {name}: rename one, or vary them in two calls"
         )
-    return [
-        Source(name if len(strengths) == 1 else f"{name}_s{100 * s:g}", file, s, file_sha256(file))
+    digests = {file: file_sha256(file) for file in files}
+    sources = [
+        Source(name if len(strengths) == 1 else f"{name}_s{100 * s:g}", file, s, digests[file])
         for file, name in zip(files, names, strict=True)
         for s in strengths
     ]
+    return _as_before(sources, known) if known else sources
+
+
+def _as_before(sources: Sequence[Source], known: Mapping[Sound, Sequence[str]]) -> list[Source]:
+    """Sources under the names that they had, where no other one has such a name now."""
+    taken = {source.name.casefold() for source in sources}
+    named = []
+    for source in sources:
+        before = known.get((source.digest, source.strength), ())
+        if source.name not in before:
+            name = next((n for n in before if n.casefold() not in taken), source.name)
+            source = replace(source, name=name)
+            taken.add(name.casefold())
+        named.append(source)
+    return named
+
+
+def earlier_names(out: Path) -> dict[Sound, list[str]]:
+    """What earlier calls called the sounds whose variations lie in a folder, by their content and strength.
+
+    A sound that is added may have the name of one that is there, which was called by it alone until then.
+    """
+    found: dict[Sound, list[str]] = {}
+    for file in (RECORD, PLAN):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            told = read_json(out / file)
+            for name, sound in told.get("plan", told)["settings"]["sounds"].items():
+                if (
+                    re.fullmatch(r"\w[\w.-]*", name) and name.casefold() not in TAKEN
+                ):  # it may have been edited
+                    found.setdefault((sound["sha256"], float(sound["strength"])), []).append(name)
+    return found
 
 
 def _stem(path: Path) -> str:
