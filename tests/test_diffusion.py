@@ -309,6 +309,19 @@ def test_the_checkpoint_says_where_the_steps_end(schedule, sampler, offset):
         assert called == [900 - 100 * k + offset for k in range(10)]
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_start_is_where_every_sampler_begins(schedule, sampler):
+    """A model that is right everywhere would lead back from any other step as well."""
+    called = []
+
+    def model(s, n):
+        called.append(n[0].item())
+        return s
+
+    sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=4, sampler=sampler, start=301)
+    assert called == [301, 201, 101, 1]
+
+
 def test_unknown_sampler(schedule):
     with pytest.raises(ValueError, match="unknown sampler 'euler'"):
         sample(model, torch.zeros(1, 8, 4, 4), schedule, steps=2, sampler="euler")

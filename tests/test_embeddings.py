@@ -25,6 +25,7 @@ from latentclap.embeddings import (
     log_mel_patches,
     vggish_mel_matrix,
 )
+from latentclap.embeddings.base import weights_hash
 from latentclap.embeddings.front_end import at_16k
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
@@ -288,6 +289,15 @@ class TestVGGish:
         assert loaded(wave, 16_000).shape == (7, 128)
         torch.testing.assert_close(loaded.net.state_dict()["features.0.weight"], state["features.0.weight"])
 
+    def test_weights_are_of_their_seed_and_float32(self, tmp_path, monkeypatch):
+        """A small network in the place of 72 million weights."""
+        monkeypatch.setattr("latentclap.embeddings.vggish.VGGishNet", lambda: torch.nn.Linear(2, 2))
+        one, same, other = (VGGish(None, seed=seed).net.weight for seed in (1, 1, 2))
+        assert torch.equal(one, same) and not torch.equal(one, other)
+        torch.save(torch.nn.Linear(2, 2).half().state_dict(), tmp_path / "half.pth")
+        loaded = VGGish(tmp_path / "half.pth").net
+        assert loaded.weight.dtype == loaded.bias.dtype == torch.float32
+
     def test_the_published_file_has_the_published_name(self, vggish, tmp_path, monkeypatch):
         path = tmp_path / "vggish.pth"
         torch.save(vggish.net.state_dict(), path)
@@ -395,6 +405,19 @@ class TestRegistry:
             get_embedding("vggish-dcase")
         with pytest.raises(InputError, match="embedding mel-statistics"):
             get_embedding("mel-statistics", weights="x")
+
+
+def test_a_hash_is_of_names_values_and_settings():
+    """Whatever their order and type in memory."""
+    a, b = torch.zeros(2), torch.ones(2)
+    told = weights_hash({"x": a, "y": b}, {"rate": 1})
+    assert told == weights_hash({"y": b.half(), "x": a.double()}, {"rate": 1})
+    others = [
+        ({"x": b, "y": a}, {"rate": 1}),
+        ({"x": a, "z": b}, {"rate": 1}),
+        ({"x": a, "y": b}, {"rate": 2}),
+    ]
+    assert told not in [weights_hash(*other) for other in others]
 
 
 def test_a_pickle_is_not_executed(tmp_path):

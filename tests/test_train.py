@@ -599,6 +599,20 @@ def test_accumulation_is_one_large_batch(data, tmp_path):
         assert (y["loss"], y["grad_norm"]) == pytest.approx((x["loss"], x["grad_norm"]), rel=1e-4)
 
 
+def test_a_part_in_evaluation_mode_is_trained_in_training_mode(data, tmp_path):
+    """As a loaded system's parts are: without dropout and batch statistics it would be another run."""
+    modes = []
+
+    class Seen(Regression):
+        def forward(self, batch, rngs):
+            modes.append({m.training for m in self.modules()})
+            return super().forward(batch, rngs)
+
+    task = Seen().eval()
+    train(task, data, config(steps=2), tmp_path, progress=False)
+    assert modes == [{True}] * 2 and not any(m.training for m in task.modules())
+
+
 def test_a_gradient_s_norm_is_euclid_s(data, tmp_path):
     """Of all weights together, before it is clipped."""
 
