@@ -176,6 +176,25 @@ def test_dropout_is_of_the_seed_and_the_place_in_the_stream(data, tmp_path):
     assert not set(drawn("seed", steps=4, seed=9)) & set(one)
 
 
+def test_a_run_s_seed_is_that_of_its_order_and_its_noise(data, tmp_path):
+    """Of several seeds a mean and a deviation are told: they have to be different runs."""
+    items, noises = [], []
+
+    class Seen(TensorBatches):
+        def batch(self, indices):
+            items.extend(indices)
+            return super().batch(indices)
+
+    class Drawn(Regression):
+        def forward(self, batch, rngs):
+            noises.extend(torch.rand((), generator=g.clone_state()).item() for g in rngs)
+            return super().forward(batch, rngs)
+
+    train(Drawn(), Seen(data.tensors), config(steps=4, seed=9), tmp_path, progress=False)
+    assert items == sample_order(0, 16, 23, seed=9)
+    assert noises == [torch.rand((), generator=g).item() for g in item_generators(9, 0, 16)]
+
+
 def test_it_learns_and_logs(data, tmp_path):
     result = train(Regression(), data, config(steps=200), tmp_path, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
