@@ -286,6 +286,21 @@ def test_a_packed_run_that_is_stopped_again_remembers_both_beginnings(data, tmp_
     assert (state["step"], state["begun"], state["ema"]["count"]) == (4, 1, 4)
 
 
+def test_the_average_of_a_packed_run_goes_on_from_what_was_packed(data, tmp_path):
+    """Not from the weights that the task began with here, which are of no run."""
+    settings = config(steps=200, minutes=1e-9)  # a step a call
+    train(Regression(), data, settings, tmp_path / "here", progress=False)
+    (tmp_path / "there").mkdir()
+    pack(tmp_path / "here", tmp_path / "there" / CHECKPOINT)
+    packed = torch.load(tmp_path / "there" / CHECKPOINT, weights_only=True)["modules"]["net"]
+    train(Regression(seed=9), data, settings, tmp_path / "there", progress=False)
+    state = torch.load(tmp_path / "there" / CHECKPOINT, weights_only=True)
+    for name, value in state["modules"]["net"].items():
+        if value.is_floating_point():
+            expected = 2 / 11 * packed[name].float() + 9 / 11 * value  # the second step's decay, 2 / 11
+            torch.testing.assert_close(state["ema"]["shadow"][f"net.{name}"], expected)
+
+
 def test_lines_after_the_checkpoint_are_dropped(data, tmp_path):
     train(Regression(), data, config(steps=10), tmp_path, progress=False)
     with open(tmp_path / "stats.jsonl", "a") as stream:
