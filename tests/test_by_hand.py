@@ -221,10 +221,13 @@ def test_the_averaged_weights_are_what_is_left(tmp_path):
 
 def test_adam_gets_what_the_configuration_says(tmp_path):
     x = torch.randn(23, 4, generator=torch.Generator().manual_seed(0))
-    config = TrainConfig(steps=1, batch_size=4, lr=0.02, beta1=0.7, beta2=0.91, weight_decay=0.3)
+    config = TrainConfig(
+        steps=1, batch_size=4, lr=0.02, beta1=0.7, beta2=0.91, weight_decay=0.3, warmup_steps=10
+    )
     train(Regression(), TensorBatches({"x": x, "y": x[:, :2]}), config, tmp_path, progress=False)
     group = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"][0]
     assert (group["betas"], group["weight_decay"]) == ((0.7, 0.91), 0.3)
+    assert group["lr"] == pytest.approx(0.02 / 10)  # in the very first step
 
 
 def test_weight_decay_is_decoupled(tmp_path):
