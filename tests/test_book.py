@@ -880,6 +880,15 @@ def test_the_table_of_contents_is_complete(repo_root):
     assert notebooks == {f"0{k}" for k in range(8)}
 
 
+def test_the_words_used_here_are_in_order_and_each_leads_on(repo_root):
+    text = (repo_root / "book/glossary.md").read_text(encoding="utf-8").split("```{glossary}\n")[1]
+    entries = re.findall(r"^(\S.*)\n((?:  .*\n)+)", text, re.M)
+    words = [word.replace("λ (lambda)", "lambda").lower() for word, _ in entries]
+    assert len(words) > 40 and words == sorted(words)
+    # to a page, a source or another word
+    assert [word for word, told in entries if not re.search(r"\]\(|\{cite\}|\{term\}|ITU-R", told)] == []
+
+
 def test_every_citation_is_in_the_bibliography(repo_root):
     known = set(re.findall(r"@\w+\{(\w+),", (repo_root / "book/references.bib").read_text()))
     for page in (repo_root / "book").glob("*.md"):
