@@ -59,7 +59,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         names = _anchors(group, members)
         lines = [_line(row, name) for row, name in zip(members, names, strict=True)]
         told = table(("mistake, command", "what it says", "status"), lines, numbers=0)
-        # closed, it is still found by the browser's search and by links to one case, both of which open it
+        # closed, it is opened by links to one of its cases, and by Chromium's search
         parts.append(
             f'## {group}\n\n<details class="lc-cases">\n<summary>{_cases(len(members))}</summary>\n\n'
             f":::{{div}} lc-wrap\n\n{told}\n\n:::\n\n</details>"
@@ -89,8 +89,8 @@ def _contents(groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
         for name, members in groups
     )
     return (
-        "Each command's cases are folded; a click on its line opens them, and so does your browser's search. The name"
-        " of a case is a link to it.\n\n"
+        "Each command's cases are folded, and a click on its line opens them. Chrome and its relatives search what is"
+        " folded, too; in another browser, open all first. The name of a case is a link to it.\n\n"
         f'<ul class="lc-contents">\n{links}\n</ul>\n\n'
         # shown by a script: without one there is nothing that it could do
         '<p class="lc-folds" hidden><button type="button" data-open="Open all" data-close="Close all"'
