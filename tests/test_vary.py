@@ -334,6 +334,16 @@ class TestSources:
         names = [s.name for s in find_sources([folder / "b", folder / "c"], [0.5])]
         assert names == ["b_step_1", "c_STEP_1", "x" * 100]
 
+    def test_one_sound_in_two_formats_is_two_sounds(self, folder, sound):
+        for name in ("d/x.wav", "d/X.flac", "d/y.wav"):
+            write_wave(folder / name, sound, RATE)
+        assert [s.name for s in find_sources([folder / "d"], [0.5])] == ["d_X_flac", "d_x_wav", "y"]
+        write_wave(folder / "d/X.wav", sound, RATE)
+        with pytest.raises(
+            InputError, match=r"X.wav and .*x.wav would both be called d_X_wav: rename one, or"
+        ):
+            find_sources([folder / "d"], [0.5])
+
     def test_variations_below_a_folder_are_none_of_its_sounds(self, folder, sound):
         write_wave(folder / "b/out/step_1/step_1_000.wav", sound, RATE)
         found = find_sources([folder / "b"], [0.5], leave_out=folder / "b/out")

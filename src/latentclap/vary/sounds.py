@@ -167,9 +167,9 @@ def find_sources(
 ) -> list[Source]:
     """List sound files, and those below folders, once at each strength.
 
-    A sound's name is its file's, with its folder's before it where two files have the same, and its strength in per
-    cent behind it where there are several. What earlier calls made in folders below a given one is left out: clips
-    with a record beside them, and pages.
+    A sound's name is its file's, with its folder's before it where two files have the same, its format behind it
+    where those are one too, and its strength in per cent where there are several. What earlier calls made in folders
+    below a given one is left out: clips with a record beside them, and pages.
 
     Args:
         paths: files and folders.
@@ -211,17 +211,13 @@ def find_sources(
     for f in files:
         once.setdefault(os.path.abspath(f), f)
     files = list(once.values())
-    often = Counter(_stem(f).casefold() for f in files)
-    names = [
-        _stem(f) if often[_stem(f).casefold()] == 1 else f"{word_of(f.absolute().parent.name)}_{_stem(f)}"
-        for f in files
-    ]
+    names = _told_apart(files)
     times = Counter(name.casefold() for name in names)
     both = [(f, name) for f, name in zip(files, names, strict=True) if times[name.casefold()] > 1]
     if both:
         (one, name), (other, _) = [pair for pair in both if pair[1].casefold() == both[0][1].casefold()][:2]
         raise InputError(
-            f"{one} and {other} would both be called {name}: rename one, or vary them in two calls"
+            f"{one} and {other} would both be called {name}: rename one, or vary them in two calls, into two folders"
         )
     digests = {file: file_sha256(file) for file in files}
     sources = [
@@ -230,6 +226,22 @@ def find_sources(
         for s in strengths
     ]
     return _as_before(sources, known) if known else sources
+
+
+def _told_apart(files: Sequence[Path]) -> list[str]:
+    """Names of files: a word of each, with its folder's before it and then its format behind it where needed."""
+    names = [_stem(f) for f in files]
+    for longer in (
+        lambda name, f: f"{word_of(f.absolute().parent.name)}_{name}",
+        lambda name, f: f"{name}_{f.suffix.lower().removeprefix('.')}",
+    ):
+        # disks that know no capitals would put two into one folder
+        times = Counter(name.casefold() for name in names)
+        names = [
+            longer(name, f) if times[name.casefold()] > 1 else name
+            for f, name in zip(files, names, strict=True)
+        ]
+    return names
 
 
 def _as_before(sources: Sequence[Source], known: Mapping[Sound, Sequence[str]]) -> list[Source]:
