@@ -278,6 +278,20 @@ def test_one_call_at_a_time_works_in_a_folder(sounds, family, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".finetune.lock"]
 
 
+def test_what_another_call_finished_meanwhile_is_not_done_again(tuned, tmp_path, monkeypatch):
+    folder, options, _ = tuned
+    whole = Own.system
+
+    def meanwhile(self, name=""):
+        shutil.copytree(folder / "out", tmp_path / "out")
+        return whole(self, name)
+
+    monkeypatch.setattr(Own, "system", meanwhile)
+    monkeypatch.setattr(Own, "compare", lambda *_, **__: pytest.fail("it was compared again"))
+    said = run(options[0], "-o", tmp_path / "out", *options[3:])
+    assert said.exit_code == 0 and "to hear it before and after" in said.output, said.exception
+
+
 def test_what_was_measured_stays_while_another_page_is_made(tuned, tmp_path):
     folder, options, _ = tuned
     shutil.copytree(folder / "out", tmp_path / "out")

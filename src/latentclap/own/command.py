@@ -139,11 +139,17 @@ def finetune(
         "compile": compile,
         "checkpointing": checkpointing,
     }
-    if record.get("finished") and record.get("listen") == listen and (out / "system").is_dir():
+    if _all_done(own, record):
         _tell(own, record)
         return
     device_for(device)
     _run(own, options, workers, prepare, quiet)
+
+
+def _all_done(own: Own, record: dict[str, Any]) -> bool:
+    """Whether a record is of this very run, finished with this page."""
+    same_page = record.get("listen") == own.listen
+    return bool(record.get("finished")) and same_page and (own.out / "system").is_dir()
 
 
 def _announce(own: Own, hold_out: float) -> None:
@@ -174,7 +180,11 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
     with _alone(own.out):
         say = typer.echo
         # again: whoever had the folder until now may have trained something else there
-        finished = own.check().get("finished")
+        record = own.check()
+        if _all_done(own, record):
+            _tell(own, record)
+            return
+        finished = record.get("finished")
         if not (own.out / "finetune.json").is_file():
             own.write_record(finished=False)
         caches = own.encode(system, say, workers=workers, progress=not quiet)
