@@ -16,7 +16,7 @@ from latentclap.errors import InputError
 from latentclap.generation import make_plan, write_clips
 from latentclap.options import asked_sampling, load_system, read_adapter
 from latentclap.play.wish import Wish
-from latentclap.vary.command import make_takes
+from latentclap.vary.command import lengths_of, make_takes
 from latentclap.vary.sounds import STRENGTH, Sounds, check_files, find_sources
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Maker:
         (source,) = sources
         check_files(sources)
         heard = Sounds(sources, self.system.samples)
-        wish.finish.check(heard.seconds[source.name])
+        lengths_of(wish.finish, heard, self.system.seconds)
         name = source.name
         plan = make_plan(
             self.model, {**settings, **way, "sounds": {name: source.asdict()}}, {name: wish.text}, "wav"

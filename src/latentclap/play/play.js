@@ -39,7 +39,7 @@ const number = (name) => {
 
 const wish = () => {
   const told = { n: number("n"), seed: number("seed"), sampler: field("sampler").value };
-  for (const name of ["steps", "guidance_scale", "fade", "lufs", "sampling_rate"]) told[name] = number(name);
+  for (const name of ["steps", "guidance_scale", "seconds", "loop", "fade", "lufs", "sampling_rate"]) told[name] = number(name);
   if (what() === "sound") {
     if (!source) throw new Error("Choose a sound first: More like this on a clip, or a file of your own.");
     told.sound = source.id;
@@ -47,8 +47,6 @@ const wish = () => {
     if (text("towards")) told.prompt = text("towards");
     return told;
   }
-  told.seconds = number("seconds");
-  told.loop = number("loop");
   if (what() === "prompt") told.prompt = text("prompt");
   else told.class = what();
   return told;
@@ -58,7 +56,6 @@ const showWhat = () => {
   const kind = what();
   form.querySelector(".for-prompt").hidden = kind !== "prompt";
   form.querySelector(".for-sound").hidden = kind !== "sound";
-  form.querySelectorAll(".not-sound").forEach((label) => { label.hidden = kind === "sound"; });
   document.querySelectorAll("#clips li").forEach((card) =>
     card.classList.toggle("chosen", kind === "sound" && source !== null && Number(card.dataset.id) === source.id));
 };

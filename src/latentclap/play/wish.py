@@ -109,10 +109,8 @@ def read_wish(told: Mapping[str, Any], own: Sampling, steps: int, seconds: float
     try:
         finish = Finish(**_finish(given))
         check_format("wav", finish)
-        if sound is None:
+        if sound is None:  # a take has its sound's length, which is looked at with the sound
             finish.check(seconds)
-        elif finish.seconds is not None or finish.loop:
-            raise InputError("Length and Loop are for clips from words: a take has its sound's length")
     except InputError as error:
         raise InputError(on_the_page(str(error))) from None
     return Wish(

@@ -147,7 +147,7 @@ def vary(
 
             check_steering(system)
         heard = Sounds(sources, system.samples)
-        lengths = _lengths(finish, heard, system.seconds)
+        lengths = lengths_of(finish, heard, system.seconds)
         make = make_takes(system, sources, heard, settings, batch_size)
         made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
         drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
@@ -166,8 +166,17 @@ def vary(
         typer.echo(f"to hear them: {out / PAGE / 'index.html'}")
 
 
-def _lengths(finish: Finish, heard: Sounds, seconds: float) -> dict[str, float]:
-    """Name -> length of its variations; what cannot be asked of a sound is told with its name."""
+def lengths_of(finish: Finish, heard: Sounds, seconds: float) -> dict[str, float]:
+    """Name -> length in seconds of its variations.
+
+    Args:
+        finish: how they are finished.
+        heard: the sounds.
+        seconds: length of the system's clips.
+
+    Raises:
+        InputError: what cannot be asked of a sound, which is named.
+    """
     if finish.seconds:
         finish.check(seconds)  # no sound's variations are as long
     lengths = {}
