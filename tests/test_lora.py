@@ -300,6 +300,14 @@ def test_the_seed_is_that_of_the_run(tiny, phi, tiny_cache, tmp_path):
         for n, s in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert same(first[0].unet, first[1].unet) and not same(first[0].unet, first[2].unet)
+    # not of its order and noise alone: the adapters begin by it too
+    run(tiny, phi, tiny_cache, tmp_path / "d", seed=2, epochs=1, lr=1e-12)
+    begun, left = (
+        take_adapters(add_adapters(copy.deepcopy(tiny.unet), RANK, seed=2)),
+        load_file(tmp_path / "d" / ADAPTER),
+    )
+    for name, value in begun.items():
+        torch.testing.assert_close(left[f"unet.{name}"], value, rtol=0, atol=1e-6)
 
 
 def test_ways_of_computing_change_nothing(tiny, phi, tiny_cache, tmp_path, monkeypatch):

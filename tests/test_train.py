@@ -647,6 +647,16 @@ def test_a_part_in_evaluation_mode_is_trained_in_training_mode(data, tmp_path):
     assert modes == [{True}] * 2 and not any(m.training for m in task.modules())
 
 
+def test_frozen_weights_are_kept_where_nothing_is_told_of_them(data, tmp_path):
+    """Only a task that says by a digest which they are (``Task.frozen``) leaves them out."""
+    task = Regression()
+    task.net[0].requires_grad_(False)
+    train(task, data, config(steps=1), tmp_path, progress=False)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert list(state["modules"]["net"]) == list(task.net.state_dict())
+    assert list(state["ema"]["shadow"]) == [f"net.{name}" for name in task.net.state_dict()]
+
+
 def test_a_gradient_s_norm_is_euclid_s(data, tmp_path):
     """Of all weights together, before it is clipped."""
 
