@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -612,6 +613,16 @@ def test_the_scale_is_alpha_by_rank_layer_by_layer(tiny, tmp_path):
         weight = base[f"{name}.weight"]
         wanted = weight + (B.flatten(1) @ A.flatten(1)).view_as(weight)
         torch.testing.assert_close(ours[f"{name}.weight"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "alpha"), [("to_q", 9), ("a.to_q", 9), ("^a.to_q", 9), ("o_q", 3), ("q", 3), ("^to_q", 3)]
+)
+def test_a_pattern_names_whole_parts_of_a_layer_s_name(key, alpha):
+    """As peft's do, which match all of a name or all after one of its dots."""
+    unet = {"a.to_q.lora_A.weight": torch.zeros(3, 4), "a.to_q.lora_B.weight": torch.zeros(4, 3)}
+    told = {"r": 3, "lora_alpha": 3, "alpha_pattern": {key: 9}}
+    assert Adapter(Path("x"), unet, {}, told, {})._scales() == {"a.to_q": (3, alpha)}
 
 
 def test_without_an_alpha_it_is_peft_s(adapters, tiny, tmp_path):
