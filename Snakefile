@@ -123,6 +123,10 @@ if GPU and workflow.is_main_process and workflow.resource_settings.nodes is None
     workflow.global_resources.setdefault("gpu", max(1, GPUS))
 
 
+#: pages of runs that are too long for `make book`, and their records
+LONGER = {"longer": "book/runs/table1_evening.json", "longer_eq3": "book/runs/ablation_evening.json"}
+
+
 rule book:
     input:
         notebooks=expand(f"{EXECUTED}/{{name}}.done", name=NOTEBOOKS),
@@ -136,7 +140,7 @@ rule book:
         full=sorted(map(str, Path("book/runs").glob("cache_rate_*.json"))),
         speed=sorted(map(str, Path("book/runs").glob("speed*.json"))),
         family=sorted(map(str, Path("book/runs").glob("family.json"))),
-        longer="book/runs/table1_evening.json",
+        longer=list(LONGER.values()),
         own="book/runs/own/own.json",
         vary="book/runs/vary/vary.json",
         lora="book/runs/lora.json",
@@ -155,6 +159,10 @@ rule book:
         key=KEY,
         profile=PROFILE,
         times="book/runs/family.json",
+        longer=" && ".join(
+            f"{BIN}/python -m latentclap.book longer {record} --out book/generated/{page}.md"
+            for page, record in LONGER.items()
+        ),
         records=lambda w, input: " ".join(f"--speed {record}" for record in input.speed),
     log:
         f"{EXECUTED}/book.log",
@@ -173,7 +181,7 @@ rule book:
         "--own $({BIN}/python -m latentclap.workflow artefacts {params.executed}/07_efficiency.ipynb) && "
         "{BIN}/python -m latentclap.book cache {input.cache} && "
         "{BIN}/python -m latentclap.book speed {input.speed} && "
-        "{BIN}/python -m latentclap.book longer {input.longer} && "
+        "{params.longer} && "
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
         "{BIN}/python -m latentclap.book vary $(dirname {input.vary}) && "
         "{BIN}/python -m latentclap.book lora {input.lora} && "

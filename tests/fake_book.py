@@ -194,7 +194,8 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     cost_tables(repo_root / "book/runs/rates.json", book / "generated/cost.md")
     cache_table(repo_root / "book/runs/cache_rate.json", book / "generated/cache_rate.md")
     commands_page(book / "generated/commands.md", {"latentclap": "latentclap.cli"})
-    longer_page(repo_root / "book/runs/table1_evening.json", book / "generated/longer.md")
+    for page, record in (("longer", "table1"), ("longer_eq3", "ablation")):
+        longer_page(repo_root / f"book/runs/{record}_evening.json", book / f"generated/{page}.md")
     own_page(repo_root / "book/runs/own", book / "generated/own.md", book / "_static")
     vary_page(repo_root / "book/runs/vary", book / "generated/vary.md", book / "_static")
     compare_page(

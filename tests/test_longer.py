@@ -157,14 +157,11 @@ def test_the_page_of_the_ablation_has_changes_from_the_baseline_of_the_same_seed
         for seed in (2, 0, 1)
         for i, name in enumerate(names)
     ]
-    words = {"ddpm": "w: paper higher", "lclap": "none", "cosine_200": "none"}
     metrics = {
         "points": points,
         "pretrained": {"ddpm": 77.0, "lclap": 1.0, "cosine_200": 0.5},
         "lams": names,
         "measures": {"ddpm": "eq. 1", "lclap": "eq. 3", "cosine_200": "cosine, n = 100"},
-        "against_paper": words,
-        "against_none": words,
         "matched": "the same average pull",
     }
     folder = run_of(tmp_path / "run", "02_ablation", metrics, clips=700)
@@ -173,13 +170,48 @@ def test_the_page_of_the_ablation_has_changes_from_the_baseline_of_the_same_seed
     )
     assert "1,400 development clips, 1 epochs, 175 steps of 8" in text
     assert "3 trainings of each variant" in text and "700 held-out clips at 10 noise levels" in text
-    assert row(text, "w: paper") == ["2,000", "+2", "\u22120.48 to +4.5", "0.15"]  # Holm: twice 0.0742
-    assert row(text, "reading: ddim") == ["38,989", "+4", "\u22120.97 to +9", "0.15"]
+    assert row(text, "w: paper") == [
+        "2,000",
+        "+2",
+        "\u22120.48 to +4.5",
+        "+20.0 %",
+        "0.15",
+    ]  # Holm: twice 0.0742
+    assert row(text, "reading: ddim") == ["38,989", "+4", "\u22120.97 to +9", "+40.0 %", "0.15"]
     levels = text.split("## Levels")[1]
     assert row(levels, "baseline (λ = 0)") == ["10", "0.5", "0.9"]
     assert row(levels, "pretrained") == ["77", "1", "0.5"]
-    assert "Against λ = 0: w: paper higher." in text and "(ablation.png)" in text
+    assert text.count("Against λ = 0: no difference beyond the noise.") == 3 and "(ablation.png)" in text
     assert matplotlib.image.imread(tmp_path / "ablation.png").std() > 0.01
+
+
+def test_the_ablation_s_verdicts_are_of_its_points(tmp_path):
+    """Changes of 1, 1.1 and 0.9 are t = 17.3 with two degrees, p = 0.0033; of eq. 3, the contrary."""
+    names = {"baseline (λ = 0)": 0.0, "w: paper": 2000.0, "w: snr": 300.0, "reading: ddim": 4e4}
+    moves = {"w: paper": 1e-6, "w: snr": -1e-6, "reading: ddim": 3e-6}
+    points = [
+        {"variant": name, "seed": seed, "ddpm": 1 + 1e6 * move, "lclap": 1e-5 - move, "cosine_200": 0.9}
+        for seed in range(3)
+        for name in names
+        for move in [moves.get(name, 0.0) * (1 + 0.1 * (seed - 1))]
+    ]
+    metrics = {
+        "points": points,
+        "pretrained": {"ddpm": 1.0, "lclap": 1e-5, "cosine_200": 0.5},
+        "lams": names,
+        "measures": {"ddpm": "eq. 1", "lclap": "eq. 3", "cosine_200": "cosine"},
+        "matched": "the same average pull",
+    }
+    folder = run_of(tmp_path / "run", "02_ablation", metrics, clips=700)
+    text = longer_page(keep(folder, tmp_path / "a.json"), tmp_path / "a.md").read_text(encoding="utf-8")
+    assert (
+        "**eq. 1**. Against λ = 0: lower with w snr; higher with w paper, reading ddim. Against the paper's $w$:"
+        " lower with w snr; higher with reading ddim." in text
+    )
+    assert "**eq. 3**. Against λ = 0: lower with w paper, reading ddim; higher with w snr." in text
+    assert "**cosine**. Against λ = 0: no difference beyond the noise." in text
+    assert row(text.split("### eq. 3")[1], "w: paper")[1] == "\u22121\u00d710\u207b\u2076"
+    assert row(text.split("## Levels")[1], "pretrained") == ["1", "1\u00d710\u207b\u2075", "0.5"]
 
 
 def test_the_page_of_fig_3_has_every_point_and_the_tests(tmp_path):
@@ -217,8 +249,8 @@ def test_the_page_of_fig_3_has_every_point_and_the_tests(tmp_path):
     text = longer_page(keep(folder, tmp_path / "f.json"), tmp_path / "fig3.md").read_text(encoding="utf-8")
     assert "2 epochs, 350 steps of 8" in text and "25 generated clips a class" in text
     assert all(word in text for word in words.values()) and "FAD[of a test]" in text
-    assert row(text, "LDM+Latent") == ["0", "5 ± 1", "0.06 ± 0", "2e\u221205 ± 0"]
-    assert row(text, "LDM+Tuning+Latent") == ["0", "15 ± 1", "0.06 ± 0", "2e\u221205 ± 0"]
+    assert row(text, "LDM+Latent") == ["0", "5 ± 1", "0.06 ± 0", "2×10⁻⁵ ± 0"]
+    assert row(text, "LDM+Tuning+Latent") == ["0", "15 ± 1", "0.06 ± 0", "2×10⁻⁵ ± 0"]
     assert row(text, "without") == ["average FAD", "0", "\u22121.00", "–", "1", "0.12", "no trend"]
     assert matplotlib.image.imread(tmp_path / "fig3.png").std() > 0.01
     # a sweep of other epochs than the profile's says its own

@@ -12,6 +12,8 @@ from latentclap.files import atomic_path
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
 
 def trained(told: Mapping[str, Any], epochs: int) -> str:
     """With how many clips, epochs and steps each system of a run was trained, as the start of a sentence."""
@@ -32,10 +34,19 @@ def save(figure: Figure, out: Path) -> None:
 
 def number(x: float, digits: int = 3) -> str:
     """A measure in as many digits as tell something, with a minus at which no line ends."""
-    return f"{x:.{digits}g}".replace("-", "\u2212")
+    return _typeset(f"{x:.{digits}g}")
 
 
 def change(low: float, mid: float, high: float) -> tuple[str, str]:
     """A change with its sign, and its interval."""
-    signed = [f"{x:+.2g}".replace("-", "\u2212") for x in (low, mid, high)]
+    signed = [_typeset(f"{x:+.2g}") for x in (low, mid, high)]
     return signed[1], f"{signed[0]} to {signed[2]}"
+
+
+def _typeset(text: str) -> str:
+    """A number as it is printed, -1.5e-06 as \u22121.5\u00d710\u207b\u2076."""
+    digits, _, power = text.replace("-", "\u2212").partition("e")
+    if not power:
+        return digits
+    raised = str(int(power.replace("\u2212", "-"))).translate(_RAISED)
+    return f"{digits}\u00d710{raised}"
