@@ -1,7 +1,7 @@
 """The built book in a real browser, from file://, as a reader opens it.
 
-Reads book/_build/html where `make book` has built it; otherwise builds the real configuration and pages around
-small notebooks made on the spot (fake_book.py).
+Reads book/_build/html where `make book` has built it from the present sources; otherwise builds the real
+configuration and pages around small notebooks made on the spot (fake_book.py).
 """
 
 import json
@@ -24,13 +24,38 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 @pytest.fixture(scope="module")
 def site(repo_root, tmp_path_factory) -> Path:
     built = repo_root / "book" / "_build" / "html"
-    if (built / "listening.html").is_file() and not os.environ.get("LATENTCLAP_FAKE_BOOK"):
+    if is_new(built / "listening.html", repo_root) and not os.environ.get("LATENTCLAP_FAKE_BOOK"):
         return built
     book = tmp_path_factory.mktemp("site") / "book"
     fake_book.make_sources(book, book.parent / "scratch", repo_root)
     done = fake_book.build(book)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return book / "_build" / "html"
+
+
+def is_new(page: Path, repo_root: Path) -> bool:
+    """Whether a page is there, and nothing that the book is written in has changed since it was built."""
+    sources = [
+        *(repo_root / "book").glob("*.*"),
+        *(repo_root / "book" / "_ext").glob("*.py"),
+        *(repo_root / "notebooks").glob("*.ipynb"),
+        *(repo_root / "src" / "latentclap" / "book").rglob("*.py"),
+    ]
+    return page.is_file() and page.stat().st_mtime > max(path.stat().st_mtime for path in sources)
+
+
+def test_a_book_of_older_sources_is_not_looked_at(tmp_path):
+    for name in ("book/_ext/a.py", "book/intro.md", "notebooks/00_data.ipynb", "src/latentclap/book/grid.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (100, 100))
+    page = tmp_path / "listening.html"
+    assert not is_new(page, tmp_path)
+    page.touch()
+    assert is_new(page, tmp_path)
+    os.utime(page, (99, 99))
+    assert not is_new(page, tmp_path)
 
 
 @pytest.fixture
