@@ -1,6 +1,6 @@
 """Count what LoRA trains of the paper's UNet, and train adapters of mini at several learning rates; no GPU is needed.
 
-Run by hand; each part is added to the record, which the book's page on scale shows:
+Run by hand; each part is added to the record, which the book's page on LoRA shows:
 
 \b
 python data_scripts/benchmarks/lora.py count     # parameters, file, Adam's moments; a step's memory by the estimate

@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, Any]] = {
         # small as it is, this vocoder smears harmonics that the log-mel still tells (see the model card)
         # ten iterations come nearer to a true log-mel than Griffin-Lim; with more, generated sneezes get worse
         "polish": 10,
-        # by the quality-and-steps curves of these weights (see the book's page on scale)
+        # by the quality-and-steps curves of these weights (see the book's model card)
         "sampling": Sampling("dpmsolver++", 12, 5.0),
         "unet": {"block_out_channels": (32, 64, 96, 128), "attention_head_dim": 4},
         "vae": {"block_out_channels": (32, 64, 128)},

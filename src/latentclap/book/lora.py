@@ -1,4 +1,4 @@
-"""Tables of LoRA on the page on scale, from the record that its benchmark left."""
+"""Tables of LoRA on the page on LoRA, from the record that its benchmark left."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _own(records: Sequence[str | Path], work: Mapping[str, Work]) -> str:
         "training, clips per second, fastest row",
         *(f"{name}: fine-tuning, hours" for name in work),
     )
-    text = "From the records of `data_scripts/benchmarks/speed.py` on the page on [scale](scale.md), training alone:"
+    text = "From the records of `data_scripts/benchmarks/speed.py` on the page on [one GPU](gpu.md), training alone:"
     return f"### By this repository's own benchmark\n\n{text}\n\n{table(head, rows)}"
 
 

@@ -1,4 +1,4 @@
-"""The part of the page on scale that shows what ``data_scripts/benchmarks/speed.py`` measured, device by device."""
+"""The part of the page on one GPU that shows what ``data_scripts/benchmarks/speed.py`` measured, device by device."""
 
 from __future__ import annotations
 
