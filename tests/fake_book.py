@@ -42,6 +42,7 @@ from latentclap.book.pages import listening_page, model_card
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
 from latentclap.book.speed import speed_page
+from latentclap.book.start import start_page
 from latentclap.book.vary import vary_page
 from latentclap.classes import CLASSES
 from latentclap.files import write_json
@@ -178,6 +179,9 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
         collect_notebook(executed, book / "notebooks", book / "_static", base=scratch)
     items = [listening_items(scratch / "listening.json", clips)]
     listening_page(items, book / "generated/listening.md", book / "_static")
+    start_page(
+        items, repo_root / "book/runs/table1_evening.json", book / "generated/start.md", book / "_static"
+    )
     loops_page(items, book / "generated/loops.md", book / "_static")
     rating_page(items, book / "generated/rate.md", book / "_static")
     card = {

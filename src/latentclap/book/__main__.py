@@ -112,6 +112,21 @@ def rate(
 
 
 @app.command()
+def start(
+    sources: Annotated[list[Path], typer.Argument(help="listening.json of notebook 04.")],
+    record: Annotated[Path, typer.Option(help="Record of the longest run of notebook 04, by `keep`.")],
+    out: Annotated[
+        Path, typer.Option(help="Markdown to write; the result goes into result.md beside it.")
+    ] = Path("book/generated/start.md"),
+    static: STATIC = Path("book/_static"),
+) -> None:
+    """Write what the start page has to hear and to tell at once."""
+    from latentclap.book.start import start_page
+
+    typer.echo(f"{out}: {start_page(sources, record, out, static)} players")
+
+
+@app.command()
 def loops(
     sources: Annotated[list[Path], typer.Argument(help="listening.json of notebook 04.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/loops.md"),

@@ -19,11 +19,16 @@ def trained(told: Mapping[str, Any], epochs: int) -> str:
     """With how many clips, epochs and steps each system of a run was trained, as the start of a sentence."""
     tuning = told["settings"]["finetune"]
     clips = told["settings"]["data"]["dev_per_class"] * len(CLASSES)
-    steps = max(1, epochs * clips // tuning["batch_size"])  # as finetune counts them
     return (
-        f"Profile `{told['profile']}`: {clips:,} development clips, {epochs} epochs, {steps:,} steps of"
-        f" {tuning['batch_size']}, at a learning rate of {tuning['lr']:g}"
+        f"Profile `{told['profile']}`: {clips:,} development clips, {epochs} epochs,"
+        f" {steps_of(told, epochs):,} steps of {tuning['batch_size']}, at a learning rate of {tuning['lr']:g}"
     )
+
+
+def steps_of(told: Mapping[str, Any], epochs: int) -> int:
+    """Steps of a training of so many epochs, as finetune counts them."""
+    clips = told["settings"]["data"]["dev_per_class"] * len(CLASSES)
+    return max(1, epochs * clips // told["settings"]["finetune"]["batch_size"])
 
 
 def save(figure: Figure, out: Path) -> None:
