@@ -1027,7 +1027,7 @@ def test_records_of_several_systems_are_on_the_page(tmp_path):
     write_json(tmp_path / "cache_rate.json", told)
     write_json(tmp_path / "cache_rate_full.json", told | {"system": "another", "clip_seconds": 10.24})
     text = cache_table(tmp_path / "cache_rate.json", tmp_path / "cache.md").read_text()
-    assert text.index("#### mini") < text.index("#### another")
+    assert text.index("### mini") < text.index("### another")
     assert text.count("| devices | hours |") == 2 and "with `another` and clips of 10.24 s:" in text
 
 

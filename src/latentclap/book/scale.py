@@ -231,7 +231,7 @@ def _cache(record: Path) -> list[str]:
     )
     clip = f"clips of {told['clip_seconds']:.2f} s"
     return [
-        f"#### {told['system']}",
+        f"### {told['system']}",
         f"Measured on {told['clips']} sounds of {told['seconds']:g} s at {told['rate']} Hz ({told['format']}), system"
         f" `{told['system']}` ({made_of}{clip}), batches of {told['batch_size']}; {where};"
         f" torch {told['versions']['torch']}, commit {told['commit']}.",
