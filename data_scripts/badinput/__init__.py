@@ -1,6 +1,6 @@
 """What every public command says to bad input, tried: cases, broken things to give them, and what came of it.
 
-``data_scripts/bad_input.py`` runs it; the book's page *What it says to bad input* shows the record.
+``data_scripts/bad_input.py`` runs it; the book's page *Messages for bad input* shows the record.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The book's page *What it says to bad input*, from the record of ``data_scripts/bad_input.py``."""
+"""The book's page *Messages for bad input*, from the record of ``data_scripts/bad_input.py``."""
 
 from __future__ import annotations
 
