@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from PIL import Image
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
@@ -795,6 +796,24 @@ class TestCommand:
         assert "as FAD takes them" not in page and "measured are the first 0.3 s" in page
         # names of what was measured, the same as in the record
         assert "KAD[mel-statistics, x100" in page and "p (Holm)" not in page
+
+    def test_the_figure_is_made_for_the_width_at_which_it_is_shown(self, done, scores, tmp_path):
+        """Panels are stacked; a figure as wide as four panels had text of less than ten pixels."""
+        from matplotlib.font_manager import FontProperties
+
+        from latentclap.compare.figure import WIDTH, draw
+
+        out, _, _ = done
+        page = (out / "listen" / "index.html").read_text()
+        assert '<a class="figure" href="systems.png"><img src="systems.png" alt="Averages of FAD, KAD of the systems' in page
+        assert ".figure img { width: 44rem; max-width: none;" in page
+        for name, systems in (("short", scores[1]), ("long", {"a" * 60: scores[1]["a"]})):
+            words = draw(Comparison(systems), tmp_path / f"{name}.png")
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                assert picture.width == WIDTH * 150
+            assert words.startswith("Averages of FAD, KAD of the systems a")
+        points = FontProperties(size="medium").get_size_in_points()
+        assert points / 72 * (44 * 16 / WIDTH) >= 11
 
     def test_figures_are_those_of_the_functions(self, done, folders):
         out, _, _ = done

@@ -19,6 +19,8 @@ audio { display: block; width: 100%; max-width: 260px; height: 40px; }
 audio::-webkit-media-controls-mute-button, audio::-webkit-media-controls-volume-control-container { display: none; }
 img { display: block; width: 100%; max-width: 260px; height: auto; margin-top: .3rem; border-radius: 3px; }
 .lc-picture { display: block; cursor: pointer; }
+.figure { display: block; overflow-x: auto; cursor: zoom-in; }
+.figure img { width: 44rem; max-width: none; margin: 0; }
 .numbers { overflow-x: auto; margin: 1rem 0; }
 .numbers thead th + th { text-align: right; }
 .numbers th, .numbers td { white-space: nowrap; }
@@ -81,6 +83,12 @@ def paragraph(text: str) -> str:
 def heading(text: str) -> str:
     """Plain text as a heading under the page's own."""
     return f"<h2>{html.escape(text)}</h2>"
+
+
+def figure(source: str, words: str) -> str:
+    """A figure of 7.2 inches at the width at which its text can be read, a link to its file; it scrolls by itself."""
+    source, words = html.escape(source), html.escape(words)
+    return f'<a class="figure" href="{source}"><img src="{source}" alt="{words}"></a>'
 
 
 def number_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

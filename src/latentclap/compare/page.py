@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,22 @@ from tqdm import tqdm
 from latentclap.audio import read_wave
 from latentclap.book.grid import FOOTNOTE, listening_grid
 from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
-from latentclap.book.standalone import heading, number_table, paragraph, write_page
+from latentclap.book.standalone import figure, heading, number_table, paragraph, write_page
 from latentclap.classes import LABELS
-from latentclap.compare.table import TESTED, Comparison, Scores, verdict
+from latentclap.compare.figure import WHAT_IT_SHOWS, draw, every
+from latentclap.compare.table import Comparison, verdict
 from latentclap.comparing import FIGURE, REAL
-from latentclap.files import atomic_path, plain
+from latentclap.files import plain
 
 WHAT_IT_SAYS = (
-    "FAD and KAD: how far a system's clips lie from the real ones as a whole, 0 being best; FAD is too high with few"
-    " clips, KAD is right on average and may fall below 0. Precision: share of clips that lie among real ones."
-    " Coverage: share of real clips with a generated one near; who makes one sound again and again has little."
+    "FAD and KAD: how far a system's clips as a whole are from the real ones, 0 being best; FAD is too high with few"
+    " clips, KAD is right on average and may fall below 0. Precision: share of clips that are near real ones."
+    " Coverage: share of real clips with a generated one near; it is low where a system makes one sound again and"
+    " again."
 )
 #: where the reference is statistics
 WHAT_FAD_SAYS = (
-    "FAD: how far a system's clips lie from the real ones as a whole, 0 being best; too high with few clips."
+    "FAD: how far a system's clips as a whole are from real ones; 0 is best, few clips make it too high."
 )
 #: what the line under players says of the length of what was measured
 AS_FAD = ", as FAD takes them"
@@ -75,14 +76,14 @@ def comparison_page(
         progress: show a bar.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = _all(comparison)[0].fad.settings.get("seconds", PICTURE_SECONDS)
-    _figure(comparison, folder / FIGURE)
-    alt = "Averages of the systems, a point for each training"
+    seconds = every(comparison)[0].fad.settings.get("seconds", PICTURE_SECONDS)
+    words = draw(comparison, folder / FIGURE)
     blocks = [
         *map(paragraph, lines),
         _summary(comparison),
         _changes(comparison),
-        f'<img src="{FIGURE}" alt="{alt}" style="max-width:100%">',
+        figure(FIGURE, words),
+        paragraph(WHAT_IT_SHOWS),
         paragraph(WHAT_IT_SAYS if real else WHAT_FAD_SAYS),
         heading("Class by class"),
         *_classes(comparison),
@@ -260,41 +261,3 @@ def _value(row: Mapping[str, Any], key: str) -> str:
 
 def _label(cls: str) -> str:
     return LABELS.get(cls, cls)
-
-
-def _figure(comparison: Comparison, path: Path) -> None:
-    """A panel for each measure: every training with its interval over clips, their mean as a stroke."""
-    from matplotlib.figure import Figure
-
-    measures = {m: key for m, key in TESTED.items() if all(getattr(s, key) for s in _all(comparison))}
-    names = list(comparison.systems)
-    figure = Figure(
-        figsize=(4.2 * len(measures), 1.2 + 0.4 * len(names)), layout="constrained", facecolor="white"
-    )
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axes, (measure, key) in zip(panels, measures.items(), strict=True):
-        for i, name in enumerate(names):
-            scores = comparison.systems[name]
-            values = [getattr(s, key).average for s in scores]
-            for j, (s, value) in enumerate(zip(scores, values, strict=True)):
-                low, high = s.interval(key)
-                bar = [[max(0, value - low)], [max(0, high - value)]] if low == low else None
-                height = i + 0.16 * (j - (len(values) - 1) / 2)
-                axes.errorbar(value, height, xerr=bar, fmt="o", ms=4, capsize=2, color=f"C{i % 10}")
-            mean = sum(values) / len(values)
-            axes.plot([mean, mean], [i - 0.35, i + 0.35], color=f"C{i % 10}", lw=1, alpha=0.6)
-        known = any(math.isfinite(s.interval(key)[0]) for s in _all(comparison))
-        level = f", {comparison.level:.0%} over clips" if known else ""
-        axes.set(xlabel=f"average {measure}{level}")
-        axes.set_yticks(range(len(names)), names, parse_math=False)  # a name may have dollars in it
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].invert_yaxis()
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        # a letter that the font lacks is a box in the picture; the tables have it
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(temporary, dpi=120)
-
-
-def _all(comparison: Comparison) -> list[Scores]:
-    return [scores for trainings in comparison.systems.values() for scores in trainings]
