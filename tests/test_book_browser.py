@@ -385,7 +385,7 @@ def test_no_player_is_out_of_sight_and_each_has_room_to_seek(page, site, width):
 def test_paths_in_tables_are_not_broken_into_letters(page, site, width):
     """What is too wide for the page scrolls in the table's own box."""
     page.set_viewport_size({"width": width, "height": 900})
-    visit(page, site / "reproduce.html")
+    visit(page, site / "downloads.html")
     lines = page.evaluate(
         "() => [...document.querySelectorAll('article td code .pre')].map(word => word.getClientRects().length)"
     )
@@ -395,7 +395,7 @@ def test_paths_in_tables_are_not_broken_into_letters(page, site, width):
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_links_in_striped_tables_are_legible(page, site, mode):
     page.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
-    visit(page, site / "reproduce.html")
+    visit(page, site / "downloads.html")
     pairs = page.evaluate(
         """() => [...document.querySelectorAll('article tr:nth-child(even) a')].map(a => {
             const dot = document.createElement('canvas').getContext('2d');

@@ -805,7 +805,10 @@ class TestCommand:
 
         out, _, _ = done
         page = (out / "listen" / "index.html").read_text()
-        assert '<a class="figure" href="systems.png"><img src="systems.png" alt="Averages of FAD, KAD of the systems' in page
+        assert (
+            '<a class="figure" href="systems.png"><img src="systems.png" alt="Averages of FAD, KAD of the systems'
+            in page
+        )
         assert ".figure img { width: 44rem; max-width: none;" in page
         for name, systems in (("short", scores[1]), ("long", {"a" * 60: scores[1]["a"]})):
             words = draw(Comparison(systems), tmp_path / f"{name}.png")

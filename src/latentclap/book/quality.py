@@ -121,9 +121,9 @@ def _choice(points: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"At {steps} steps of {own.sampler}, FAD is lowest at guidance {least['guidance_scale']:g} ({fads}), and the"
         f" share of right classes is highest at {most['guidance_scale']:g} ({shares}); the intervals of both overlap."
-        f" The paper takes 2.0 throughout. The weights' own setting, {own.guidance_scale:g}, puts the class first:"
-        " from clips that leave in doubt what they are, little could be learned about a loss that is meant to make it"
-        " clear."
+        f" The paper takes 2.0 throughout. The weights' own setting, {own.guidance_scale:g}, was chosen for"
+        " the right class: the loss under study is meant to make the class clear, and clips of a doubtful class would"
+        " tell little about it."
     ]
 
 
@@ -205,7 +205,7 @@ def _levels(families: Mapping[str, Any]) -> list[str]:
         return []
     rows = families["family"]
     before = {row["n"]: row["error"] for row in families.get("before", [])}
-    head = ["step n", "SNR", "error of the predicted latent", *["the weights before"] * bool(before)]
+    head = ["step n", "SNR", "error of the predicted latent", *["error of an earlier family"] * bool(before)]
     body = [
         (
             str(row["n"]),
@@ -219,10 +219,10 @@ def _levels(families: Mapping[str, Any]) -> list[str]:
         "### Noise levels",
         "Mean square error of the clean latent that is predicted from a noisy one, given the class's prompt, in units"
         " of what the mean over all clips would give: above 1 the network would do better by ignoring what it is"
-        " shown. Eq. 1 weighs this error by the SNR, so that a network which sees few clips hardly learns the"
+        " given. Eq. 1 weighs this error by the SNR, so that a network which sees few clips hardly learns the"
         " noisiest steps, where a sampler begins. The base model is therefore trained with more weight on them"
         " (`latentclap.pretrain.tasks.level_weight`); fine-tuning is eq. 1 as the paper has it."
-        + (" *The weights before* are an earlier family of the same shapes." if before else ""),
+        + (" The earlier family has networks of the same shapes." if before else ""),
         table(tuple(head), body),
     ]
 
