@@ -24,7 +24,7 @@ def cost_tables(
     own: str | Path | None = None,
     built: str = "quick",
 ) -> Path:
-    """Write the cost page's tables: the rates, what there is to do, and its GPU-hours.
+    """Write the cost page's tables: the GPU-hours, then what there is to do and the rates.
 
     Args:
         rates: JSON with measured rates and published throughputs (book/runs/rates.json).
@@ -44,11 +44,11 @@ def cost_tables(
         "Fig. 3": figure_3(chosen, clips),
         "Ablation": ablation(chosen, clips),
     }
-    parts = [_rates(told), _work(work, chosen, clips), _hours(told, work, chosen)]
+    # the answer first, then what it is made of
+    parts = [_hours(told, work, chosen)]
     parts += [_own(speed, work)] * bool(speed)
-    parts.append(_published(told))
-    if own:
-        parts.append(_here(own, built))
+    parts += [_here(own, built)] if own else []
+    parts += [_work(work, chosen, clips), _rates(told), _published(told)]
     write_text(out, "\n\n".join(parts) + "\n")
     return Path(out)
 

@@ -42,6 +42,7 @@ def start_page(
     Raises:
         InputError: a source is missing or malformed, or has no clip of a class; or the record is of something else.
     """
+    result = _result(record)
     cells, _ = read_items(sources)
     clips = {}
     for cls in CLASSES:
@@ -51,7 +52,6 @@ def start_page(
                 named = ", ".join(str(source) for source in sources)
                 raise InputError(f"{named}: no clip of {LABELS[cls]} by {system}; run notebook 04")
             clips[LABELS[cls], system] = cells[found[0]].audio
-    result = _result(record)
     shelf = Shelf(static, "start")
     grid = shelved_grid([LABELS[c] for c in CLASSES], SYSTEMS, clips, shelf, "first clips", footnote=False)
     shelf.sweep()
