@@ -71,8 +71,10 @@ def _result(record: str | Path) -> str:
             f" {steps_of(told, told['settings']['finetune']['epochs']):,} steps,"
             f" {len(told['seeds'])} trainings of each system"
         )
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{record}: not a record of notebook 04 (no {error})") from None
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{record}: not a record of notebook 04, as `latentclap.book keep` writes it"
+        ) from None
     return table(
         ("the average FAD changes by", *CHANGES),
         [
