@@ -650,7 +650,8 @@ def test_the_listening_page_gives_similarities_a_scale(tmp_path):
     listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
     text = out.read_text()
     assert "*Real Audio* is a procedural sound" in text
-    assert "over 112 clips" in text and "own prompt 0.60 on average (90 % lie between 0.50 and 0.70)" in text
+    assert text.index("</table>") < text.index("## What the similarity means") < text.index("over 112 clips")
+    assert "own prompt 0.60 on average (90 % lie between 0.50 and 0.70)" in text
     write_json(tmp_path / "s.json", told | {"embedded": False})
     listening_page([source], out, tmp_path / "_static", scale=tmp_path / "s.json")
     assert "is a recording of the data folder" in out.read_text() and "licences" in out.read_text()

@@ -126,7 +126,8 @@ def listening_page(
     _check_complete(cells, wanted, classes, sources)
     shelf, book = Shelf(static, "listening"), Path(static).parent
     told = similarity_sentences(scale) if scale else []
-    parts = [_links(LABELS[cls] for cls in classes), *(f"*{rule}*" for rule in rules), *told]
+    # the first player in sight: what its numbers mean comes after the last one
+    parts = [_links(LABELS[cls] for cls in classes), *(f"*{rule}*" for rule in rules), *told[:1]]
     levels: list[Levelled] = []
     for cls in classes:
         indices = sorted({index for c, _, index in cells if c == cls})
@@ -136,6 +137,7 @@ def listening_page(
         levels += grid.levels
         grid.levels = levels  # the line under the last grid speaks of all of them
         parts += [f"## {LABELS[cls].capitalize()}", f"Prompt: “{prompt(cls)}”", grid.html(book)]
+    parts += ["## What the similarity means", *told[1:]] if told else []
     shelf.sweep()
     write_text(out, "\n\n".join(parts) + "\n")
     return shelf.players
