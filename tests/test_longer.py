@@ -181,7 +181,9 @@ def test_the_page_of_the_ablation_has_changes_from_the_baseline_of_the_same_seed
     levels = text.split("## Levels")[1]
     assert row(levels, "baseline (λ = 0)") == ["10", "0.5", "0.9"]
     assert row(levels, "pretrained") == ["77", "1", "0.5"]
-    assert text.count("Against λ = 0: no difference beyond the noise.") == 3 and "(ablation.png)" in text
+    assert (
+        text.count("compared with λ = 0: no difference beyond the noise.") == 3 and "(ablation.png)" in text
+    )
     assert matplotlib.image.imread(tmp_path / "ablation.png").std() > 0.01
 
 
@@ -205,11 +207,11 @@ def test_the_ablation_s_verdicts_are_of_its_points(tmp_path):
     folder = run_of(tmp_path / "run", "02_ablation", metrics, clips=700)
     text = longer_page(keep(folder, tmp_path / "a.json"), tmp_path / "a.md").read_text(encoding="utf-8")
     assert (
-        "**eq. 1**. Against λ = 0: lower with w snr; higher with w paper, reading ddim. Against the paper's $w$:"
-        " lower with w snr; higher with reading ddim." in text
+        "**eq. 1**, compared with λ = 0: lower with w snr; higher with w paper, reading ddim. Compared with the"
+        " paper's $w$: lower with w snr; higher with reading ddim." in text
     )
-    assert "**eq. 3**. Against λ = 0: lower with w paper, reading ddim; higher with w snr." in text
-    assert "**cosine**. Against λ = 0: no difference beyond the noise." in text
+    assert "**eq. 3**, compared with λ = 0: lower with w paper, reading ddim; higher with w snr." in text
+    assert "**cosine**, compared with λ = 0: no difference beyond the noise." in text
     assert row(text.split("### eq. 3")[1], "w: paper")[1] == "\u22121\u00d710\u207b\u2076"
     assert row(text.split("## Levels")[1], "pretrained") == ["1", "1\u00d710\u207b\u2075", "0.5"]
 

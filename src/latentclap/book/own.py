@@ -97,7 +97,7 @@ def _losses(told: Mapping[str, Any]) -> str:
         change = f"{loss['change']:+.2g}{interval}"
         rows.append((LOSSES[name], f"{loss['before']:.3g}", f"{loss['after']:.3g}", change))
     line = provenance_line(told, wall_seconds=told["seconds"])
-    head = ("loss on held-out sounds (less is better)", "before", "after", "change [95 % over sounds]")
+    head = ("loss on held-out sounds (lower is better)", "before", "after", "change [95 % over sounds]")
     return f"{table(head, rows, numbers=3)}\n\n{line}" if rows else f"{line}"
 
 

@@ -42,8 +42,8 @@ def quality_sections(path: str | Path) -> list[str]:
         "- *Right class*: the share of clips that the yardstick puts into their class, with Wilson's 95 % interval."
         " The interval takes clips for independent; with several clips of one recording it is a little too narrow.\n"
         "- *MR-STFT loss* compares magnitude spectrograms of the waves at several resolutions (spectral convergence"
-        " and log magnitude, arXiv:1910.11480); *log-mel L1* is the mean absolute difference of log-mels. Of both,"
-        " less is better. A vocoder is worth having where it loses less than Griffin-Lim, which needs no training."
+        " and log magnitude, arXiv:1910.11480); *log-mel L1* is the mean absolute difference of log-mels. Lower is"
+        " better for both. A vocoder is of use where it loses less than Griffin-Lim, which needs no training."
         + _polished(report["reconstructions"]),
         _ways(report["reconstructions"]),
         f"Generated from the paper's prompts ({words}), by the same yardstick:",
@@ -178,7 +178,7 @@ def draw_samplers(points: list[dict[str, Any]], picture: str | Path) -> None:
                 panel.set_xticks(sorted({p["steps"] for p in points}), sorted({p["steps"] for p in points}))
                 panel.minorticks_off()
     axes[0, 0].set_ylabel("share of right classes")
-    axes[1, 0].set_ylabel("FAD (less is better)")
+    axes[1, 0].set_ylabel("FAD (lower is better)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=len(samplers))
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor="white")

@@ -114,7 +114,7 @@ def _train(told: Mapping[str, Any]) -> list[str]:
     laps = (
         "The median of three laps, and their range."
         if any("range" in row for row in told["rows"])
-        else "One lap a row: rows that lie a few per cent apart, such as with and without eq. 3, are not told apart."
+        else "One lap a row: differences of a few per cent, such as with and without eq. 3, mean nothing."
     )
     return [table(head, rows), f"{laps} {_peak(told)}"]
 

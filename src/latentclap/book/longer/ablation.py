@@ -52,7 +52,7 @@ def _found(told: Mapping[str, Any], points: pd.DataFrame, values: Mapping[str, p
         f" measured on {told['clips']:,} held-out clips at {sweep['heldout_levels']} noise levels; clips:"
         f" {told['data']}.",
         "\n".join(
-            f"- **{label}**. Against λ = 0: {against(_NONE, values[key])}. Against the paper's $w$:"
+            f"- **{label}**, compared with λ = 0: {against(_NONE, values[key])}. Compared with the paper's $w$:"
             f" {against(_PAPER, values[key])}."
             for key, label in told["measures"].items()
         ),
@@ -68,11 +68,11 @@ def _tables(
     """The figure, each measure's changes, and its levels."""
     parts = [
         f"![Change of each held-out measure from λ = 0 of the same seed, for every variant and training]({figure})",
-        "Each dot is a training, the stroke their mean; 0 is the training without the loss from the same seed. Of eq."
-        " 1 and eq. 3 less is better, of the cosine more. Each panel has a scale of its own.",
+        "Each dot is a training, the stroke their mean; 0 is the training without the loss from the same seed. Lower"
+        " is better for eq. 1 and eq. 3, higher for the cosine. Each panel has a scale of its own.",
         "## Changes from λ = 0",
-        "Means over trainings with Student's 95 % interval; the share is of the mean at λ = 0; p by paired t-tests,"
-        " after Holm over the variants.",
+        "Means over trainings with Student's 95 % interval. *Share* is the change as a share of the mean at λ = 0. p"
+        " is of paired t-tests, corrected by Holm for the number of variants.",
     ]
     for key, label in told["measures"].items():
         rows, base = [], values[key].loc[_NONE].mean()
