@@ -102,7 +102,8 @@ def _tables(told: Mapping[str, Any], figure: str) -> list[str]:
     ]
     return [
         f"![Average FAD of every training, with its interval over clips, and the mean of each system]({figure})",
-        f"{told['fad']}.",
+        "Each dot is a training with its interval over clips, a stroke the mean of a system. Lower is nearer to real"
+        f" clips. The FAD's full name: {told['fad']}.",
         "## Average FAD of every training",
         table(("system", *(f"seed {s}" for s in seeds), "mean", "paper"), averages),
         "## What the loss, the tuning layer and the filter change",
