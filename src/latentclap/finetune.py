@@ -50,7 +50,7 @@ class FinetuneConfig:
         tuning: train a tuning layer after the text CLAP encoder (III-A): the system's own where it has one. Without,
             a system's own is folded into the UNet.
         weighting: w(n) of eq. 3, see ``losses.step_weight``.
-        reading: what φ is shown, see ``losses.READINGS``.
+        reading: what φ is given, see ``losses.READINGS``.
         reduction: "mean" or "sum" over CLAP's dimensions.
         epochs: passes over the clips (the paper: 500; Fig. 3: 100), as whole steps: clips that do not fill a last
             step are left out.
@@ -61,12 +61,12 @@ class FinetuneConfig:
         drop: share of conditions replaced by the empty prompt's, for guidance (facts A4).
         seed: of order, noise and dropout.
         normalize: scale E_latent to unit length.
-        clamp: clamp what φ is shown to +-clamp; 0: off.
+        clamp: clamp what φ is given to +-clamp; 0: off.
         checkpoint_seconds: time between checkpoints (see ``TrainConfig``); no effect on the result.
         grad_accum: forward passes per step of Adam: a step then has batch_size x grad_accum clips, in the memory of
             batch_size.
         lora_rank: rank of the adapters that train instead of the UNet's weights (``latentclap.lora``); 0: all weights
-            train, as in the paper. Adapters want a larger ``lr`` than the paper's: see the book's page on scale.
+            train, as in the paper. Adapters want a larger ``lr`` than the paper's: see the book's page on LoRA.
     """
 
     lam: float = 0.0

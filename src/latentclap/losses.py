@@ -104,7 +104,7 @@ def _weight_parameter(kind: str, number: str) -> float | None:
     return value
 
 
-# --------------------------------------------------------------------- what eq. 3's encoder is shown
+# --------------------------------------------------------------------- what eq. 3's encoder is given
 
 
 def _x0(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump: int) -> Tensor:
@@ -130,7 +130,7 @@ def _renoised(schedule: NoiseSchedule, s_n: Tensor, n: Tensor, eps: Tensor, jump
     return schedule.q_sample(s_0, n, eps)
 
 
-#: What φ is shown, by the name of the reading (facts H, a, b, d and e). Reading (c), the forward-noised s_n, has no
+#: What φ is given, by the name of the reading (facts H, a, b, d and e). Reading (c), the forward-noised s_n, has no
 #: gradient.
 #:
 #: :meta hide-value:
@@ -223,14 +223,14 @@ class LatentCLAPLoss(nn.Module):
         phi: the Latent CLAP encoder, (B, C, T, F) -> (B, D). It is used in evaluation mode with its parameters
             held constant, and never receives a gradient; it may be shared with other code.
         schedule: the noise schedule of the LDM. None: AudioLDM's.
-        reading: what φ is shown, a key of :data:`READINGS`.
+        reading: what φ is given, a key of :data:`READINGS`.
         weighting: w(n), see :func:`step_weight`.
         reduction: of the squared distance over the D dimensions. "mean" is what "MSE" means in torch and keeps
             lambda near 1000 in the range of eq. 1; "sum" is the formula to the letter, D times larger.
         inference_steps: for the reading "ddim": how many jumps make a whole way. The paper's 200 (IV-B), whatever a
             system is sampled with afterwards; with fewer the jumps, and their gradient, are larger.
         normalize: scale E_latent to unit length as CLAP scales E_audio (the paper is silent).
-        clamp: clamp the shown latent to +-clamp; x0 has heavy tails at large n. None: off, as in the paper.
+        clamp: clamp the latent that φ is given to +-clamp; x0 has heavy tails at large n. None: off, as in the paper.
 
     Example:
         >>> loss = LatentCLAPLoss(phi, reading="x0")
