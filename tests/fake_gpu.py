@@ -1,8 +1,8 @@
 """A GPU that there is not: its tensors compute on the CPU, and are as strict as a GPU's about what lies where.
 
 On a machine without a GPU torch refuses all that names "cuda". Within :func:`gpus` there are two: a tensor that goes
-to "cuda" becomes an :class:`OnGPU`, which says of itself what a GPU's tensor says and holds its numbers in a tensor of
-the CPU. So whole programs run, to the same numbers as on the CPU, and what would be wrong on a GPU is an error:
+to "cuda" becomes an :class:`OnGPU`, which says of itself what a GPU's tensor says and holds its numbers in a tensor
+of the CPU. So whole programs run, to the same numbers as on the CPU, and what would be wrong on a GPU is an error:
 
 - tensors of two devices in one operation, but for numbers (0 dimensions) and indices of the CPU;
 - a generator of the CPU for a tensor of a GPU, ``.numpy()`` of one;
@@ -90,7 +90,7 @@ def _line() -> str:
 
 
 class Stream:
-    """A queue of a GPU, with what it knows to have happened: for each stream the number of its last such operation."""
+    """A queue of a GPU, and what happened before its end: for each stream the number of its last such operation."""
 
     def __init__(self, device: Any = None, **_: Any) -> None:
         self.gpu, self.count = _number(device), 0
@@ -378,7 +378,9 @@ def _where(name: str, tensors: list[torch.Tensor], mine: list[OnGPU], args: Any)
                 raise DeviceError(f"{name}: tensors on cuda:{gpu} and cuda:{t.gpu}")
         elif id(t) not in indices and t.ndim and not getattr(_local, "backward", False):
             # what torch makes by itself in a backward pass is of the CPU, as it takes these tensors to be
-            raise DeviceError(f"{name}: Expected all tensors to be on the same device, but found cuda:{gpu}, cpu")
+            raise DeviceError(
+                f"{name}: Expected all tensors to be on the same device, but found cuda:{gpu}, cpu"
+            )
     return gpu
 
 
@@ -665,7 +667,9 @@ def gpus(patch: Any) -> Iterator[Told]:
         inside.setattr(torch, "istft", _istft(torch.istft))
         inside.setattr(torch.Tensor, "to", _to(torch.Tensor.to))
         inside.setattr(torch.Tensor, "cpu", lambda self: self.to("cpu"))
-        inside.setattr(torch.Tensor, "cuda", lambda self, device=None, **_: self.to(f"cuda:{_number(device)}"))
+        inside.setattr(
+            torch.Tensor, "cuda", lambda self, device=None, **_: self.to(f"cuda:{_number(device)}")
+        )
         inside.setattr(torch.Tensor, "pin_memory", _pinned)
         inside.setattr(torch.autocast, "__init__", _autocast(torch.autocast.__init__))
         inside.setattr(torch.autograd, "backward", _backward(torch.autograd.backward))
@@ -695,4 +699,3 @@ def _forget() -> None:
     mel._window_and_matrix.cache_clear()
     if state := sys.modules.get("accelerate.state"):
         state.AcceleratorState._reset_state(reset_partial_state=True)
-

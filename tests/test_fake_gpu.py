@@ -7,6 +7,8 @@ import copy
 import json
 import threading
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace as Namespace
 
 import numpy as np
 import pytest
@@ -15,12 +17,19 @@ import torch
 import fake_gpu
 from latentclap.embeddings import JudgeEmbedding, get_embedding
 from latentclap.errors import InputError
-from latentclap.finetune import FinetuneConfig, FinetuneTask, finetune, load_weights, save_weights
-from latentclap.finetune import train_latent_clap
+from latentclap.files import write_json
+from latentclap.finetune import (
+    FinetuneConfig,
+    FinetuneTask,
+    finetune,
+    load_weights,
+    save_weights,
+    train_latent_clap,
+)
 from latentclap.gpus import use
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss
-from latentclap.models import random_system, size
+from latentclap.models import size
 from latentclap.system import FoleySystem, tuning_layer
 from latentclap.train import TensorBatches, TrainConfig, train
 
@@ -218,7 +227,13 @@ def test_a_run_goes_on_elsewhere(gpus, tiny, phi, tiny_cache, tmp_path, monkeypa
                 copy.deepcopy(tiny), LatentCLAPLoss(copy.deepcopy(phi), schedule=tiny.schedule), 10.0
             )
             config = TrainConfig(
-                steps=6, batch_size=4, lr=1e-3, ema_decay=0.5, checkpoint_seconds=0, log_every=1, precision="no"
+                steps=6,
+                batch_size=4,
+                lr=1e-3,
+                ema_decay=0.5,
+                checkpoint_seconds=0,
+                log_every=1,
+                precision="no",
             )
             try:
                 return train(task, data, config, folder, progress=False, on_checkpoint=stop).history
@@ -510,3 +525,92 @@ def test_the_notebooks_bench(gpus, tiny_profile, tmp_path, monkeypatch):
     assert places(lab.train_phi()[0]) == {"cuda:0"}
     assert len(lab.similarity(lab.generate(point, 2, seed=config.seed))["rain"]) == 2
     assert places(*lab.system.parts.values(), lab.phi) == {"cuda:0"}
+
+
+# ---------------------------------------------------------------------------------------- benchmarks
+
+
+@pytest.fixture
+def benchmarks(monkeypatch, repo_root):
+    monkeypatch.syspath_prepend(str(repo_root / "data_scripts" / "benchmarks"))
+    import cache_rate
+    import speed
+    import speed_parts
+
+    return Namespace(speed=speed, parts=speed_parts, cache_rate=cache_rate)
+
+
+def small(table, **changes):
+    return tuple(dict.fromkeys(replace(row, batch=2, **changes) for row in table))
+
+
+@pytest.mark.slow
+def test_rented_minutes(gpus, benchmarks, tmp_path, monkeypatch):
+    """speed.py all: every row and part, in small batches, but compilation and times of kernels, a real GPU's."""
+    speed, parts = benchmarks.speed, benchmarks.parts
+    training, generation = small(parts.TRAINING), small(parts.GENERATION, clips=2, run=2)
+    monkeypatch.setattr(speed, "TRAINING", training)
+    monkeypatch.setattr(speed, "GENERATION", generation)
+    peak, written = speed.peak_flops, []
+    for name, value in {
+        "peak_flops": lambda device, n=None: peak(device, 64),
+        "compile_seconds": lambda *_: [1.0, 1.0],
+        "empty_cache": lambda: None,
+        "write_json": lambda path, told: written.append(copy.deepcopy(told)) or write_json(path, told),
+    }.items():
+        monkeypatch.setattr(speed, name, value)
+    for name, given in {"agree": (2, 2), "memory": ([2],), "generate": (2, 2)}.items():
+        real = getattr(speed.Measurement, name)
+        first = len(given)
+
+        def call(self, *args, real=real, given=given, first=first):
+            return real(self, *given, *args[first:])
+
+        monkeypatch.setattr(speed.Measurement, name, call)
+
+    def no_times(*_):
+        raise RuntimeError("CUPTI")
+
+    monkeypatch.setattr(speed, "profile_step", no_times)
+    with pytest.raises(SystemExit, match="1"):
+        speed.all_parts(name="tiny", device="cuda", out=tmp_path / "speed.json", steps=1, minutes=0.0)
+    told = json.loads((tmp_path / "speed.json").read_text())
+    assert told["device"].startswith("a GPU") and gpus.on == {0}
+    for part, table in (("train", training), ("generate", generation)):
+        assert len(told[part]["rows"]) == len(table)
+        assert not [row["error"] for row in told[part]["rows"] if "error" in row]
+    assert len(told["memory"]["rows"]) == 2 and len(told["agree"]["loss"]) == 3
+    # after each row
+    counts = [
+        len(t.get("train", {}).get("rows", ())) + len(t.get("generate", {}).get("rows", ())) for t in written
+    ]
+    assert set(counts) == set(range(1, len(training) + len(generation) + 1))
+
+
+def test_the_rate_of_a_cache(gpus, benchmarks, tiny_family, tmp_path, monkeypatch, capsys):
+    """On the second GPU; numbers of workers that cannot be had cost no other."""
+    real = benchmarks.cache_rate.time_loop
+
+    def ended(*args):
+        if args[-1] == 1:
+            raise InputError("the system ended a decoding process")
+        return real(*args)
+
+    monkeypatch.setattr(benchmarks.cache_rate, "time_loop", ended)
+    out = tmp_path / "rate.json"
+    way = {"clips": 8, "seconds": 0.7, "batch_size": 2, "workers": "1,0,2", "minutes": 0.0, "judge": ""}
+    with pytest.raises(SystemExit, match="1"):
+        benchmarks.cache_rate.main(out=out, system=str(tiny_family), device="cuda:1", **way)
+    told = json.loads(out.read_text())
+    assert [row["workers"] for row in told["loop"]] == [0, 2] and told["machine"]["device"].endswith("not, 1")
+    assert gpus.on == {1} and "not measured, by an error: 1 workers" in capsys.readouterr().err
+
+
+def test_a_cache_is_made_where_one_says(gpus, tiny_family, monkeypatch):
+    """By $LATENTCLAP_DEVICE, as errors tell; else each process on its own GPU."""
+    import cache_latents
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(cache_latents._load(str(tiny_family), "", "auto").device) == "cuda:1"
+    monkeypatch.setenv("LATENTCLAP_DEVICE", "cpu")
+    assert str(cache_latents._load(str(tiny_family), "", "auto").device) == "cpu"
