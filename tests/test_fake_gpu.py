@@ -4,8 +4,10 @@
 """
 
 import copy
+import gc
 import json
 import threading
+import weakref
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace as Namespace
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 import fake_gpu
+from latentclap import memory
 from latentclap.embeddings import JudgeEmbedding, get_embedding
 from latentclap.errors import InputError
 from latentclap.files import write_json
@@ -39,7 +42,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two GPUs, and what happened on them."""
+    """Two GPUs, and what happened on them; what a step would take of their memory is not estimated each time."""
+    monkeypatch.setattr("latentclap.finetune.foretold", lambda *_, **__: None)
     with fake_gpu.gpus(monkeypatch) as told:
         yield told
 
@@ -143,7 +147,7 @@ RUNS = {
 
 def tuned(system, phi, cache, folder, **run):
     precision, ways = run.pop("precision", "no"), run.pop("ways", {})
-    config = FinetuneConfig(**{"epochs": 2, "batch_size": 4, "lr": 1e-3, **run})
+    config = FinetuneConfig(**{"epochs": 1, "batch_size": 4, "lr": 1e-3, **run})
     return finetune(system, phi, cache, config, folder, progress=False, precision=precision, **ways)
 
 
@@ -181,9 +185,9 @@ def test_a_step_keeps_the_cpu_from_nothing(gpus, tiny, phi, tiny_cache, tmp_path
     begun = len(gpus.waits)
     try:
         train(task, data, config, tmp_path, progress=False)
+        waits = [what for what, _ in gpus.waits[begun:] if what != "saved"]
     finally:
         phi.cpu()
-    waits = [what for what, where in gpus.waits[begun:] if what != "saved"]
     # to the GPU once at the beginning; the losses of the first step and of the others; no more
     assert Counter(waits)["tolist"] == 2 and set(waits) == {"tolist", "copy from cpu to cuda"}
     first = waits.index("tolist")
@@ -223,9 +227,9 @@ def test_a_run_goes_on_elsewhere(gpus, tiny, phi, tiny_cache, tmp_path, monkeypa
         with monkeypatch.context() as here:
             if not on_gpu:
                 here.setattr(torch.cuda, "is_available", lambda: False)
-            task = FinetuneTask(
-                copy.deepcopy(tiny), LatentCLAPLoss(copy.deepcopy(phi), schedule=tiny.schedule), 10.0
-            )
+            system = copy.deepcopy(tiny)
+            loss = LatentCLAPLoss(copy.deepcopy(phi), schedule=system.schedule)
+            task = FinetuneTask(system, loss, 10.0)
             config = TrainConfig(
                 steps=6,
                 batch_size=4,
@@ -240,12 +244,9 @@ def test_a_run_goes_on_elsewhere(gpus, tiny, phi, tiny_cache, tmp_path, monkeypa
             except Enough:
                 return None
 
-    try:
-        want = run(tmp_path / "one", 0, on_gpu=False)
-        for steps, on_gpu in ((2, False), (4, True), (0, False)):
-            history = run(tmp_path / "parts", steps, on_gpu)
-    finally:
-        tiny.schedule.cpu()
+    want = run(tmp_path / "one", 0, on_gpu=False)
+    for steps, on_gpu in ((2, False), (4, True), (0, False)):
+        history = run(tmp_path / "parts", steps, on_gpu)
     np.testing.assert_allclose([h["loss"] for h in history], [h["loss"] for h in want], **CLOSE)
 
 
@@ -253,6 +254,7 @@ def test_a_batch_too_large(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
     """It is foretold; and one that the GPU refuses is a line, with everything back in its place."""
     system = loaded(tiny, "cuda")
     gpus.free = 2**30
+    monkeypatch.setattr("latentclap.finetune.foretold", memory.foretold)
     task = FinetuneTask.forward
 
     def full(self, *args):
@@ -449,7 +451,7 @@ def test_a_cache(gpus, tiny, sounds, tmp_path, workers):
     cache_parts(tiny, find_parts(sounds), tmp_path / "cpu", **way)
     cache_parts(loaded(tiny, "cuda:1"), find_parts(sounds), tmp_path / "gpu", workers=workers, **way)
     found, want = (ShardedCache(tmp_path / name).load() for name in ("gpu", "cpu"))
-    assert len(want["mean"]) == 6
+    assert len(want["mean"]) == len(found["mean"]) > 2
     for name, value in want.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
     assert gpus.on == {1}
@@ -491,8 +493,20 @@ def called(capsys, *words):
 
 
 @pytest.mark.slow
-def test_commands(gpus, tiny_family, sounds, tmp_path, capsys, waves):
+def test_commands(gpus, tiny_family, sounds, tmp_path, capsys, monkeypatch):
     """By --device cuda:1: nothing is put on the first GPU, and the records name the second."""
+    from latentclap.own.run import Own
+
+    whole, known = Own.system, []
+
+    def system(self, *name):
+        gc.collect()
+        assert not any(unet() for unet in known), "the system before is still on the GPU"
+        made = whole(self, *name)
+        known.append(weakref.ref(made.unet))
+        return made
+
+    monkeypatch.setattr(Own, "system", system)
     on = ("--model", tiny_family, "--device", "cuda:1")
     called(capsys, "generate", *on, "--classes", "rain", "-n", 2, "-o", tmp_path / "clips", "--steps", 2)
     called(capsys, "vary", sounds / "rain" / "0.wav", *on, "-o", tmp_path / "takes", "-n", 1, "--steps", 4)
@@ -505,6 +519,7 @@ def test_commands(gpus, tiny_family, sounds, tmp_path, capsys, waves):
     how = ("--phi", tiny_family / "latent_clap", "--epochs", 1, "--listen", 0, "--hold-out", 0.3, "--tuning")
     called(capsys, "finetune", sounds, *on, "-o", tmp_path / "own", *how)
     assert json.loads((tmp_path / "own" / "finetune.json").read_text())["device"].endswith("not, 1")
+    assert len(known) == 3
     called(capsys, "publish", tmp_path / "own", "-o", tmp_path / "public", "--license", "cc-by-4.0", *on[2:])
     assert gpus.on == {1}
 
