@@ -32,8 +32,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from latentclap.errors import InputError, run_app
-from latentclap.gpus import use
-from latentclap.options import Exclude, Judge, Model, Quiet, Side, application, at_least
+from latentclap.options import Exclude, Judge, Model, Quiet, Side, application, at_least, device_for
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -132,8 +131,9 @@ def _load(name: str, judge: str, device: str) -> FoleySystem:
             raise InputError(
                 f"LOCAL_RANK or SLURM_LOCALID is {local!r}, no number: unset it, or give --device"
             )
-        device = f"cuda:{int(local) % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    return FoleySystem.from_pretrained(name, judge=judge or None, device=use(device))
+        if torch.cuda.is_available() and not os.environ.get("LATENTCLAP_DEVICE"):
+            device = f"cuda:{int(local) % torch.cuda.device_count()}"
+    return FoleySystem.from_pretrained(name, judge=judge or None, device=device_for(device))
 
 
 def _announce(system: FoleySystem, parts: list[Part], out: Path, rank: int, world: int, crops: int) -> int:

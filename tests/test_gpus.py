@@ -78,6 +78,30 @@ def test_a_gpu_that_torch_cannot_use_is_told(machine, monkeypatch):
     assert gpus.chosen_device() == "cuda"
 
 
+@pytest.mark.parametrize(
+    ("told", "given", "device", "name"),
+    [
+        ("", "", "", "some card"),
+        ("false", "cpu", "", "some card"),  # --device cuda, whatever the variable says
+        ("true", "", "", "CPU"),
+        ("", "cpu", "", "CPU"),
+        ("true", "", "cuda:1", "some card cuda:1"),
+        ("", "", "cpu", "CPU"),
+    ],
+)
+def test_a_record_names_what_computed(monkeypatch, told, given, device, name):
+    """Not the machine's GPU where it did nothing."""
+    import torch
+
+    from latentclap.runs import origin
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda one=None: f"some card {one or ''}".strip())
+    for key, value in (("ACCELERATE_USE_CPU", told), ("LATENTCLAP_DEVICE", given)):
+        monkeypatch.setenv(key, value)
+    assert origin(device)["device"].partition(",")[0] == name
+
+
 def test_a_device_that_is_not_there_is_one_short_line(monkeypatch):
     import torch
 

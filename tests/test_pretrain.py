@@ -443,6 +443,14 @@ def test_what_was_computed_of_other_clips_is_made_anew(tiny_family, tmp_path):
     assert not torch.equal(third["E_text"], first["E_text"])
 
 
+def test_every_stage_goes_on_from_its_checkpoint(tiny_family, tmp_path):
+    """What a stage leaves when it is stopped is what the same command takes."""
+    shutil.copytree(tiny_family.parent / "work", tmp_path / "work")
+    work = Work(tmp_path / "work", "tiny", corpora.load(tmp_path / "work" / "corpus.safetensors"))
+    for stage in STAGES:
+        assert run_stage(stage, work, steps=2).step == 2, stage
+
+
 def test_prompts_weigh_more_than_captions():
     """CLAP's loss is the mean over its texts, the last of which counts prompt_weight times."""
 

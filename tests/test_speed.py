@@ -341,6 +341,33 @@ def test_mistakes(size, device, says, monkeypatch):
         speed.start(size, device)
 
 
+def test_neither_a_missing_compiler_nor_a_broken_gpu_costs_the_rest(card, tmp_path, monkeypatch, capsys):
+    """What cannot be compiled fails row by row, and a GPU whose every call fails lets the file be written."""
+    out = tmp_path / "speed.json"
+    train = speed.train_row
+
+    def uncompilable(systems, row, steps, peak):
+        if row.compile:
+            raise InputError("torch.compile needs a C compiler, and there is none")
+        return train(systems, row, steps, peak)
+
+    def broken():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(speed, "train_row", uncompilable)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)
+    with pytest.raises(SystemExit, match="1"):
+        speed.all_parts(name="paper", device="cuda", out=out, steps=40, minutes=0.0)
+    rows = json.loads(out.read_text())["train"]["rows"]
+    assert len(rows) == len(parts.TRAINING)
+    assert all(
+        row.get("error", "").startswith("failed: torch.compile needs") for row in rows if row["compile"]
+    )
+    # with a GPU in such a state nothing else can be measured, and that is said row by row
+    said = capsys.readouterr()
+    assert "was not given back: CUDA error" in said.err and "LoRA of rank 16" in said.err
+
+
 def test_a_row_that_fails_does_not_cost_the_others():
     def too_large():
         raise parts.TrainingError("batch_size=64 does not fit")

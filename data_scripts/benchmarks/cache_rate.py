@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -209,22 +210,26 @@ def main(
         for stage, each in stages.items():
             print(f"{stage:<20}{1000 * each:>9.1f} ms a clip", flush=True)
         loop: list[dict[str, float]] = []
+        failed: list[str] = []
         for n in dict.fromkeys(counts):
             if loop and minutes and time.monotonic() - started > 60 * minutes:
                 print(f"{n} workers: not measured: out of time")
                 continue
-            row = time_loop(loaded, folder / "tars", folder / f"cache-{n}", batch_size, n)
+            try:
+                row = time_loop(loaded, folder / "tars", folder / f"cache-{n}", batch_size, n)
+                reading = time_reading(folder / f"cache-{n}", batch=64)
+            except Exception as error:  # of workers that the system ended, say: it must not cost the others
+                traceback.print_exc()
+                failed.append(f"{n} workers")
+                print(f"{n} workers: failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+                continue
+            loop.append(row)
             print(
                 f"{n} workers: {row['clips_per_second']:.2f} clips a second,"
                 f" after {row['start_seconds']:.1f} s to start",
                 flush=True,
             )
-            loop.append(row)
-            measured = {
-                "stages": stages,
-                "loop": loop,
-                "reading_clips_per_second": time_reading(folder / f"cache-{n}", batch=64),
-            }
+            measured = {"stages": stages, "loop": loop, "reading_clips_per_second": reading}
             result = told(loaded, device, measured) | {
                 "system": system,
                 "clips": clips,
@@ -233,6 +238,15 @@ def main(
             }
             result["machine"]["load"] = load
             write_json(out, result)
+    if loop:
+        _say(result)
+    if failed:
+        typer.echo(f"not measured, by an error: {'; '.join(failed)}", err=True)
+        raise SystemExit(1)
+
+
+def _say(result: dict[str, Any]) -> None:
+    """What follows from the rates, in words."""
     print(f"reading at random: {result['reading_clips_per_second']:.0f} clips a second")
     for row in result["projection"]:
         hours, basis = row["hours"], result["projection_basis"]

@@ -25,6 +25,7 @@ import typer
 
 from latentclap.errors import run_app
 from latentclap.files import write_json
+from latentclap.gpus import use
 from latentclap.options import application
 from latentclap.runs import origin
 
@@ -90,6 +91,7 @@ def run(
     training_steps: Annotated[int, typer.Option(help="Fine-tuning steps at batch 8.", min=1)] = 300,
 ) -> None:
     """Time both parts."""
+    use("cpu")  # the parts' processes as well, which would train on a GPU where there is one
     context = multiprocessing.get_context("spawn")  # forked, torch's threads would not come along
     report: dict[str, Any] = {}
     parts = {

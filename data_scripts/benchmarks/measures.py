@@ -96,7 +96,7 @@ def main(
             "windows": WINDOWS,
             "reference_clips": REFERENCE,
             "seconds": time.monotonic() - started,
-            **origin(),
+            **origin("cpu"),
         },
     )
     typer.echo(f"{len(rows)} rows: {out}")

@@ -149,13 +149,18 @@ class Measurement:
         """Go on with the next part where one fails: nobody stands by while it runs."""
         try:
             yield
-        except InputError:
-            raise
         except Exception as error:
             traceback.print_exc()
             self.failed.append(what)
             typer.echo(f"{what:<50} failed: {reason(error)}")
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Drop the last system, whose memory is wanted; a GPU in an error, which all that follows has, may refuse."""
+        try:
             self.systems.of()
+        except Exception as error:
+            typer.echo(f"the memory of the last part was not given back: {reason(error)}", err=True)
 
     def in_time(self, what: str, row: Training | Generation | None = None) -> bool:
         """Whether there is time for it: what has to be compiled takes as long as what was compiled before."""
@@ -172,7 +177,7 @@ class Measurement:
                 continue
             told = attempt(lambda row=row: measure(row), row)
             if "error" in told:
-                self.systems.of()  # what is left of it is in the way of the next
+                self.let_go()  # what is left of it is in the way of the next
             if told.get("failed"):
                 self.failed.append(label(row))
             first = told.get("first_step_seconds", told.get("first_call_seconds", 0.0))
@@ -209,7 +214,7 @@ class Measurement:
 
     def memory(self, batches: Iterable[int]) -> None:
         """Peak memory by batch, until one does not fit."""
-        self.systems.of()  # its memory is wanted
+        self.let_go()
         rows: list[dict[str, Any]] = []
         for checkpointing in (False, True):
             how = "checkpointing" if checkpointing else ""
@@ -253,7 +258,7 @@ class Measurement:
         """Seconds to compile the fastest way's step: with an empty cache (unless it was measured), and again."""
         if not self.in_time("compilation"):
             return
-        self.systems.of()  # another process wants the GPU
+        self.let_go()  # another process wants the GPU
         (row,) = bearable(TRAINING[:1], self.device, 4)
         runs = 2 if first is None else 1
         timeout = None if math.isinf(self.end) else max(60.0, self.end - time.monotonic())
@@ -416,9 +421,7 @@ def attempt(measure: Callable[[], dict[str, Any]], row: Training | Generation) -
         return measure()
     except (TrainingError, torch.OutOfMemoryError) as error:
         return asdict(row) | {"error": reason(error)}
-    except InputError:
-        raise
-    except Exception as error:  # a compiler's, say, or another version's
+    except Exception as error:  # a compiler's that is not there, say, or another version's
         traceback.print_exc()
         return asdict(row) | {"error": f"failed: {reason(error)}", "failed": True}
 

@@ -118,6 +118,14 @@ def use(device: str, *, named: str = "--device") -> str:
     return device
 
 
+def chose_cpu() -> bool:
+    """Whether this process was told to compute on the CPU: by :func:`use`, accelerate or ``$LATENTCLAP_DEVICE``."""
+    told = os.environ.get("ACCELERATE_USE_CPU", "")
+    if told:
+        return told.lower() in ("1", "true", "t", "yes", "y", "on")  # accelerate's words
+    return os.environ.get("LATENTCLAP_DEVICE") == "cpu"
+
+
 def take(names: Sequence[str], folder: Path | None = None, *, pause: float = 1.0) -> str:
     """Hold the first of some GPUs that is free, until this process or the command that it becomes ends.
 

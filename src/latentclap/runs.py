@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 from latentclap.errors import InputError
 from latentclap.files import finite, read_json, write_json
+from latentclap.gpus import chose_cpu
 from latentclap.limits import check_profile, check_values
 from latentclap.profiles import Profile, convert, load_profile
 from latentclap.wording import plural
@@ -118,12 +119,18 @@ def commit() -> str:
         return "unknown"
 
 
-def device_name() -> str:
-    """The GPU's name, or the processor with the number of threads."""
+def device_name(device: str = "") -> str:
+    """The GPU's name, or the processor with the number of threads.
+
+    Args:
+        device: on which something was computed; empty: that of this process, a GPU where there is one, unless it was
+            told to compute on the CPU.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    on_cpu = device == "cpu" if device else chose_cpu()
+    if torch.cuda.is_available() and not on_cpu:
+        return torch.cuda.get_device_name(device or None)
     return f"CPU, {platform.machine()}, {threads()}"
 
 
@@ -145,9 +152,13 @@ def versions() -> dict[str, str]:
     return out
 
 
-def origin() -> dict[str, Any]:
-    """What every record says of where its numbers come from: ``commit``, ``device`` and ``versions``."""
-    return {"commit": commit(), "device": device_name(), "versions": versions()}
+def origin(device: str = "") -> dict[str, Any]:
+    """What every record says of where its numbers come from: ``commit``, ``device`` and ``versions``.
+
+    Args:
+        device: as for :func:`device_name`.
+    """
+    return {"commit": commit(), "device": device_name(device), "versions": versions()}
 
 
 @dataclass

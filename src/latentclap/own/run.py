@@ -298,8 +298,13 @@ class Own:
             sampling_rate = system.sampling_rate
             if clips:
                 bar = f"held-out losses, {column.lower()}" if progress else ""
-                measured = functools.partial(measure, system, phi, held_out, clips, bar=bar)
-                losses.append(parts.get(f"{column.lower()}_losses", measured))
+                # under no name, which would keep this system in a GPU's memory beside the next
+                losses.append(
+                    parts.get(
+                        f"{column.lower()}_losses",
+                        functools.partial(measure, system, phi, held_out, clips, bar=bar),
+                    )
+                )
             if self.listen:
                 made[column] = self._clips(system, config.seed, column, progress, parts)
             del system

@@ -313,7 +313,7 @@ def sampler_sweep(
     todo = [p for p in (grid or sampler_grid()) if tuple(p.values()) not in made]
     for point in tqdm(todo, desc="samplers"):
         report["points"].append(sampler_point(system, yardstick, point, held_out, clips, seed))
-        report |= {"device": device_name(), "commit": commit()}
+        report |= {"device": device_name(str(system.device)), "commit": commit()}
         write_json(out, report)
     return report["points"]
 
@@ -378,7 +378,7 @@ def measure_family(
             for name, distances in near.items()
         },
         "seed": seed,
-        **origin(),
+        **origin(str(system.device)),
     }
 
 

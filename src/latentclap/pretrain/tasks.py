@@ -203,14 +203,15 @@ class DecoderTask(Task):
         # post_quant_conv belongs to the decoder's side of the latent
         self.decoder = nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
         self.critic = MelCritic() if deceive_weight or feature_weight else None
-        self.frozen = [vae]
+        # in a list: its encoder is no part of the task
+        self.whole = [vae]
         self.crop_frames = crop_frames
         self.noise = noise / vae.config.scaling_factor
         self.weights = {"l1": 1.0, "slope": 0.25, "deceive": deceive_weight, "features": feature_weight}
 
     def forward(self, batch: dict[str, Tensor], rngs: list[torch.Generator]) -> dict[str, Tensor]:
         """Batch: mel (B, frames, 64)."""
-        (vae,) = self.frozen
+        (vae,) = self.whole
         mel = mel_crop(batch["mel"], self.crop_frames, rngs)
         with torch.no_grad():
             posterior = vae.encode(mel).latent_dist

@@ -1,0 +1,631 @@
+"""What runs on a GPU, run on one that there is not: everything lies where it is used, and the numbers are the CPU's.
+
+``fake_gpu`` says how strict it is; :func:`test_the_room_is_strict` that it is.
+"""
+
+import copy
+import gc
+import json
+import threading
+import weakref
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace as Namespace
+
+import numpy as np
+import pytest
+import torch
+
+import fake_gpu
+from latentclap import memory
+from latentclap.embeddings import JudgeEmbedding, get_embedding
+from latentclap.errors import InputError
+from latentclap.files import write_json
+from latentclap.finetune import (
+    FinetuneConfig,
+    FinetuneTask,
+    finetune,
+    load_weights,
+    save_weights,
+    train_latent_clap,
+)
+from latentclap.gpus import use
+from latentclap.latent_clap import LatentCLAP
+from latentclap.losses import LatentCLAPLoss
+from latentclap.models import size
+from latentclap.system import FoleySystem, tuning_layer
+from latentclap.train import TensorBatches, TrainConfig, train
+
+#: what differs between one program and the same one on the CPU: the order in which a fused Adam adds
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Two GPUs, and what happened on them; what a step would take of their memory is not estimated each time."""
+    monkeypatch.setattr("latentclap.finetune.foretold", lambda *_, **__: None)
+    with fake_gpu.gpus(monkeypatch) as told:
+        yield told
+
+
+@pytest.fixture(scope="module")
+def phi(tiny):
+    torch.manual_seed(0)
+    return LatentCLAP(**size("tiny")["phi"]).eval()
+
+
+@pytest.fixture(scope="module")
+def waves():
+    return (np.random.default_rng(0).standard_normal((3, 12000)) * 0.1).astype(np.float32)
+
+
+def loaded(system, device):
+    """A copy of a system on a device."""
+    return copy.deepcopy(system).to(device)
+
+
+def places(*modules):
+    """Where parameters and buffers are."""
+    return {str(t.device) for m in modules if m for t in (*m.parameters(), *m.buffers())}
+
+
+# ------------------------------------------------------------------------------------------- the room
+
+
+def two_streams(wait):
+    """A tensor copied by a stream of its own, and used by another."""
+    copies = torch.cuda.Stream()
+    with torch.cuda.stream(copies):
+        x = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+        copied = copies.record_event()
+    if wait:
+        torch.cuda.current_stream().wait_event(copied)
+    return x + 1
+
+
+MISTAKES = {
+    "another device": (lambda: torch.ones(2, device="cuda") + torch.ones(2), "but found cuda:0, cpu"),
+    "another GPU": (lambda: torch.ones(2, device="cuda:1") * torch.ones(2, device="cuda"), "cuda:1 and cuda:0"),
+    "weights on the CPU": (lambda: torch.nn.Linear(2, 2)(torch.ones(1, 2, device="cuda")), "but found"),
+    "weights on the GPU": (lambda: torch.nn.Linear(2, 2).cuda()(torch.ones(1, 2)), "but found"),
+    "an index": (lambda: torch.ones(3)[torch.ones(1, dtype=torch.long, device="cuda")], "same device as the"),
+    "a generator": (
+        lambda: torch.randn(2, device="cuda", generator=torch.Generator()),
+        "Expected a 'cuda' device type for generator",
+    ),
+    "a generator in place": (
+        lambda: torch.empty(2, device="cuda").normal_(generator=torch.Generator()),
+        "Expected a 'cuda' device type for generator",
+    ),
+    "numpy": (lambda: torch.ones(2, device="cuda").numpy(), "can't convert cuda:0"),
+    "an array": (lambda: np.asarray(torch.ones(2, device="cuda")), "can't convert cuda:0"),
+    "no such GPU": (lambda: torch.ones(2, device="cuda:2"), "invalid device ordinal"),
+    "cat": (lambda: torch.cat([torch.ones(2, device="cuda"), torch.ones(2)]), "but found cuda:0, cpu"),
+    "a stream's copy": (lambda: two_streams(wait=False), "without waiting"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_room_is_strict(gpus, name):
+    mistake, says = MISTAKES[name]
+    with pytest.raises((RuntimeError, TypeError), match=says):
+        mistake()
+
+
+def test_memory_that_goes_too_early_is_noticed(monkeypatch):
+    with pytest.raises(fake_gpu.DeviceError, match="record_stream"), fake_gpu.gpus(monkeypatch):
+        two_streams(wait=True)
+    with fake_gpu.gpus(monkeypatch):
+        kept = torch.ones(3, device="cuda")
+        assert (kept + 1).cpu().tolist() == [2, 2, 2]
+
+
+def test_what_is_allowed_is_allowed(gpus):
+    """A number and an index of the CPU; what goes there and back, with its gradient; what makes the CPU wait."""
+    x = torch.arange(3.0, requires_grad=True)
+    y = (x.to("cuda") * torch.tensor(2.0))[torch.tensor([0, 2])]
+    assert (y.device, y.is_cuda, type(y.detach().cpu())) == (torch.device("cuda:0"), True, torch.Tensor)
+    y.cpu().sum().backward()
+    assert x.grad.tolist() == [2, 0, 2]
+    assert [what for what, _ in gpus.waits].count("index") == 1 and gpus.on == {0}
+    with torch.autocast("cuda", torch.bfloat16):
+        assert torch.nn.Linear(3, 2).to("cuda")(x.to("cuda")).dtype == torch.bfloat16
+    torch.cuda.set_device(1)
+    assert torch.zeros(1, device="cuda").device.index == 1
+
+
+# --------------------------------------------------------------------------------------- fine-tuning
+
+RUNS = {
+    "eq. 1": {},
+    "eq. 3": {"lam": 1000.0},
+    "tuning layer": {"lam": 1000.0, "tuning": True},
+    "LoRA, averaged, in parts": {"lam": 1000.0, "lora_rank": 2, "ema_decay": 0.9, "grad_accum": 2},
+    "renoised, by the SNR": {"lam": 10.0, "reading": "renoised", "weighting": "snr", "clamp": 3.0},
+}
+
+
+def tuned(system, phi, cache, folder, **run):
+    precision, ways = run.pop("precision", "no"), run.pop("ways", {})
+    config = FinetuneConfig(**{"epochs": 1, "batch_size": 4, "lr": 1e-3, **run})
+    return finetune(system, phi, cache, config, folder, progress=False, precision=precision, **ways)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_finetuning(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch, name):
+    """The same losses as on the CPU; all parts lie afterwards where they lay."""
+    with monkeypatch.context() as here:
+        here.setattr(torch.cuda, "is_available", lambda: False)
+        fake_gpu._forget()
+        _, want = tuned(tiny, phi, tiny_cache, tmp_path / "cpu", **RUNS[name])
+    fake_gpu._forget()
+    assert not gpus.on
+    system, own = loaded(tiny, "cuda"), copy.deepcopy(phi)
+    made, result = tuned(system, own, tiny_cache, tmp_path / "gpu", **RUNS[name])
+    np.testing.assert_allclose(
+        [h["loss"] for h in result.history], [h["loss"] for h in want.history], **CLOSE
+    )
+    assert places(*made.parts.values(), *system.parts.values(), system.schedule) == {"cuda:0"}
+    assert places(own) == {"cpu"}
+    # copies of the batches are the thread's, and keep nobody waiting
+    assert any(thread.startswith("ahead") for thread in gpus.moved)
+    assert not [where for what, where in gpus.waits if where.startswith(("ahead", "data.py", "ema"))]
+
+
+def test_a_step_keeps_the_cpu_from_nothing(gpus, tiny, phi, tiny_cache, tmp_path):
+    """Between two readings of the losses nothing waits for the GPU: the CPU runs ahead of it."""
+    system = loaded(tiny, "cuda")
+    system.tuning = tuning_layer(512).to("cuda")
+    task = FinetuneTask(system, LatentCLAPLoss(phi.requires_grad_(False), schedule=system.schedule), 1000.0)
+    task.unet.requires_grad_(True)
+    data = TensorBatches({k: v for k, v in tiny_cache.items() if k != "label"})
+    config = TrainConfig(
+        steps=7, batch_size=4, log_every=100, ema_decay=0.9, checkpoint_seconds=1e9, precision="bf16"
+    )
+    begun = len(gpus.waits)
+    try:
+        train(task, data, config, tmp_path, progress=False)
+        waits = [what for what, _ in gpus.waits[begun:] if what != "saved"]
+    finally:
+        phi.cpu()
+    # to the GPU once at the beginning; the losses of the first step and of the others; no more
+    assert Counter(waits)["tolist"] == 2 and set(waits) == {"tolist", "copy from cpu to cuda"}
+    first = waits.index("tolist")
+    assert waits[first:] == ["tolist", "tolist"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+def test_other_precisions(gpus, tiny, phi, tiny_cache, tmp_path, precision):
+    way = {"lam": 1000.0, "tuning": True, "precision": precision}
+    ways = {"checkpointing": True, "channels_last": True}
+    _, result = tuned(tiny, copy.deepcopy(phi), tiny_cache, tmp_path, ways=ways, **way)
+    assert result.finished and all(np.isfinite(h["loss"]) for h in result.history)
+
+
+def test_the_second_gpu_by_name(gpus, tiny, phi, tiny_cache, tmp_path):
+    """--device cuda:1: nothing whatever is put on the first."""
+    use("cuda:1")
+    made, _ = tuned(loaded(tiny, "cuda:1"), phi, tiny_cache, tmp_path, lam=1000.0)
+    assert gpus.on == {1} and places(*made.parts.values()) == {"cuda:1"}
+    assert made.generate(["rain"], 1, steps=2).shape == (1, tiny.samples) and gpus.on == {1}
+
+
+def test_a_run_goes_on_elsewhere(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """From the CPU to a GPU and back: each takes the other's checkpoint, Adam's moments too."""
+    data = TensorBatches({k: v for k, v in tiny_cache.items() if k != "label"})
+
+    def run(folder, steps, on_gpu):
+        fake_gpu._forget()
+
+        class Enough(Exception):
+            pass
+
+        def stop(step):
+            if step == steps:
+                raise Enough
+
+        with monkeypatch.context() as here:
+            if not on_gpu:
+                here.setattr(torch.cuda, "is_available", lambda: False)
+            system = copy.deepcopy(tiny)
+            loss = LatentCLAPLoss(copy.deepcopy(phi), schedule=system.schedule)
+            task = FinetuneTask(system, loss, 10.0)
+            config = TrainConfig(
+                steps=6,
+                batch_size=4,
+                lr=1e-3,
+                ema_decay=0.5,
+                checkpoint_seconds=0,
+                log_every=1,
+                precision="no",
+            )
+            try:
+                return train(task, data, config, folder, progress=False, on_checkpoint=stop).history
+            except Enough:
+                return None
+
+    want = run(tmp_path / "one", 0, on_gpu=False)
+    for steps, on_gpu in ((2, False), (4, True), (0, False)):
+        history = run(tmp_path / "parts", steps, on_gpu)
+    np.testing.assert_allclose([h["loss"] for h in history], [h["loss"] for h in want], **CLOSE)
+
+
+def test_a_batch_too_large(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """It is foretold; and one that the GPU refuses is a line, with everything back in its place."""
+    system = loaded(tiny, "cuda")
+    gpus.free = 2**30
+    monkeypatch.setattr("latentclap.finetune.foretold", memory.foretold)
+    task = FinetuneTask.forward
+
+    def full(self, *args):
+        task(self, *args)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(FinetuneTask, "forward", full)
+    with (
+        pytest.warns(UserWarning, match="GiB are free"),
+        pytest.raises(RuntimeError, match="batch_size=4 does not fit into 80 GiB"),
+    ):
+        tuned(system, phi, tiny_cache, tmp_path, lam=1.0)
+    assert places(*system.parts.values()) == {"cuda:0"} and places(phi) == {"cpu"}
+
+
+def test_phi(gpus, tiny_cache, tmp_path):
+    """Fig. 2, with precision as it comes: bf16."""
+    phi, result = train_latent_clap(
+        tiny_cache, tmp_path, width=4, epochs=2, batch_size=4, device="cuda", progress=False
+    )
+    assert places(phi) == {"cuda:0"} and result.finished
+    phi.save_pretrained(tmp_path / "phi")
+    assert places(LatentCLAP.from_pretrained(tmp_path / "phi")) == {"cpu"}
+
+
+@pytest.mark.slow
+def test_every_stage_of_pretraining(gpus, tmp_path):
+    """Each from its data to its weights, and again by the same command, which finds it done."""
+    from latentclap.pretrain import corpus as corpora
+    from latentclap.pretrain.stages import STAGES, run_stage
+    from latentclap.pretrain.work import Work
+
+    samples = size("tiny")["frames"] * 160
+    corpus = corpora.build(tmp_path / "corpus.safetensors", samples=samples, per_class=2, workers=1)
+    work = Work(tmp_path, "tiny", corpus, "cuda")
+    for stage in STAGES:
+        gpus.on.clear()
+        run_stage(stage, work, steps=2)
+        assert gpus.on == {0}, stage
+        assert run_stage(stage, work, steps=2).step == 2, stage
+        assert work.result(stage).is_file()
+
+
+# ---------------------------------------------------------------------------------------- generation
+
+SAMPLINGS = (
+    {"sampler": "ddim"},
+    {"sampler": "ddim", "eta": 1.0},
+    {"sampler": "ddim", "guidance_scale": 1.0},
+    {"sampler": "dpmsolver++"},
+    {"sampler": "unipc"},
+)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_generation(gpus, tiny, sampling):
+    """Two texts in batches that are not full, to waves: the CPU's own, since noise is drawn there."""
+    asked = {"steps": 3, "batch_size": 3, "seed": 1, **sampling}
+    want = tiny.generate(["rain", "dog_bark"], 2, **asked)
+    made = loaded(tiny, "cuda:1").generate(["rain", "dog_bark"], 2, **asked)
+    np.testing.assert_allclose(made, want, atol=1e-5)
+    assert gpus.on == {1}
+
+
+def test_generation_with_rounded_weights(gpus, tiny):
+    fast = loaded(tiny, "cuda").for_generation(compile=False)
+    assert fast.half and places(fast.unet) == {"cuda:0"}
+    latents = fast.generate_latents(["rain"] * 3, range(3), steps=2, batch_size=2)
+    assert latents.dtype == torch.float32 and bool(latents.cpu().isfinite().all())
+    with pytest.raises(InputError, match="rounded weights"):
+        finetune(fast, None, {}, FinetuneConfig(), "nowhere")
+
+
+def test_polished_waves(gpus, tiny):
+    """Griffin-Lim's part, which mini has and tiny has not."""
+    polished = copy.copy(tiny)
+    polished.polish = 3
+    mel = tiny.log_mel((np.random.default_rng(0).standard_normal((2, tiny.samples)) * 0.1).astype(np.float32))
+    want = polished.vocode(mel)
+    there = loaded(polished, "cuda")
+    np.testing.assert_allclose(there.vocode(mel.to("cuda")), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [None, ["rain", "a dog", "rain"]])
+def test_variations(gpus, tiny, waves, prompts):
+    """Encoded, noised and denoised, by a sound's embedding or a text; and how far they are from the sound."""
+    from latentclap.vary.process import through_model, vary
+    from latentclap.vary.result import distances
+
+    way = {"steps": 6, "strength": 0.5, "batch_size": 4, "prompts": prompts}
+    want = vary(tiny, list(waves), 2, **way)
+    system = loaded(tiny, "cuda:1")
+    made = vary(system, list(waves), 2, **way)
+    for a, b in zip(made, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert np.isfinite(through_model(system, waves[0])).all()
+    assert distances(system, waves[0], list(waves)) == distances(tiny, waves[0], list(waves))
+    assert gpus.on == {1}
+
+
+def test_playing_from_another_thread(gpus, tiny_family, tmp_path, waves):
+    """The page's clips are made by a thread, whose own GPU is the first, whatever was asked for."""
+    from latentclap.audio import write_wave
+    from latentclap.play.maker import Maker
+    from latentclap.play.wish import read_wish
+
+    maker = Maker.load(str(tiny_family), None, "cuda:1")
+    told = {"n": 1, "seed": 3, "sampler": "ddim", "steps": 2, "guidance_scale": 2}
+    wish = read_wish({"class": "rain", **told}, maker.own, 1000, maker.system.seconds)
+    take = read_wish({"sound": 1, "strength": 0.5, **told}, maker.own, 1000, maker.system.seconds)
+    write_wave(tmp_path / "given.wav", waves[0], 16_000)
+    made = []
+
+    def work():
+        (tmp_path / "clip").mkdir()
+        made.append(maker.make(wish, 3, tmp_path / "clip"))
+        (tmp_path / "take").mkdir()
+        made.append(maker.make(take, 3, tmp_path / "take", tmp_path / "given.wav"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [clip.maker["device"] for clip in made] == ["cuda:1", "cuda:1"] and gpus.on == {1}
+
+
+# ----------------------------------------------------------------------------- measures, and what is kept
+
+
+def test_embeddings(gpus, tiny, waves):
+    """VGGish, the judge and CLAP, on a GPU that is named: the CPU's numbers, as numpy's."""
+    made = {
+        "judge": ({}, {"device": "cuda:1"}),
+        "vggish-textbook": ({"weights": None}, {"weights": None, "device": "cuda:1"}),
+        "clap": ({"system": tiny}, {"system": loaded(tiny, "cuda:1")}),
+    }
+    for name, (here, there) in made.items():
+        want, found = (get_embedding(name, **way)(waves[0], 16_000) for way in (here, there))
+        np.testing.assert_allclose(found, want, atol=1e-5, err_msg=name)
+    there = JudgeEmbedding(device="cuda:1").classify(waves)
+    np.testing.assert_allclose(there, JudgeEmbedding().classify(waves), atol=1e-5)
+    assert gpus.on == {1}
+
+
+def test_similarity_and_the_post_filter(gpus, tiny, waves):
+    from latentclap.postfilter import clap_score, filter_generate
+
+    system, texts = loaded(tiny, "cuda"), ["rain", "a dog", "rain"]
+    np.testing.assert_allclose(system.similarity(waves, texts), tiny.similarity(waves, texts), atol=1e-5)
+    way = {"max_tries": 2, "batch": 3, "steps": 2}
+    found, want = (
+        filter_generate(s.generate, clap_score(s), ["rain"], 2, "paper", **way) for s in (system, tiny)
+    )
+    np.testing.assert_allclose(found.scores, want.scores, atol=1e-5)
+
+
+def test_measures_of_latents(gpus, tiny, phi, tiny_cache):
+    from latentclap.measure import embedded, gradient_ratios, heldout_losses, noise_curve
+
+    system, there = loaded(tiny, "cuda"), copy.deepcopy(phi).to("cuda")
+    constant = tiny_cache["E_audio"].mean(0)
+    ratios = ["x0", "posterior", "ddim", "renoised"]
+    for measure in (
+        lambda s, p: heldout_losses(s, p, tiny_cache, levels=3, batch_size=5),
+        lambda s, p: heldout_losses(s, None, tiny_cache, levels=2),
+        lambda s, p: noise_curve(p, s, tiny_cache, [0, 200], constant=constant),
+        lambda s, p: gradient_ratios(s, p, tiny_cache, ratios, [0, 200], lam=10.0),
+    ):
+        found, want = measure(system, there), measure(tiny, phi)
+        for key, values in want.items():
+            np.testing.assert_allclose(found[key], values, rtol=1e-4, atol=1e-6, err_msg=key)
+    assert type(embedded(there, tiny_cache["mean"])) is torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A folder of sounds, two classes of three."""
+    from latentclap.audio import write_wave
+    from latentclap.foley import synthesize
+
+    folder = tmp_path_factory.mktemp("sounds")
+    for i in range(6):
+        cls = ("rain", "dog_bark")[i % 2]
+        (folder / cls).mkdir(exist_ok=True)
+        write_wave(folder / cls / f"{i}.wav", synthesize(cls, i, seconds=0.7, sr=16_000).wave, 16_000)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cache(gpus, tiny, sounds, tmp_path, workers):
+    """Decoded by processes that are forked off after the GPU is in use, encoded on it, kept on the CPU's side."""
+    from latentclap.cache import ShardedCache, cache_parts, find_parts
+
+    way = {"batch_size": 4, "progress": False, "dtype": torch.float32}
+    cache_parts(tiny, find_parts(sounds), tmp_path / "cpu", **way)
+    cache_parts(loaded(tiny, "cuda:1"), find_parts(sounds), tmp_path / "gpu", workers=workers, **way)
+    found, want = (ShardedCache(tmp_path / name).load() for name in ("gpu", "cpu"))
+    assert len(want["mean"]) == len(found["mean"]) > 2
+    for name, value in want.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    assert gpus.on == {1}
+
+
+def test_adapters_and_files(gpus, tiny, tmp_path):
+    """Saved from a GPU, loaded to another; what is merged lies where the system does."""
+    from latentclap.lora import add_adapters, base_digest, save_adapter, take_adapters
+
+    system = loaded(tiny, "cuda")
+    system.tuning = tuning_layer(512).to("cuda")
+    assert base_digest(system) == base_digest(loaded(system, "cpu"))
+    system.save_pretrained(tmp_path / "system")
+    other = FoleySystem.from_pretrained(tmp_path / "system", device="cuda:1")
+    assert places(*other.parts.values()) == {"cuda:1"}
+    unet = add_adapters(copy.deepcopy(other.unet), 2)
+    save_adapter(tmp_path / "a.safetensors", take_adapters(unet), other, other.tuning)
+    merged = other.with_lora(tmp_path / "a.safetensors")
+    save_weights(merged, tmp_path / "w.safetensors")
+    for made in (merged, load_weights(other, tmp_path / "w.safetensors")):
+        assert places(*made.parts.values()) == {"cuda:1"}
+        assert made.generate(["rain"], 1, steps=1 + 1).shape == (1, tiny.samples)
+
+
+# -------------------------------------------------------------------------------------- command lines
+
+
+def called(capsys, *words):
+    from latentclap.cli import app
+    from latentclap.errors import run_app
+
+    def run(**_):
+        return app([str(word) for word in words], standalone_mode=False)
+
+    status = run_app(run)
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    return said.out
+
+
+@pytest.mark.slow
+def test_commands(gpus, tiny_family, sounds, tmp_path, capsys, monkeypatch):
+    """By --device cuda:1: nothing is put on the first GPU, and the records name the second."""
+    from latentclap.own.run import Own
+
+    whole, known = Own.system, []
+
+    def system(self, *name):
+        gc.collect()
+        assert not any(unet() for unet in known), "the system before is still on the GPU"
+        made = whole(self, *name)
+        known.append(weakref.ref(made.unet))
+        return made
+
+    monkeypatch.setattr(Own, "system", system)
+    on = ("--model", tiny_family, "--device", "cuda:1")
+    called(capsys, "generate", *on, "--classes", "rain", "-n", 2, "-o", tmp_path / "clips", "--steps", 2)
+    called(capsys, "vary", sounds / "rain" / "0.wav", *on, "-o", tmp_path / "takes", "-n", 1, "--steps", 4)
+    for embedding, more in (("judge", on[2:]), ("clap", on)):
+        out = tmp_path / f"{embedding}.json"
+        way = ("--embedding", embedding, "--n-boot", 2, "--json", out, *more)
+        called(capsys, "evaluate", sounds, sounds, *way)
+        assert json.loads(out.read_text())["settings"]["device"] == "cuda:1"
+    assert json.loads((tmp_path / "clips" / "generation.json").read_text())["device"] == "cuda:1"
+    how = ("--phi", tiny_family / "latent_clap", "--epochs", 1, "--listen", 0, "--hold-out", 0.3, "--tuning")
+    called(capsys, "finetune", sounds, *on, "-o", tmp_path / "own", *how)
+    assert json.loads((tmp_path / "own" / "finetune.json").read_text())["device"].endswith("not, 1")
+    assert len(known) == 3
+    called(capsys, "publish", tmp_path / "own", "-o", tmp_path / "public", "--license", "cc-by-4.0", *on[2:])
+    assert gpus.on == {1}
+
+
+@pytest.mark.slow
+def test_the_notebooks_bench(gpus, tiny_profile, tmp_path, monkeypatch):
+    """What notebooks call: fine-tuned, generated, filtered, scored."""
+    from latentclap.lab import Lab
+    from latentclap.profiles import load_profile
+
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path))
+    lab = Lab(load_profile(str(tiny_profile)), progress=False)
+    assert lab.device == "cuda"
+    config = lab.config("LDM+Tuning+Latent")
+    scores = lab.score_point(config, clips_per_class=2)
+    point = lab.point(config)
+    assert np.isfinite(scores["fad"]) and np.isfinite(lab.filtered(point, 1).scores).all()
+    assert places(lab.train_phi()[0]) == {"cuda:0"}
+    assert len(lab.similarity(lab.generate(point, 2, seed=config.seed))["rain"]) == 2
+    assert places(*lab.system.parts.values(), lab.phi) == {"cuda:0"}
+
+
+# ---------------------------------------------------------------------------------------- benchmarks
+
+
+@pytest.fixture
+def benchmarks(monkeypatch, repo_root):
+    monkeypatch.syspath_prepend(str(repo_root / "data_scripts" / "benchmarks"))
+    import cache_rate
+    import speed
+    import speed_parts
+
+    return Namespace(speed=speed, parts=speed_parts, cache_rate=cache_rate)
+
+
+def small(table, **changes):
+    return tuple(dict.fromkeys(replace(row, batch=2, **changes) for row in table))
+
+
+@pytest.mark.slow
+def test_rented_minutes(gpus, benchmarks, tmp_path, monkeypatch):
+    """speed.py all: every row and part, in small batches, but compilation and times of kernels, a real GPU's."""
+    speed, parts = benchmarks.speed, benchmarks.parts
+    training, generation = small(parts.TRAINING), small(parts.GENERATION, clips=2, run=2)
+    monkeypatch.setattr(speed, "TRAINING", training)
+    monkeypatch.setattr(speed, "GENERATION", generation)
+    peak, written = speed.peak_flops, []
+    for name, value in {
+        "peak_flops": lambda device, n=None: peak(device, 64),
+        "compile_seconds": lambda *_: [1.0, 1.0],
+        "empty_cache": lambda: None,
+        "write_json": lambda path, told: written.append(copy.deepcopy(told)) or write_json(path, told),
+    }.items():
+        monkeypatch.setattr(speed, name, value)
+    for name, given in {"agree": (2, 2), "memory": ([2],), "generate": (2, 2)}.items():
+        real = getattr(speed.Measurement, name)
+        first = len(given)
+
+        def call(self, *args, real=real, given=given, first=first):
+            return real(self, *given, *args[first:])
+
+        monkeypatch.setattr(speed.Measurement, name, call)
+
+    def no_times(*_):
+        raise RuntimeError("CUPTI")
+
+    monkeypatch.setattr(speed, "profile_step", no_times)
+    with pytest.raises(SystemExit, match="1"):
+        speed.all_parts(name="tiny", device="cuda", out=tmp_path / "speed.json", steps=1, minutes=0.0)
+    told = json.loads((tmp_path / "speed.json").read_text())
+    assert told["device"].startswith("a GPU") and gpus.on == {0}
+    for part, table in (("train", training), ("generate", generation)):
+        assert len(told[part]["rows"]) == len(table)
+        assert not [row["error"] for row in told[part]["rows"] if "error" in row]
+    assert len(told["memory"]["rows"]) == 2 and len(told["agree"]["loss"]) == 3
+    # after each row
+    counts = [
+        len(t.get("train", {}).get("rows", ())) + len(t.get("generate", {}).get("rows", ())) for t in written
+    ]
+    assert set(counts) == set(range(1, len(training) + len(generation) + 1))
+
+
+def test_the_rate_of_a_cache(gpus, benchmarks, tiny_family, tmp_path, monkeypatch, capsys):
+    """On the second GPU; numbers of workers that cannot be had cost no other."""
+    real = benchmarks.cache_rate.time_loop
+
+    def ended(*args):
+        if args[-1] == 1:
+            raise InputError("the system ended a decoding process")
+        return real(*args)
+
+    monkeypatch.setattr(benchmarks.cache_rate, "time_loop", ended)
+    out = tmp_path / "rate.json"
+    way = {"clips": 8, "seconds": 0.7, "batch_size": 2, "workers": "1,0,2", "minutes": 0.0, "judge": ""}
+    with pytest.raises(SystemExit, match="1"):
+        benchmarks.cache_rate.main(out=out, system=str(tiny_family), device="cuda:1", **way)
+    told = json.loads(out.read_text())
+    assert [row["workers"] for row in told["loop"]] == [0, 2] and told["machine"]["device"].endswith("not, 1")
+    assert gpus.on == {1} and "not measured, by an error: 1 workers" in capsys.readouterr().err
+
+
+def test_a_cache_is_made_where_one_says(gpus, tiny_family, monkeypatch):
+    """By $LATENTCLAP_DEVICE, as errors tell; else each process on its own GPU."""
+    import cache_latents
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(cache_latents._load(str(tiny_family), "", "auto").device) == "cuda:1"
+    monkeypatch.setenv("LATENTCLAP_DEVICE", "cpu")
+    assert str(cache_latents._load(str(tiny_family), "", "auto").device) == "cpu"
