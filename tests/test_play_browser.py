@@ -1,11 +1,13 @@
 """The page of `latentclap play` in a real browser, with the tiny model behind it."""
 
+import subprocess
+import sys
 import time
 import zipfile
 
 import pytest
 
-from browsing import DESK, PHONE, watched
+from browsing import CHROMIUM, DESK, PHONE, watched
 from latentclap.audio import write_wave
 from latentclap.foley import synthesize
 from latentclap.play.maker import Maker
@@ -277,6 +279,35 @@ def test_the_address_keeps_what_is_chosen(page, browser, served):
     page.wait_for_selector("#make:enabled")
     assert page.is_checked("[value=dog_bark]") and page.input_value("[name=sampler]") != "euler"
     assert page.input_value("[name=steps]") == "" and not page.failures
+
+
+def test_a_reload_in_the_midst_of_a_job_loses_nothing(page):
+    page.fill("[name=n]", "3")
+    page.fill("[name=steps]", "120")
+    page.fill("[name=seed]", "5")
+    page.click("#make")
+    page.wait_for_selector("#stop:enabled")
+    page.reload()
+    page.wait_for_selector("#stop:enabled")
+    until(
+        page,
+        "/of 3, step \\d+ of 120; about \\d+ s left/.test(document.querySelector('#status').textContent)",
+    )
+    assert page.input_value("[name=seed]") == "8" and page.input_value("[name=steps]") == "120"
+    cards(page, 3)
+    assert not page.failures
+
+
+def test_the_book_s_picture_can_be_taken_again(tmp_path, repo_root):
+    from PIL import Image
+
+    words = [sys.executable, str(repo_root / "data_scripts/play_picture.py"), str(tmp_path / "play.png")]
+    ran = subprocess.run([*words, "--chromium", CHROMIUM], capture_output=True, text=True)
+    assert not ran.returncode, ran.stderr
+    taken, kept = tmp_path / "play.png", repo_root / "book/_static/play.png"
+    assert Image.open(taken).size == Image.open(kept).size == (1160, 840)
+    assert max(taken.stat().st_size, kept.stat().st_size) <= 120_000
+    assert ran.stdout.startswith(f"{taken}: 1160 x 840 pixels")
 
 
 def test_players_far_from_the_window_give_their_sound_back(page, served):
