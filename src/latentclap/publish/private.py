@@ -21,7 +21,7 @@ _HERE = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 _NEEDED, _ABOUT = ("format", "lora_adapter_metadata", "latentclap"), "latentclap"
 #: lists of words, in which any letters may stand
 _WORDS = ("tokenizer.json", "vocab.json", "merges.txt")
-#: a whole text that is a place: /home/jane/x, ~/x, C:\\x, \\\\server\\x, file://x
+#: a whole text that is a place: /Users/jane/x, ~/x, C:\\x, \\\\server\\x, file://x
 _PLACE = re.compile(r"(?:/[^/\s]+){2,}/?|~[\w.-]*/.*|[A-Za-z]:[\\/].*|\\\\.+|file://.*")
 
 
