@@ -51,13 +51,17 @@ def added(place: Path) -> list[str]:
 
 
 def take_along(place: Path, folder: Path, names: Collection[str]) -> list[str]:
-    """Copy what was added to the new folder, as far as nothing there has its name; return what was copied."""
+    """Copy what was added to the new folder, as far as nothing there has its name.
+
+    Returns:
+        The names of what was copied, but for hidden files, which stay here and are not told.
+    """
     taken = []
     for name in names:
         if not (folder / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(place / name, folder / name, follow_symlinks=False)
-            taken.append(name)
+            taken += [] if any(part.startswith(".") for part in Path(name).parts) else [name]
     return taken
 
 
@@ -71,10 +75,9 @@ def notes(folder: Path, license: str, kept: bool, taken: Collection[str]) -> lis
         taken: files that were added, and are kept.
     """
     lines = []
-    seen = sorted({f"{name.partition('/')[0]}/" if "/" in name else name for name in taken})
-    if seen:
-        shown = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
-        lines.append(f"kept, {plural(len(taken), 'file')} that you added: {plain(shown)}")
+    if taken:
+        shown = ", ".join(plain(name) for name in list(taken)[:3]) + (", ..." if len(taken) > 3 else "")
+        lines.append(f"kept, {plural(len(taken), 'file')} that you added: {shown}")
     if not kept:
         return lines
     lines.append("README.md was edited and is kept as it is; delete it to have it written anew")
