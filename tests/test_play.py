@@ -1,5 +1,6 @@
 """`latentclap play`: a server with a real model, asked over real HTTP."""
 
+import errno
 import io
 import json
 import os
@@ -9,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -29,11 +32,12 @@ from latentclap.finish import Finish
 from latentclap.foley import synthesize
 from latentclap.lora import ADAPTER, add_adapters, save_adapter, take_adapters
 from latentclap.play.command import card, is_shipped
-from latentclap.play.given import safe_name
+from latentclap.play.given import given, safe_name
 from latentclap.play.guard import byte_range, is_foreign, is_ours
+from latentclap.play.jobs import Job
 from latentclap.play.maker import Maker
-from latentclap.play.server import PAGE, Server
-from latentclap.play.shelf import Shelf
+from latentclap.play.server import PAGE, Handler, Server
+from latentclap.play.shelf import Item, Shelf
 from latentclap.play.wish import LABELS, read_json_object, read_wish
 from latentclap.system import FoleySystem
 from playing import ask, done, make, playing
@@ -186,6 +190,35 @@ def test_the_page_sees_how_far_a_job_is_and_can_stop_it(page):
     make(page.url, **FAST, **{"class": "rain"})
 
 
+def test_what_is_left_of_a_job_is_told(page, monkeypatch):
+    job = Job(read_wish({"class": "rain", "n": 3}, OWN, 1000, 4.0), None, calls=12)
+    clock = [100.0]
+    monkeypatch.setattr("latentclap.play.jobs.time.monotonic", lambda: clock[0])
+    job.count()
+    job.count()
+    assert job.left() is None  # one call is over: that tells little
+    job.count()
+    clock[0] += 4
+    assert job.left() == pytest.approx(4 / 2 * 34)
+    job.done, job.step = 2, 0
+    clock[0] += 20  # decoding takes its time too
+    assert job.left() == pytest.approx(24 / 24 * 12)
+    assert set(job.page()) >= {"clip", "clips", "step", "steps", "left"}
+
+
+def test_a_sound_that_takes_are_made_of_stays_until_they_are_made(page):
+    (clip,) = make(page.url, **FAST, **{"class": "rain", "seed": 31})
+    wish = {"sound": clip["id"], "n": 50, "steps": 200, "sampler": "ddim"}
+    assert ask(page.url, "POST", "/api/make", wish)[0] == 200
+    status, _, told = ask(page.url, "POST", "/api/remove", {"id": clip["id"]})
+    assert status == 400 and told["error"].startswith("takes of it are being made")
+    ask(page.url, "POST", "/api/stop", {})
+    done(page.url, 20)
+    item = page.shelf.get(clip["id"])
+    assert ask(page.url, "POST", "/api/remove", {"id": clip["id"]})[0] == 200
+    assert not item.path.exists() and not item.picture.parent.exists()
+
+
 def test_pictures_and_parts_of_a_clip(page):
     (clip,) = make(page.url, **FAST, **{"class": "rain", "seed": 21})
     status, headers, content = ask(page.url, "GET", clip["picture"])
@@ -271,6 +304,112 @@ def test_clips_are_saved_with_their_record_and_removed(maker, tmp_path):
         cli.app, ["generate", "--classes", "rain", "-o", str(out), "--model", maker.model]
     )
     assert "would be replaced" in str(ran.exception)
+
+
+def test_starred_clips_come_as_a_zip_with_their_record(maker, tmp_path):
+    for out in (None, tmp_path / "out"):
+        with playing(maker, tmp_path / f"play-{bool(out)}", out) as served:
+            status, _, told = ask(served.url, "GET", "/starred.zip")
+            assert status == 400 and told["error"].startswith("no clip is starred")
+            one, two = make(served.url, **FAST, **{"class": "rain", "n": 2, "seed": 5})
+            (three,) = make(served.url, **FAST, prompt="a small dog", seed=1)
+            for clip in (three, one):
+                assert ask(served.url, "POST", "/api/star", {"id": clip["id"], "starred": True})[0] == 200
+            starred = {
+                clip["id"]: clip["starred"] for clip in ask(served.url, "GET", "/api/clips")[2]["clips"]
+            }
+            assert starred == {one["id"]: True, two["id"]: False, three["id"]: True}
+            if out:
+                marks = [clip.get("starred") for clip in read_json(out / "generation.json")["clips"]]
+                assert marks == [True, None, True]
+            status, headers, content = ask(served.url, "GET", "/starred.zip")
+            assert (status, headers["Content-Type"]) == (200, "application/zip")
+            with zipfile.ZipFile(io.BytesIO(content)) as packed:
+                files = ["rain/rain_5.wav", "a_small_dog/a_small_dog_1.wav"]
+                assert packed.namelist() == [*files, "generation.json"] and packed.testzip() is None
+                assert packed.read(files[0]) == download(served, one)
+                record = json.loads(packed.read("generation.json"))
+            assert [clip["file"] for clip in record["clips"]] == files
+            assert record["clips"][1]["command"] == three["command"]
+            assert record["calls"][0]["clips"] == files and record["calls"][0]["versions"]["torch"]
+            Path(served.shelf.get(one["id"]).path).unlink()  # by hand
+            with zipfile.ZipFile(io.BytesIO(ask(served.url, "GET", "/starred.zip")[2])) as packed:
+                assert packed.namelist() == [files[1], "generation.json"]
+            ask(served.url, "POST", "/api/star", {"id": three["id"], "starred": False})
+            assert ask(served.url, "GET", "/starred.zip")[0] == 400
+
+
+@pytest.mark.parametrize(
+    "told", [{"id": 1}, {"id": "1", "starred": True}, {"id": 10**6, "starred": True}, {}]
+)
+def test_a_star_of_nothing_is_one_line(page, told):
+    status, _, said = ask(page.url, "POST", "/api/star", told)
+    assert status == 400 and "\n" not in said["error"]
+
+
+def test_the_command_of_a_take_names_its_clip_where_it_stays(maker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with playing(maker, tmp_path / "play", Path("my clips")) as served:
+        (clip,) = make(served.url, **FAST, **{"class": "rain", "seed": 3})
+        (take,) = make(served.url, **FAST, sound=clip["id"], seed=4)
+        assert take["command"].startswith("latentclap vary 'my clips/rain/rain_3.wav' -n 1")
+        assert download(served, take) == by_command(take["command"], tmp_path)
+
+
+def test_two_pages_write_into_one_folder(maker, tmp_path):
+    """Each of the two reads the record and writes it: no clip of the other one is lost."""
+    out, shelves = tmp_path / "out", []
+    (tmp_path / "made.wav").write_bytes(b"a sound")
+
+    def work(shelf, root):
+        for seed in range(15):
+            path = shelf.put(tmp_path / "made.wav", "rain", "rain", seed)
+            picture = shelf.place("picture") / "p.png"
+            shelf.add(
+                Item(
+                    shelf.number(),
+                    "clip",
+                    root,
+                    path.name,
+                    path,
+                    picture,
+                    "rain",
+                    root,
+                    path,
+                    {},
+                    {"seed": seed},
+                )
+            )
+
+    for name in "ab":
+        shelves.append(Shelf(tmp_path / name, out))
+    threads = [threading.Thread(target=work, args=(shelf, "rain")) for shelf in shelves]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    files = [clip["file"] for clip in read_json(out / "generation.json")["clips"]]
+    assert len(files) == len(set(files)) == 30 and all((out / file).is_file() for file in files)
+
+
+def test_a_full_disk_names_the_clip(maker, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "a copy")
+
+    shelf = Shelf(tmp_path / "play", tmp_path / "out")
+    monkeypatch.setattr("latentclap.play.shelf.shutil.copyfile", full)
+    with pytest.raises(OSError, match="make room") as caught:
+        shelf.put(tmp_path / "made.wav", "rain", "rain", 7)
+    assert caught.value.filename == str(tmp_path / "out/rain/rain_7.wav")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sound_that_cannot_be_kept_leaves_nothing(maker, tmp_path, monkeypatch, step):
+    shelf = Shelf(tmp_path, None)
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space"):
+        given("step.wav", b"x", shelf, maker.system)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_command_is_refused(tmp_path):
@@ -414,6 +553,23 @@ def test_requests_of_other_kinds_and_sizes(page):
     assert ask(url, "PUT", "/api/make", b"{}")[0] == 501
 
 
+def test_a_request_that_stops_coming_says_nothing_in_the_terminal(maker, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Handler, "timeout", 0.2)
+    with playing(maker, tmp_path) as served:
+        for path, kind in (
+            ("/api/make", "json"),
+            ("/api/nothing", "json"),
+            ("/api/sound?name=a.wav", "octet-stream"),
+        ):
+            with socket.create_connection(("127.0.0.1", served.server.server_port)) as client:
+                head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/{kind}\r\n"
+                client.sendall(f"{head}Content-Length: 100\r\n\r\n{{}}".encode())
+                client.settimeout(30)
+                assert client.recv(100) == b""  # closed
+        assert ask(served.url, "GET", "/api/state")[0] == 200
+    assert not capsys.readouterr().err
+
+
 def sounds(folder):
     """name -> content, and what is said of it."""
 
@@ -431,6 +587,8 @@ def sounds(folder):
         # an hour of silence in a few kB
         "long": ("a.flac", wav("long.flac", np.zeros(16_000 * 301, np.int16)), "up to 8 channels and 5 minutes"),
         "channels": ("a.wav", wav("many.wav", np.tile(noise[:100, None], 9)), "up to 8 channels"),
+        "rate": ("a.wav", wav("x.wav", noise)[:24] + (7).to_bytes(4, "little") + wav("x.wav", noise[:99])[28:],
+                 "a.wav: "),
         "suffix": ("a.exe", wav("x.wav", noise), "a.exe: give a sound as one of .wav"),
         "no name": ("", wav("x.wav", noise), "give the sound's file a name"),
         "path": ("../../../etc/passwd", wav("x.wav", noise), "give the sound's file a name|give a sound as one of"),
@@ -438,7 +596,8 @@ def sounds(folder):
 
 
 @pytest.mark.parametrize(
-    "kind", ["text", "empty", "cut", "silent", "no samples", "long", "channels", "suffix", "no name", "path"]
+    "kind",
+    ["text", "empty", "cut", "silent", "no samples", "long", "channels", "rate", "suffix", "no name", "path"],
 )
 def test_a_bad_sound_is_one_line(page, tmp_path, kind):
     name, content, says = sounds(tmp_path)[kind]
@@ -458,6 +617,7 @@ def test_names_of_sounds():
     assert safe_name("C:\\a/b\x00.WAV") == "C:_a_b_.WAV"
     assert safe_name("--out.wav") == "out.wav"
     assert safe_name("../a.wav") == "_a.wav"
+    assert safe_name("step\u202evaw.wav") == "step_vaw.wav"  # what turns the direction of writing
     assert len(safe_name("ä" * 500 + ".wav").encode()) <= 110
 
 

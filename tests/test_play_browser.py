@@ -1,10 +1,13 @@
 """The page of `latentclap play` in a real browser, with the tiny model behind it."""
 
+import subprocess
+import sys
 import time
+import zipfile
 
 import pytest
 
-from browsing import DESK, PHONE, watched
+from browsing import CHROMIUM, DESK, PHONE, watched
 from latentclap.audio import write_wave
 from latentclap.foley import synthesize
 from latentclap.play.maker import Maker
@@ -155,6 +158,175 @@ def test_more_like_this_and_a_sound_of_one_s_own(page, tmp_path):
     page.click(f"{CARD}:nth-child(2) .drop")  # the sound that takes are made of
     until(page, "document.querySelector('#source').textContent === 'No sound yet.'")
     assert page.locator(CARD).count() == 3
+
+
+def test_several_sounds_are_dropped_at_once_and_the_bad_one_is_told(page):
+    drop = (
+        "const wave = new Uint8Array(44 + 16000); const view = new DataView(wave.buffer);"
+        "[...'RIFF____WAVEfmt '].forEach((letter, k) => view.setUint8(k, letter.charCodeAt()));"
+        "view.setUint32(4, 36 + 16000, true); view.setUint32(16, 16, true); view.setUint16(20, 1, true);"
+        "view.setUint16(22, 1, true); view.setUint32(24, 16000, true); view.setUint32(28, 32000, true);"
+        "view.setUint16(32, 2, true); view.setUint16(34, 16, true);"
+        "[...'data'].forEach((letter, k) => view.setUint8(36 + k, letter.charCodeAt()));"
+        "view.setUint32(40, 16000, true);"
+        "for (let k = 44; k < wave.length; k += 1) wave[k] = k * 7919;"
+        "const data = new DataTransfer(); const add = (body, name) => data.items.add(new File([body], name));"
+        "add(wave, 'a.wav'); add('no sound', 'b.wav'); add(wave, 'c.wav');"
+        "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: data, bubbles: true }));"
+    )
+    page.evaluate(drop)
+    error(page, "b.wav: no sound that")
+    assert page.locator("h3").all_inner_texts() == ["your sound: c.wav", "your sound: a.wav"]
+    assert page.inner_text("#source") == "Like c.wav."
+    words = (
+        "const data = new DataTransfer(); data.setData('text/plain', 'rain');"
+        "const drop = new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });"
+        "document.querySelector('[name=prompt]').dispatchEvent(drop); drop.defaultPrevented"
+    )
+    assert page.evaluate(words) is False  # words may be dropped into a field
+
+
+def test_stars_and_keys(page, served):
+    page.fill("[name=n]", "3")
+    page.fill("[name=seed]", "1")
+    page.click("#make")
+    cards(page, 3)
+    page.click("h1")
+    page.keyboard.press("3")
+    moves(page, 3)
+    page.keyboard.press("s")  # the one heard last
+    until(page, "document.querySelectorAll('#clips .starred').length === 1")
+    page.keyboard.press("1")
+    moves(page, 1)
+    page.keyboard.press("x")  # and back to the one before
+    until(page, f"!document.querySelector('{CARD}:nth-child(3) audio').paused")
+    until(page, f"document.querySelector('{CARD}:nth-child(1) audio').paused")
+    page.keyboard.press("x")
+    until(page, f"!document.querySelector('{CARD}:nth-child(1) audio').paused")
+    page.keyboard.press("1")
+    page.click(f"{CARD}:nth-child(2) .star")
+    until(page, "document.querySelectorAll('.star[aria-pressed=true]').length === 2")
+    page.check("#only")
+    numbers = f"{CARD}.starred h3[data-place]"
+    assert page.locator(numbers).all_inner_texts() == ["dog bark seed 2", "dog bark seed 1"]
+    assert page.locator(numbers).last.get_attribute("data-place") == "2"
+    page.click("h1")
+    page.keyboard.press("1")  # of those that are seen
+    moves(page, 2)
+    page.keyboard.press("1")
+    with page.expect_download() as got:
+        page.click("text=Download 2 starred (zip)")
+    with zipfile.ZipFile(got.value.path()) as packed:
+        assert packed.namelist() == ["dog_bark/dog_bark_1.wav", "dog_bark/dog_bark_2.wav", "generation.json"]
+    page.uncheck("#only")
+    page.uncheck("#keys")
+    page.click("h1")
+    page.keyboard.press("m")
+    assert not page.is_checked("[value=sound]")
+    page.check("#keys")
+    page.click("h1")
+    page.keyboard.press("m")
+    assert page.inner_text("#source") == "Like dog bark, seed 2."
+    assert not page.failures
+
+
+def test_the_focus_stays_where_the_keyboard_goes_on(page):
+    page.fill("[name=n]", "2")
+    page.focus("#make")
+    page.keyboard.press("Enter")
+    cards(page, 2)
+    until(page, "document.activeElement.id === 'make'")
+    page.focus(f"{CARD}:first-child .drop")
+    page.keyboard.press("Enter")
+    until(page, f"document.querySelectorAll('{CARD}').length === 1")
+    until(page, "document.activeElement === document.querySelector('#clips .drop')")
+    page.check("[value=sound]")
+    page.focus("#file")
+    with page.expect_file_chooser(timeout=20_000):
+        page.keyboard.press("Enter")
+    assert page.is_enabled("#make") and page.locator(CARD).count() == 1
+
+
+def test_the_address_keeps_what_is_chosen(page, browser, served):
+    page.check("[value=prompt]")
+    page.fill("[name=prompt]", "a <b>door</b> & 50 %")
+    page.click("text=For a mix or a game")
+    page.fill("[name=fade]", "5")
+    page.select_option("[name=sampler]", "ddim")
+    page.fill("[name=guidance_scale]", "3.5")
+    page.fill("[name=seed]", "12")
+    page.uncheck("#on")
+    address = page.evaluate("location.href")
+    assert "<b>" not in address
+    for again in (page, browser.new_context().new_page()):
+        again.goto("about:blank")
+        again.goto(address)
+        again.wait_for_selector("#make:enabled")
+        assert again.input_value("[name=prompt]") == "a <b>door</b> & 50 %"
+        names = ("n", "fade", "sampler", "steps", "guidance_scale", "seed")
+        assert [again.input_value(f"[name={name}]") for name in names] == [
+            "1",
+            "5",
+            "ddim",
+            "200",
+            "3.5",
+            "12",
+        ]
+        assert not again.is_checked("#on") and again.is_visible("[name=fade]")
+    again.context.close()
+    page.goto("about:blank")
+    page.goto(f"{served.url}#what=nonsense&sampler=euler&n=1e999&steps=%22%3E&x=1")
+    page.wait_for_selector("#make:enabled")
+    assert page.is_checked("[value=dog_bark]") and page.input_value("[name=sampler]") != "euler"
+    assert page.input_value("[name=steps]") == "" and not page.failures
+
+
+def test_a_reload_in_the_midst_of_a_job_loses_nothing(page):
+    page.fill("[name=n]", "3")
+    page.fill("[name=steps]", "120")
+    page.fill("[name=seed]", "5")
+    page.click("#make")
+    page.wait_for_selector("#stop:enabled")
+    page.reload()
+    page.wait_for_selector("#stop:enabled")
+    until(
+        page,
+        "/of 3, step \\d+ of 120; about \\d+ s left/.test(document.querySelector('#status').textContent)",
+    )
+    assert page.input_value("[name=seed]") == "8" and page.input_value("[name=steps]") == "120"
+    cards(page, 3)
+    assert not page.failures
+
+
+def test_the_book_s_picture_can_be_taken_again(tmp_path, repo_root):
+    from PIL import Image
+
+    words = [sys.executable, str(repo_root / "data_scripts/play_picture.py"), str(tmp_path / "play.png")]
+    ran = subprocess.run([*words, "--chromium", CHROMIUM], capture_output=True, text=True)
+    assert not ran.returncode, ran.stderr
+    taken, kept = tmp_path / "play.png", repo_root / "book/_static/play.png"
+    assert Image.open(taken).size == Image.open(kept).size == (1160, 840)
+    assert max(taken.stat().st_size, kept.stat().st_size) <= 120_000
+    assert ran.stdout.startswith(f"{taken}: 1160 x 840 pixels")
+
+
+def test_players_far_from_the_window_give_their_sound_back(page, served):
+    page.fill("[name=n]", "80")
+    page.fill("[name=steps]", "1")
+    page.click("#make")
+    cards(page, 80)
+    loaded = f"document.querySelectorAll('{CARD} audio[src]').length"
+    page.wait_for_timeout(500)
+    assert page.evaluate(loaded) < 80
+    last = f"document.querySelector('{CARD}:last-child audio')"
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    until(page, f"{last}.duration > 0")
+    until(page, f"{loaded} <= 60")
+    page.evaluate("scrollTo(0, 0)")
+    page.click("h1")
+    page.keyboard.press("1")
+    moves(page, 1)
+    assert not page.failures
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
-from latentclap import FoleySystem
+from latentclap import FoleySystem, cli
 from latentclap.audio import read_wave
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
@@ -25,7 +28,7 @@ from latentclap.generation import within_full_scale
 from latentclap.lora import ADAPTER, add_adapters, save_adapter, take_adapters
 from latentclap.publish import source
 from latentclap.publish.card import LICENSES, TEXTS, card
-from latentclap.publish.check import check_private
+from latentclap.publish.private import check_private
 from latentclap.publish.records import base_of, read_records
 from published import FOLDER, STEM, fast, finetuned, publish
 
@@ -116,6 +119,62 @@ def test_configurations_forget_where_they_were_loaded(run, tmp_path):
         write_json(path, read_json(path) | {key: "/Users/jane/models"})
     assert publish(run, "-o", tmp_path / "out", *MIT).exit_code == 0
     assert b"jane" not in b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.json"))
+
+
+def test_a_branch_s_own_place_and_a_header_s_notes_are_taken_out(run, tmp_path):
+    system = run / "system"
+    write_json(
+        system / "model_index.json",
+        read_json(system / "model_index.json") | {"_name_or_path": "/scratch/jane/x"},
+    )
+    told = read_json(system / "clap/config.json")
+    told["text_config"] = {**told["text_config"], "_name_or_path": "/scratch/jane/x"}
+    write_json(system / "clap/config.json", told)
+    vae = system / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(vae)
+    save_file(tensors, vae, metadata={"format": "pt", "ss_output_dir": "/scratch/jane/x"})
+    assert publish(run, "-o", tmp_path / "out", *MIT).exit_code == 0
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"jane" not in path.read_bytes(), path
+    ours = tmp_path / "out" / "vae" / vae.name
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(ours).items())
+    with safe_open(ours, "pt") as opened:
+        assert opened.metadata() == {"format": "pt"} and set(opened.keys()) == set(tensors)
+    assert FoleySystem.from_pretrained(tmp_path / "out").samples
+
+
+@pytest.mark.parametrize("place", ["/Users/jürgen lä/models", "C:\\Users\\jürgen"])
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "README.md", "unet/diffusion_pytorch_model.safetensors"]
+)
+def test_a_place_with_letters_of_its_own_is_found(made, tmp_path, place, name):
+    """JSON has such letters in another form, and so has a header that holds JSON."""
+    out = shutil.copytree(made[1], tmp_path / "out")
+    if name.endswith(".json"):
+        write_json(out / name, read_json(out / name) | {"note": f"trained in {place}"})
+    elif name.endswith(".md"):
+        (out / name).write_text(f"trained in {place}", encoding="utf-8")
+    else:
+        told = json.dumps({"rank": 2, "from": f"trained in {place}"})
+        save_file(load_file(out / name), out / name, metadata={"latentclap": told})
+    with pytest.raises(InputError, match="a place of this machine"):
+        check_private(out, [place])
+
+
+@pytest.mark.parametrize(
+    "place", ["/scratch/x", "~/models/x", "~jane/x", "D:\\x", "\\\\server\\x", "file:///x"]
+)
+def test_a_setting_that_is_a_place_of_any_machine_is_refused(made, tmp_path, place):
+    """A system that came from a cluster names the cluster's folders, which nobody here can know."""
+    out = shutil.copytree(made[1], tmp_path / "out")
+    write_json(out / "vae" / "config.json", read_json(out / "vae" / "config.json") | {"a": [{"b": place}]})
+    with pytest.raises(InputError, match=r"vae/config\.json names .*, a place of this machine or of another"):
+        check_private(out, [])
+
+
+def test_the_shipped_system_names_no_place(mini, tmp_path):
+    mini.save_pretrained(tmp_path / "mini")
+    check_private(tmp_path / "mini", [])
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"])
@@ -298,8 +357,8 @@ def test_the_card_says_what_the_records_say(made):
         in body
     )
     assert (
-        "latentclap finetune SOUNDS -o OUT --model FOLDER --batch-size 5 --epochs 2 --lr 0.001 --seed 0\n"
-        in body
+        "latentclap finetune SOUNDS -o OUT --model FOLDER --epochs 2 --lr 0.001 --batch-size 5 --hold-out 0.2"
+        " --listen 0 --device cpu\n```\n\nAs it was typed; words in capitals are" in body
     )
     assert "| λ of eq. 4 | 2000 |" in body and "| learning rate of Adam | 0.001 |" in body
     assert f"| optimiser steps | {trained['step']} |" in body
@@ -394,6 +453,64 @@ def test_an_edited_card_is_kept(made, tmp_path):
     assert "in a field" not in readme(out)[1]
 
 
+def test_what_was_added_to_the_folder_stays(made, tmp_path):
+    """Pictures for the card, and a clone's own folder; what the command wrote itself is made anew."""
+    out = shutil.copytree(made[1], tmp_path / "beeps")
+    (out / "demo").mkdir()
+    (out / "demo" / "äh.wav").write_bytes(b"x")
+    (out / ".git").mkdir()
+    (out / ".git" / "HEAD").write_text("x")
+    for name in ("picture.png", "unet/stray.txt"):
+        (out / name).write_bytes(b"mine")
+    with open(out / "README.md", "a", encoding="utf-8") as stream:
+        stream.write("![](picture.png)\n")
+    for _ in range(2):
+        said = publish(made[0], "-o", out, *MIT)
+        assert said.exit_code == 0, said.output
+        assert "kept, 3 files that you added: demo/äh.wav, picture.png, unet/stray.txt" in said.output
+        assert "warning: README.md says license: cc-by-4.0, and --license mit differs" in said.output
+        assert "warning: README.md links to samples/text00_000.flac, which is not there" in said.output
+        assert (out / "picture.png").read_bytes() == b"mine" and (out / ".git" / "HEAD").is_file()
+        assert not (out / "samples").exists()
+        assert read_json(out / "model_card.json")["added"] == [
+            "demo/äh.wav", "picture.png", "unet/stray.txt"
+        ]  # fmt: skip
+    (out / "weights.pt").write_bytes(b"x")
+    said = publish(made[0], "-o", out, *MIT)
+    assert "weights.pt: files that can run code when they are opened" in str(said.exception)
+    assert (out / "weights.pt").is_file() and (out / "picture.png").is_file()
+
+
+def test_a_folder_s_name_may_have_any_letters(made, tmp_path):
+    assert publish(made[0], "-o", tmp_path / "Türen öffnen", *MIT).exit_code == 0
+    _, body = readme(tmp_path / "Türen öffnen")
+    assert "--model 'Türen öffnen' --prompt" in body and '.from_pretrained("Türen öffnen")' in body
+
+
+@pytest.mark.parametrize(
+    ("license", "says"), [("mit", "allows more"), ("cc-by-nc-4.0", "is another one"), ("cc-by-nc-sa-4.0", "")]
+)
+def test_a_base_s_licence_goes_on_holding(made, tmp_path, license, says):
+    options = ("--license", license, "--base-model", "cvssp/audioldm-m-full", "--dry-run")
+    said = publish(made[0] / "system", "-o", tmp_path / "out", *options)
+    assert said.exit_code == 0 and (f"--license {license} {says}" in said.output) == bool(says)
+    assert bool(says) == ("warning: cvssp/audioldm-m-full has the licence" in said.output)
+
+
+def test_a_signal_leaves_nothing_half(made, tmp_path):
+    """SIGTERM in the midst of the work, in a process of its own."""
+    (tmp_path / "public").mkdir()
+    code = (
+        "import os, signal, sys\nfrom latentclap.publish import prepare\n"
+        "def killed(*_):\n    os.kill(os.getpid(), signal.SIGTERM)\n    raise AssertionError\n"
+        "prepare.card = killed\nfrom latentclap.cli import main\nmain()"
+    )
+    words = ["publish", made[0], "-o", tmp_path / "public" / "out", *MIT, "--device", "cpu"]
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert ran.returncode == 130 and "stopped; " in ran.stderr, ran.stderr
+    assert not list((tmp_path / "public").iterdir())
+
+
 def test_texts_of_any_kind_make_a_card(made):
     """Many, long, with what Markdown, a shell and Python read in another way."""
     told = read_json(made[1] / "model_card.json")
@@ -449,6 +566,32 @@ def test_the_card_s_code_runs(made):
     assert rate == system.sampling_rate and abs(wave.shape[1] - system.samples) <= system.mel.hop
     assert np.isfinite(wave).all() and wave.std() > 0
     (out.parent / "clip.wav").unlink()
+
+
+@pytest.mark.slow
+def test_the_card_s_command_makes_the_same_weights(made, tmp_path):
+    """With the author's folders in the place of the words in capitals, as whoever has the sounds would type it."""
+    run, out, _ = made
+    _, body = readme(out)
+    (typed,) = [block for block in blocks(body, "bash") if "finetune" in block]
+    words = typed.replace("SOUNDS", str(out.parent / FOLDER)).replace("OUT", str(tmp_path / "again"))
+    words = shlex.split(words.replace("FOLDER", str(out.parent / "tiny")))
+    said = CliRunner().invoke(cli.app, [*words[1:], "--workers", "0", "-q"])
+    assert said.exit_code == 0, said.output
+    name = "system/unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
+    told, ours = read_json(tmp_path / "again" / "finetune.json"), read_json(run / "finetune.json")
+    assert told["held_out_losses"] == ours["held_out_losses"] and told["sounds"] == ours["sounds"]
+
+
+def test_a_run_says_how_it_was_typed(made):
+    run, out, _ = made
+    asked = read_json(run / "finetune.json")["asked"]
+    assert asked["options"]["hold_out"] == 0.2 and asked["options"]["device"] == "cpu"
+    assert "seed" not in asked["options"]  # it had its default
+    typed = shlex.split(asked["command"])
+    assert typed[:3] == ["latentclap", "finetune", str(out.parent / FOLDER)]
+    assert typed[typed.index("--hold-out") + 1] == "0.2" and "--quiet" in typed
 
 
 def test_samples_are_the_first_by_seed(made):
@@ -526,6 +669,13 @@ def test_adapters_of_other_weights_are_refused(mini, tiny, tmp_path):
     assert publish(tmp_path / "work", "-o", tmp_path / "out", *MIT, "--base-model", base).exit_code == 0
     _, body = readme(tmp_path / "out")
     assert "--model BASE --lora out" in body and str(tmp_path) not in body
+    secret = tiny.save_pretrained(tmp_path / "janes_base")
+    theirs = adapter(FoleySystem.from_pretrained(secret), tmp_path / "theirs" / ADAPTER)
+    assert b"janes_base" in theirs.read_bytes()
+    said = publish(theirs, "-o", tmp_path / "small", *MIT, "--base-model", secret)
+    assert said.exit_code == 0, said.output
+    assert b"janes_base" not in (tmp_path / "small" / ADAPTER).read_bytes()
+    assert b"base_digest" in (tmp_path / "small" / ADAPTER).read_bytes()
 
 
 def test_a_run_of_adapters_gives_either(tiny_family, tmp_path):
@@ -543,7 +693,7 @@ def test_a_run_of_adapters_gives_either(tiny_family, tmp_path):
     assert said.exit_code == 0, said.output
     _, body = readme(tmp_path / "small")
     assert "diffusers alone cannot load it: beside the adapters a tuning layer" in body
-    assert "--lora-rank 2 --lr 0.001 --seed 0 --tuning\n" in body
+    assert "--tuning --epochs 2 --lr 0.001 --lora-rank 2 --batch-size 5" in body
 
 
 # --- records of other commands ----------------------------------------------------------------------------------

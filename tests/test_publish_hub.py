@@ -93,6 +93,21 @@ def test_every_byte_arrives_in_one_commit(hub, push, tmp_path):
     assert ours["README.md"].decode().split("\n# ", 1)[1].startswith("beeps\n")
 
 
+def test_what_was_added_is_sent_and_what_is_hidden_is_not(hub, push, tmp_path):
+    push()
+    for name in ("picture.png", ".DS_Store", "unet/.DS_Store", ".git/HEAD"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(b"x")
+    for _ in range(2):
+        said = push("--overwrite")
+        assert said.exit_code == 0, said.output
+        sent = {name for name in hub.repos[NAME].files if name != ".gitattributes"}
+        assert "picture.png" in sent and not [name for name in sent if "/." in f"/{name}"]
+        assert (tmp_path / "out" / ".git" / "HEAD").is_file()
+    assert hub.repos[NAME].commits == 2
+    assert b".DS_Store" not in hub.repos[NAME].files["model_card.json"]
+
+
 def test_a_private_one(hub, push):
     assert push("--private").exit_code == 0
     assert hub.repos[NAME].private

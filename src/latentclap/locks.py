@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def locked(path: str | Path, *, wait: bool = True, strict: bool = False) -> Iter
 
 
 @contextmanager
-def alone(folder: str | Path, what: str) -> Iterator[None]:
+def alone(folder: str | Path, what: str, patience: float = 0) -> Iterator[None]:
     """Keep a folder for this run while the block runs; that of a run that was killed is free at once.
 
     The lock is on the folder itself: nothing more lies in it. A folder that had to be made goes again where nothing
@@ -59,6 +60,7 @@ def alone(folder: str | Path, what: str) -> Iterator[None]:
     Args:
         folder: made where it is not there.
         what: another run does there, in words, for the error.
+        patience: seconds to wait for another run that holds it.
 
     Raises:
         InputError: another run holds it.
@@ -68,8 +70,12 @@ def alone(folder: str | Path, what: str) -> Iterator[None]:
     made = check_place(folder / "any")
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + patience
     try:
-        if not _held(descriptor):
+        while not _held(descriptor):
+            if time.monotonic() < end:
+                time.sleep(0.02)
+                continue
             raise InputError(f"{folder}: {what}; wait for it, or choose another folder")
         yield
     finally:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "python data_scripts/convert_dcase_stats.py": "data_scripts/convert_dcase_stats.py",
     "python data_scripts/make_foley.py": "data_scripts/make_foley.py",
     "python data_scripts/example_sounds.py": "data_scripts/example_sounds.py",
+    "python data_scripts/play_picture.py": "data_scripts/play_picture.py",
     "python data_scripts/pack_shards.py": "data_scripts/pack_shards.py",
     "python data_scripts/cache_latents.py": "data_scripts/cache_latents.py",
     "python data_scripts/pretrain_mini.py": "data_scripts/pretrain_mini.py",

@@ -27,6 +27,7 @@ from latentclap.options import (
     at_least,
     device_for,
 )
+from latentclap.typed import typed
 from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ that plays both beside your sounds; doors/train.toml is the training's configura
 
 
 def finetune(
+    context: typer.Context,
     sounds: Annotated[Path, typer.Argument(help="Folder of sounds, with words to them.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for system/, listen/ and what is between.")
@@ -143,7 +145,7 @@ def finetune(
         _tell(own, record)
         return
     device_for(device)
-    _run(own, options, workers, prepare, quiet)
+    _run(own, options, workers, prepare, quiet, typed(context))
 
 
 def _all_done(own: Own, record: dict[str, Any]) -> bool:
@@ -167,7 +169,9 @@ def _announce(own: Own, hold_out: float) -> None:
     )
 
 
-def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
+def _run(
+    own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool, asked: dict[str, Any]
+) -> None:
     from latentclap.hush import hush
     from latentclap.launch import check_precision, complete
     from latentclap.runs import origin
@@ -186,12 +190,12 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
             return
         finished = record.get("finished")
         if not (own.out / "finetune.json").is_file():
-            own.write_record(finished=False)
+            own.write_record(finished=False, asked=asked)
         caches = own.encode(system, say, workers=workers, progress=not quiet)
         del system
         config = own.config(len(caches["train"]))
         if not finished:  # another page is wanted: until it is there, what was measured stays known
-            own.write_record(finished=False, clips=len(caches["train"]))
+            own.write_record(finished=False, asked=asked, clips=len(caches["train"]))
         own.write_files(config)
         launch = own.launch(**options)
         steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
@@ -212,6 +216,7 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
         told = own.compare(caches, config, progress=not quiet)
         record = {
             "finished": True,
+            "asked": asked,
             "listen": own.listen,
             "profile": own.profile,
             "clips": len(caches["train"]),

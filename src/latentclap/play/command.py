@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +13,7 @@ import typer
 
 from latentclap.checkpoints import SAMPLERS, resolve, shipped
 from latentclap.classes import CLASSES, LABELS
+from latentclap.ending import as_ctrl_c
 from latentclap.errors import InputError
 from latentclap.options import Device, Model
 from latentclap.wording import plural
@@ -81,7 +79,7 @@ def _play(
     shelf = Shelf(folder, out)
     # before the model: a port in use is told at once
     server = Server(host, port)
-    with _ended(), server.answering():
+    with as_ctrl_c(), server.answering():
         if not server.loopback:
             typer.echo(
                 f"warning: --host {host}: whoever reaches this machine can use the page, without a password",
@@ -109,21 +107,6 @@ def _tell(maker: Maker, url: str, browser: bool) -> None:
     typer.echo(f"the page is at {url} and Ctrl-C ends it")
     if browser and _has_windows():
         webbrowser.open(url)
-
-
-@contextmanager
-def _ended() -> Iterator[None]:
-    """Let the signals that end a command do what Ctrl-C does: what lies in the temporary folder is removed."""
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup's wish
-            signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _has_windows() -> bool:

@@ -49,7 +49,11 @@ def given(name: str, content: bytes, shelf: Shelf, system: FoleySystem) -> Item:
         picture = spectrogram_png(heard, sr, place / "heard.png", seconds=system.seconds)
     except InputError as error:
         shutil.rmtree(place, ignore_errors=True)
-        raise InputError(str(error).replace(f"{place}/", "")) from None
+        said = str(error).replace(f"{place}/", "")
+        raise InputError(said if name in said else f"{name}: {said}") from None
+    except BaseException:  # a full disk, say: nothing half stays
+        shutil.rmtree(place, ignore_errors=True)
+        raise
     word = word_of(file.stem)
     return Item(
         id=shelf.number(),
@@ -68,10 +72,13 @@ def given(name: str, content: bytes, shelf: Shelf, system: FoleySystem) -> Item:
 def safe_name(name: str) -> str:
     """A sound's name as a file's: no folders, nothing that a shell takes for an option, of a length that fits.
 
+    Letters that are not seen, those that turn the direction of writing too, are replaced.
+
     Raises:
         InputError: it has no end that says a format.
     """
-    name = re.sub(r"[\x00-\x1f\x7f/\\\\]+", "_", " ".join(name.split())).lstrip("-.")
+    name = "".join(letter if letter.isprintable() else "/" for letter in " ".join(name.split()))
+    name = re.sub(r"[/\\]+", "_", name).lstrip("-.")
     stem, _, suffix = name.rpartition(".")
     if not stem:
         raise InputError("give the sound's file a name with its format, such as step.wav")

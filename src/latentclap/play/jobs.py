@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Job:
         done: clips.
         step: calls for the present clip.
         stopping: the user wants no more.
+        began: when the first call was made, by the monotonic clock; 0: not yet.
     """
 
     wish: Wish
@@ -49,12 +51,22 @@ class Job:
     done: int = 0
     step: int = 0
     stopping: bool = False
+    began: float = 0
 
     def count(self) -> None:
         """Count a call of the UNet."""
         if self.stopping:
             raise Stopped
+        self.began = self.began or time.monotonic()
         self.step += 1
+
+    def left(self) -> float | None:
+        """Seconds that are left, as far as what is done tells: decoding counts from the second clip on."""
+        over = self.done * self.calls + max(self.step - 1, 0)  # the present call is not over
+        if over < 2:
+            return None
+        rest = self.wish.n * self.calls - over
+        return (time.monotonic() - self.began) / over * rest
 
     def page(self) -> dict[str, Any]:
         """How far it is, for the page."""
@@ -65,6 +77,7 @@ class Job:
             "step": self.step,
             "steps": self.calls,
             "stopping": self.stopping,
+            "left": self.left(),
         }
 
 
@@ -132,6 +145,18 @@ class Session:
         self.shelf.add(item)
         return item.id
 
+    def remove(self, number: int) -> None:
+        """Take a clip or sound off the page.
+
+        Raises:
+            InputError: there is none of that number, or takes of it are being made.
+        """
+        with self._change:
+            sound = self._job.sound if self._job else None
+        if sound is not None and sound.id == number:
+            raise InputError("takes of it are being made: wait for them, or stop them")
+        self.shelf.remove(number)
+
     # ------------------------------------------------------------------------------ what is done
 
     def close(self) -> None:
@@ -198,18 +223,45 @@ class Session:
         picture = self.shelf.place("picture") / "p.png"
         spectrogram_png(wave, sr, picture, seconds=self.maker.system.seconds)
         path = self.shelf.put(made.path, word, f"{sound.root}_take" if sound else word, seed)
-        command = self.maker.command(wish, seed, path.stem, sound.source.name if sound else "")
+        try:
+            item = self._item(job, made, seed, path, picture, {"seconds": len(wave) / sr, "rate": sr})
+        except BaseException:  # stopped between the two
+            self.shelf.drop(path)
+            raise
+        self.shelf.add(item)
+        if made.warned:
+            self._note = made.warned
+
+    def _item(
+        self, job: Job, made: Made, seed: int, path: Path, picture: Path, heard: dict[str, Any]
+    ) -> Item:
+        """A clip whose file lies where clips lie; ``heard`` is its length and sampling rate."""
+        wish, sound, out = job.wish, job.sound, self.shelf.out
+        # a clip that stays is named by its place, so that the command runs where this one was started
+        named = sound.source.as_posix() if sound and out and sound.record is not None else ""
+        command = self.maker.command(wish, seed, path.stem, named or (sound.source.name if sound else ""))
+        word = path.parent.name
+        record = {
+            "class": word,
+            "prompt": wish.text,
+            "index": 0,
+            **made.about,
+            "model": self.maker.model,
+            "settings": made.settings,
+            "sampling_rate": heard["rate"],
+            "seconds": heard["seconds"],
+            "command": command,
+        }
         told = {
             "seed": seed,
-            "seconds": len(wave) / sr,
-            "rate": sr,
+            **heard,
             "how": how_of(wish),
             "text": wish.text,
             "command": command,
             "loop": bool(wish.finish.loop),
-            "saved": path.as_posix() if self.shelf.out else "",
+            "saved": path.as_posix() if out else "",
         }
-        item = Item(
+        return Item(
             id=self.shelf.number(),
             kind="take" if sound else "clip",
             title=title_of(wish, sound),
@@ -220,21 +272,9 @@ class Session:
             root=sound.root if sound else path.stem,
             source=path,
             told=told,
+            record=record,
+            maker=made.maker,
         )
-        record = {
-            "class": word,
-            "prompt": wish.text,
-            "index": 0,
-            **made.about,
-            "model": self.maker.model,
-            "settings": made.settings,
-            "sampling_rate": sr,
-            "seconds": len(wave) / sr,
-            "command": command,
-        }
-        self.shelf.add(item, record, made.maker)
-        if made.warned:
-            self._note = made.warned
 
 
 def title_of(wish: Wish, sound: Item | None) -> str:

@@ -11,6 +11,7 @@ let source = null; // the clip or sound that takes are made of
 let shown = -1; // revision of the list
 let asking = false;
 let failed = ""; // what the last job ended with, said once
+let heard = []; // the players that were heard last, the last one first
 
 // --- asking the server ------------------------------------------------------------------------------------------
 
@@ -78,6 +79,40 @@ const choose = (clip) => {
   field("what").value = "sound";
   if (clip && about.steered_not && !text("towards")) field("towards").value = clip.text || "";
   showWhat();
+  remember();
+};
+
+// --- what is chosen, in the address -----------------------------------------------------------------------------
+
+const FIELDS = ["what", "prompt", "towards", "strength", "n", "seed", "sampler", "steps", "guidance_scale", "seconds", "loop", "fade",
+  "lufs", "sampling_rate"];
+const TICKS = ["on", "play", "keys"];
+let usual = {}; // what all fields have when the page is new
+
+const values = () => Object.fromEntries([...FIELDS.map((name) => [name, field(name).value]),
+  ...TICKS.map((name) => [name, get(name).checked ? "yes" : "no"])]);
+
+// Only what is not as usual: the model's own steps stay its own when another model is played.
+const remember = () => {
+  if (!about) return;
+  const told = Object.entries(values()).filter(([name, value]) => value !== usual[name]);
+  history.replaceState(null, "", `#${new URLSearchParams(told)}`);
+};
+
+const recall = () => {
+  const told = { ...usual, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
+  FIELDS.forEach((name) => {
+    const before = field(name).value;
+    field(name).value = told[name];
+    if ((name === "what" || name === "sampler") && field(name).value !== told[name]) field(name).value = before;
+  });
+  TICKS.forEach((name) => { get(name).checked = told[name] === "yes"; });
+  const open = (names) => names.some((name) => field(name).value !== usual[name]);
+  if (open(["sampler", "steps", "guidance_scale"])) form.querySelectorAll("details")[0].open = true;
+  if (open(["seconds", "loop", "fade", "lufs", "sampling_rate"])) form.querySelectorAll("details")[1].open = true;
+  showWhat();
+  showStrength();
+  showStarred();
 };
 
 const make = async () => {
@@ -91,6 +126,7 @@ const make = async () => {
       const next = (told.seed || 0) + (told.n || 1);
       field("seed").value = next > about.largest_seed ? randomSeed() : next;
     }
+    remember();
     soon();
   } catch (error) {
     say(error);
@@ -99,23 +135,76 @@ const make = async () => {
   }
 };
 
-const give = async (file) => {
-  if (!file || !about) return;
+const give = async (files) => {
+  if (!files.length || !about) return;
   say("");
-  try {
-    if (file.size > about.most_bytes) throw new Error(`${file.name}: at most ${about.most_bytes / 1e6} MB; cut out what is to be varied.`);
-    get("status").textContent = `Reading ${file.name}.`;
-    const told = await call(`/api/sound?name=${encodeURIComponent(file.name)}`,
-      { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
-    await list();
-    choose(clips.find((clip) => clip.id === told.id) || null);
-  } catch (error) {
-    say(error);
-  }
+  const failures = [];
+  for (const file of files) await giveOne(file).catch((error) => failures.push(error));
+  if (failures.length) say(failures[0]);
   if (state) show(state);
 };
 
+const giveOne = async (file) => {
+  if (file.size > about.most_bytes) throw new Error(`${file.name}: at most ${about.most_bytes / 1e6} MB; cut out what is to be varied.`);
+  get("status").textContent = `Reading ${file.name}.`;
+  const told = await call(`/api/sound?name=${encodeURIComponent(file.name)}`,
+    { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
+  await list();
+  choose(clips.find((clip) => clip.id === told.id) || null);
+};
+
 // --- the list ---------------------------------------------------------------------------------------------------
+
+// A browser has a limit of players, a phone one of forty: those far from the window get their sound when they come near.
+const PLAYERS = 30;
+const ready = (player) => { if (!player.hasAttribute("src")) player.src = player.dataset.sound; };
+const near = new IntersectionObserver((seen) => seen.forEach(({ target: player, isIntersecting }) => {
+  if (isIntersecting) return ready(player);
+  const full = document.querySelectorAll("#clips audio[src]").length > PLAYERS;
+  if (full && player.paused && !heard.includes(player)) {
+    player.removeAttribute("src");
+    player.load();
+  }
+}), { rootMargin: "600px" });
+
+const showStar = (item, clip) => {
+  item.classList.toggle("starred", clip.starred);
+  item.querySelector(".star")?.setAttribute("aria-pressed", clip.starred);
+  if (item.querySelector(".star")) item.querySelector(".star").textContent = clip.starred ? "★" : "☆";
+};
+
+const star = (item) => {
+  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  if (clip && clip.kind !== "sound") post("/api/star", { id: clip.id, starred: !clip.starred }).then(list).catch(say);
+};
+
+// Numbers of the clips that are seen, and what there is to download.
+const showStarred = () => {
+  get("clips").classList.toggle("only", get("only").checked);
+  Array.from(get("clips").children).forEach((item) => item.querySelector("h3").removeAttribute("data-place"));
+  players().slice(0, 9).forEach((player, k) => { player.closest("li").querySelector("h3").dataset.place = k + 1; });
+  const count = clips.filter((clip) => clip.starred).length;
+  get("zip").hidden = !count;
+  get("zip").textContent = `Download ${count} starred (zip)`;
+};
+
+const like = (item) => {
+  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  if (!clip) return;
+  choose(clip);
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  form.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  field("strength").focus({ preventScroll: true });
+};
+
+// Its neighbour's button gets the focus: whoever has no mouse goes on from there.
+const remove = async (item) => {
+  const other = item.nextElementSibling || item.previousElementSibling;
+  const focused = item.contains(document.activeElement);
+  await post("/api/remove", { id: Number(item.dataset.id) });
+  await list();
+  if (focused) (other?.querySelector(".drop") || get("make")).focus();
+};
 
 const caption = (clip) => {
   if (clip.kind === "sound") {
@@ -131,17 +220,18 @@ const card = (clip) => {
   item.dataset.id = clip.id;
   find("h3").textContent = clip.kind === "sound" ? name : `${clip.title} `;
   if (clip.kind !== "sound") find("h3").append(Object.assign(document.createElement("span"), { textContent: `seed ${clip.seed}` }));
-  Object.assign(find("audio"), { src: clip.sound, loop: Boolean(clip.loop) });
+  find("audio").dataset.sound = clip.sound;
+  find("audio").loop = Boolean(clip.loop);
+  near.observe(find("audio"));
+  find("h3").id = `clip-${clip.id}`;
+  item.querySelectorAll("button, .get").forEach((part) => part.setAttribute("aria-describedby", `clip-${clip.id}`));
   find("audio").setAttribute("aria-label", name);
   Object.assign(find("img"), { src: clip.picture, alt: `Log-mel spectrogram: ${name}` });
   find(".lc-caption").textContent = caption(clip);
-  find(".like").addEventListener("click", () => {
-    choose(clip);
-    form.scrollIntoView({ behavior: "smooth", block: "start" });
-    field("strength").focus({ preventScroll: true });
-  });
-  find(".drop").addEventListener("click", () => post("/api/remove", { id: clip.id }).then(list).catch(say));
+  find(".like").addEventListener("click", () => like(item));
+  find(".drop").addEventListener("click", () => remove(item).catch(say));
   if (clip.kind === "sound") {
+    find(".star").remove();
     find(".get").remove();
     find(".line").remove();
     return item;
@@ -149,6 +239,7 @@ const card = (clip) => {
   Object.assign(find(".get"), { href: clip.sound, download: clip.file });
   find(".line code").textContent = clip.command;
   find(".copy").addEventListener("click", () => copy(find(".line code"), find(".copy")));
+  find(".star").addEventListener("click", () => star(item));
   return item;
 };
 
@@ -168,36 +259,55 @@ const list = async () => {
   shown = told.revision;
   clips = told.clips;
   const there = new Set(clips.map((clip) => clip.id));
-  known.forEach((item, id) => { if (!there.has(id)) item.remove(); });
+  known.forEach((item, id) => {
+    if (there.has(id)) return;
+    near.unobserve(item.querySelector("audio"));
+    heard = heard.filter((player) => !item.contains(player));
+    item.remove();
+  });
   // what is there stays where it is: a player that is moved falls silent
   let before = null;
   [...clips].reverse().forEach((clip) => {
     const item = known.get(clip.id) || card(clip);
     if (!known.has(clip.id)) get("clips").insertBefore(item, before);
+    showStar(item, clip);
     before = item;
   });
   if (source && !there.has(source.id)) { source = null; choose(null); }
   const made = clips.filter((clip) => clip.kind !== "sound").length;
   get("count").textContent = made ? `${made}, the newest first` : "none yet";
   showWhat();
+  showStarred();
   if (!first && get("play").checked && fresh.length && players().every((player) => player.paused)) {
-    get("clips").querySelector(`[data-id="${fresh[fresh.length - 1].id}"] audio`).play().catch(() => {});
+    startFrom(get("clips").querySelector(`[data-id="${fresh[fresh.length - 1].id}"] audio`), 0);
   }
 };
 
 // --- what goes on -----------------------------------------------------------------------------------------------
 
+let pressed = false;
+const left = (job) => {
+  if (job.left === null || job.left < 2) return "";
+  return job.left < 90 ? `; about ${Math.round(job.left)} s left` : `; about ${Math.round(job.left / 60)} min left`;
+};
+
 const show = (told) => {
   state = told;
   const job = told.job;
+  // a button that is switched off loses the focus, and has it again afterwards
+  if (job && document.activeElement === get("make")) pressed = true;
   get("make").disabled = Boolean(job) || !about;
+  if (!job && pressed) {
+    pressed = false;
+    if (document.activeElement === document.body) get("make").focus();
+  }
   get("stop").disabled = !job || job.stopping;
   get("bar").classList.toggle("busy", Boolean(job));
   if (job) {
     const part = job.steps ? Math.min(job.step / job.steps, 1) * 0.9 : 0;
     get("bar").value = Math.min((job.clip - 1 + part) / job.clips, 1);
     const step = job.step ? `step ${job.step} of ${job.steps}` : "beginning";
-    get("status").textContent = `${job.title}: clip ${Math.min(job.clip, job.clips)} of ${job.clips}, ${job.stopping ? "stopping" : step}`;
+    get("status").textContent = `${job.title}: clip ${Math.min(job.clip, job.clips)} of ${job.clips}, ${job.stopping ? "stopping" : step + left(job)}`;
   } else get("status").textContent = told.note ? `Note: ${told.note}` : "";
   if (told.error && told.error !== failed) say(told.error);
   failed = told.error;
@@ -246,17 +356,20 @@ const begin = async () => {
   field("steps").max = about.most_steps;
   field("seconds").placeholder = about.seconds.toFixed(2);
   field("sampling_rate").placeholder = about.sampling_rate;
-  field("seed").value = randomSeed();
   takeOwn();
-  showWhat();
-  showStrength();
+  usual = values();
+  recall();
+  if (!text("seed")) field("seed").value = randomSeed();
+  remember();
   return true;
 };
 
 // --- players ----------------------------------------------------------------------------------------------------
 
-const players = () => Array.from(document.querySelectorAll("#clips audio"));
+// Those of the clips that are seen.
+const players = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred audio" : "#clips audio"));
 const startFrom = (player, seconds) => {
+  ready(player);
   player.currentTime = seconds;
   player.play().catch(() => {}); // broken off by the next one
 };
@@ -269,7 +382,8 @@ const line = (player) => {
 };
 
 document.addEventListener("play", (event) => {
-  players().forEach((other) => {
+  if (heard[0] !== event.target) heard = [event.target, ...heard.slice(0, 1)];
+  document.querySelectorAll("#clips audio").forEach((other) => {
     if (other === event.target) return;
     other.pause();
     other.closest("li").querySelector(".lc-picture").style.removeProperty("--at");
@@ -291,36 +405,51 @@ get("clips").addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.repeat) return;
   if (event.key === "Escape" && state?.job) return void post("/api/stop", {}).then(show).catch(say);
   const typing = event.target.closest("input:not([type=radio], [type=checkbox], [type=range]), textarea, select");
-  if (event.key === "Enter" && !event.target.closest("button, a, summary, audio")) {
+  if (event.key === "Enter" && !event.target.closest("button, a, summary, audio, select, code, [type=file]")) {
     event.preventDefault();
     return void make();
   }
-  if (typing || !/^[1-9]$/.test(event.key)) return;
-  const player = players()[Number(event.key) - 1];
-  if (!player) return;
-  if (player.paused) startFrom(player, 0);
-  else player.pause();
+  if (typing || !get("keys").checked) return;
+  const key = event.key.toLowerCase();
+  const player = players()[Number(key) - 1];
+  const last = event.target.closest("#clips li") || heard[0]?.closest("li");
+  if (/^[1-9]$/.test(key) && player) {
+    if (player.paused) startFrom(player, 0);
+    else player.pause();
+  } else if (key === "x" && heard[1]) {
+    // while one plays the other goes on where it is: a sound that lasts is compared at one place
+    startFrom(heard[1], heard[0].paused ? 0 : Math.min(heard[0].currentTime, heard[1].duration || 0));
+  } else if (key === "s" && last) star(last);
+  else if (key === "m" && last) {
+    event.preventDefault();
+    like(last);
+  }
 });
 
 // --- the rest ---------------------------------------------------------------------------------------------------
 
 form.addEventListener("submit", (event) => { event.preventDefault(); make(); });
 form.addEventListener("change", (event) => { if (event.target.name === "what") showWhat(); });
+document.addEventListener("change", remember);
+window.addEventListener("hashchange", () => { if (about) recall(); });
+get("only").addEventListener("change", showStarred);
 field("strength").addEventListener("input", showStrength);
 field("sampler").addEventListener("change", () => {
   // another sampler than the model's own has other steps
   field("steps").value = field("sampler").value === about.sampling.sampler ? about.sampling.steps : about.paper_steps;
 });
 get("stop").addEventListener("click", () => post("/api/stop", {}).then(show).catch(say));
-get("new").addEventListener("click", () => { field("seed").value = randomSeed(); });
-get("own").addEventListener("click", takeOwn);
-get("file").addEventListener("change", () => { give(get("file").files[0]); get("file").value = ""; });
+get("new").addEventListener("click", () => { field("seed").value = randomSeed(); remember(); });
+get("own").addEventListener("click", () => { takeOwn(); remember(); });
+get("file").addEventListener("change", () => { give([...get("file").files]); get("file").value = ""; });
 ["dragover", "dragleave", "drop"].forEach((name) => document.addEventListener(name, (event) => {
+  const files = event.dataTransfer.types.includes("Files"); // words may be dropped into a field
+  document.body.classList.toggle("over", files && name === "dragover");
+  if (!files) return;
   event.preventDefault();
-  document.body.classList.toggle("over", name === "dragover" && event.dataTransfer.types.includes("Files"));
-  if (name === "drop") give(event.dataTransfer.files[0]);
+  if (name === "drop") give([...event.dataTransfer.files]);
 }));
 soon();

@@ -21,10 +21,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from latentclap.book.standalone import STYLE
 from latentclap.errors import InputError, reason
+from latentclap.play.bundle import bundle
 from latentclap.play.given import MOST_BYTES
 from latentclap.play.guard import byte_range, is_foreign, is_ours
 from latentclap.play.jobs import Busy, Session
-from latentclap.play.wish import read_json_object
+from latentclap.play.wish import read_field, read_json_object
 
 #: Bytes of a request in JSON.
 MOST_JSON = 16_384
@@ -164,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"error": str(busy)}, 409)
         except InputError as error:
             self._json({"error": " ".join(str(error).split())}, 400)
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):  # it went away, or stopped sending
             raise
         except Exception as error:
             said = reason(error)
@@ -197,6 +198,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json(session.state())
         elif path == "/api/clips":
             self._json({"revision": session.shelf.revision, "clips": session.shelf.page()})
+        elif path == "/starred.zip":
+            self._send(bundle(session.shelf.starred()), "application/zip")
         elif found := _CLIP.fullmatch(path):
             self._clip(int(found[1]), found[2])
         else:
@@ -211,18 +214,17 @@ class Handler(BaseHTTPRequestHandler):
             names = parse_qs(urlsplit(self.path).query).get("name", [""])
             self._json({"id": session.give(names[0], content)})
             return
-        if path not in ("/api/make", "/api/stop", "/api/remove"):
+        if path not in ("/api/make", "/api/stop", "/api/remove", "/api/star"):
             raise Refused(404, "there is nothing of this name")
         told = read_json_object(self._body(MOST_JSON, "application/json"))
         if path == "/api/make":
             session.ask(told)
         elif path == "/api/stop":
             session.stop()
+        elif path == "/api/remove":
+            session.remove(read_field(told, "id", int))
         else:
-            number = told.get("id")
-            if type(number) is not int:
-                raise InputError("say the clip's number: id")
-            session.shelf.remove(number)
+            session.shelf.star(read_field(told, "id", int), read_field(told, "starred", bool))
         self._json(session.state())
 
     def _body(self, most: int, kind: str) -> bytes:

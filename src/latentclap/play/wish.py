@@ -84,6 +84,19 @@ def read_json_object(body: bytes) -> dict[str, Any]:
     return told
 
 
+def read_field(told: Mapping[str, Any], name: str, kind: type) -> Any:
+    """A field of a request that has to be there, a whole number or true and false.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    value = told.get(name)
+    if type(value) is not kind:
+        words = "true or false" if kind is bool else "a whole number"
+        raise InputError(f"{name}: give {words}, not {_shown(value)}")
+    return value
+
+
 def _refuse(name: str) -> None:
     raise ValueError(name)
 

@@ -186,7 +186,8 @@ def _made(record: dict[str, Any], base: dict[str, str]) -> Iterator[str]:
     yield f"By `{record['by']}`, from {begun}:"
     if "command" in record:
         yield f"```bash\n{record['command']}\n```"
-        yield "The command is put together from the records; words in capitals are the author's files and folders."
+        how = "As it was typed" if record.get("as_typed") else "Put together from the records"
+        yield f"{how}; words in capitals are the author's files and folders."
     rows = [(_NAMES[key], _plain(key, value)) for key, value in record.get("values", {}).items()]
     rows += [("optimiser steps", str(record["steps"]))] if "steps" in record else []
     if "seconds" in record:

@@ -1,17 +1,15 @@
-"""What goes into a published folder, and whether it is whole: safetensors, finite, loadable, and nothing private."""
+"""What goes into a published folder, and whether it is whole: safetensors, finite, loadable."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentclap.checkpoints import INDEX, SYSTEM_PARTS, check_system, header, json_or_nothing
+from latentclap.checkpoints import INDEX, SYSTEM_PARTS, check_system, header
 from latentclap.errors import InputError
-from latentclap.files import below, write_json
+from latentclap.files import below
 from latentclap.wording import plural
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ FILES = ("model_index.json", INDEX)
 KINDS = (".safetensors", ".json", ".txt")
 #: formats that can run code when they are opened, or hold the same weights for others
 OTHERS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx")
-#: of a configuration, what tells of the machine that it was loaded on
-_HERE = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 
 
 @dataclass(frozen=True)
@@ -123,53 +119,6 @@ def load_whole(folder: Path, device: str) -> FoleySystem:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{folder}: diffusers does not open it ({reason})") from None
     return system
-
-
-def forget_machine(folder: Path) -> None:
-    """Take out of the configurations below a folder where they were loaded from."""
-    for path in below(folder, (".json",)):
-        if not path.name.endswith("config.json"):
-            continue
-        told = json_or_nothing(path)
-        kept = {key: value for key, value in told.items() if key not in _HERE}
-        if kept != told:
-            write_json(path, kept)
-
-
-def check_private(folder: Path, secrets: Iterable[str | Path]) -> None:
-    """Make sure that no text below a folder names a place of this machine.
-
-    Looked at are texts, configurations and the headers of safetensors; not a tokenizer's list of words, in which any
-    letters may stand.
-
-    Args:
-        folder: what is to be published.
-        secrets: paths that must not be in it.
-
-    Raises:
-        InputError: one of them is.
-    """
-    places = {str(secret) for secret in secrets}
-    needles = sorted(place for place in places if len(place) > 3)  # not "/"
-    for path in below(folder):
-        if path.suffix == ".safetensors":
-            text = _metadata(path)
-        elif path.suffix in (".json", ".md", ".txt") and path.name not in ("tokenizer.json", "vocab.json"):
-            text = path.read_text(encoding="utf-8", errors="replace")
-        else:
-            continue
-        found = next((needle for needle in needles if needle in text), None)
-        if found:
-            raise InputError(
-                f"{path.relative_to(folder)} names {found}, a place of this machine: take it out and publish again"
-            )
-
-
-def _metadata(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as opened:
-        return json.dumps(opened.metadata() or {})
 
 
 def inventory(folder: Path) -> dict[str, int]:

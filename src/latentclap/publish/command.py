@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from latentclap.ending import as_ctrl_c
 from latentclap.errors import InputError
 from latentclap.options import Device, Quiet, at_least, device_for
 from latentclap.publish.card import LICENSES
@@ -89,7 +90,8 @@ def publish(
 
         check_online()
     check_order(order)
-    _publish(order, device, private, overwrite, dry_run, quiet)
+    with as_ctrl_c():  # gigabytes lie beside the folder until it is whole
+        _publish(order, device, private, overwrite, dry_run, quiet)
 
 
 def _publish(order: Order, device: str, private: bool, overwrite: bool, dry_run: bool, quiet: bool) -> None:
@@ -134,12 +136,14 @@ def _tell(order: Order, made: Prepared, dry_run: bool) -> None:
         f"{'would be written' if dry_run else 'written'}: {order.out}, {files}, {total};"
         f" {made.numbers:,} numbers, all finite, and it loads"
     )
-    if made.edited:
-        typer.echo("README.md was edited and is kept as it is; delete it to have it written anew")
+    for line in made.notes:
+        typer.echo(line, err=line.startswith("warning"))
     base = made.told["base"]
-    if base.get("licence", "").startswith("CC BY-NC") and "-nc-" not in order.license:
+    alike = base.get("licence", "").startswith("CC BY-NC-SA") and order.license != "cc-by-nc-sa-4.0"
+    if base.get("licence", "").startswith("CC BY-NC") and ("-nc-" not in order.license or alike):
+        more = "is another one" if "-nc-" in order.license else "allows more"
         typer.echo(
-            f"warning: {base['name']} has the licence {base['licence']}, and --license {order.license} allows more",
+            f"warning: {base['name']} has the licence {base['licence']}, and --license {order.license} {more}",
             err=True,
         )
     if not order.source.adapters and order.source.run and (order.source.run / ADAPTER).is_file():

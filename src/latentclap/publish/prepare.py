@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,15 +16,15 @@ from latentclap.files import (
     NO_ROOM,
     check_place,
     existing,
-    file_sha256,
     plain,
     replaceable,
-    write_json,
     write_text,
 )
 from latentclap.publish import check
 from latentclap.publish.card import card
+from latentclap.publish.earlier import CARD, LICENSE, RECORD, added, edited, notes, take_along, write_record
 from latentclap.publish.figures import evaluations
+from latentclap.publish.private import check_private, forget_machine
 from latentclap.publish.records import base_name, base_of, read_records
 from latentclap.publish.samples import make_samples, sampled_texts
 from latentclap.publish.source import ADAPTER, Source
@@ -33,9 +32,6 @@ from latentclap.publish.source import ADAPTER, Source
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
     from latentclap.system import FoleySystem
-
-#: what the folder holds beside the system; the second tells it from any other folder
-CARD, RECORD, LICENSE = "README.md", "model_card.json", "LICENSE"
 
 
 @dataclass(frozen=True)
@@ -75,14 +71,14 @@ class Prepared:
         sizes: bytes of each file, by its name in the folder.
         numbers: how many numbers its weights have, all of them finite.
         left_out: a line on files that were not taken; empty: all were.
-        edited: the card there had been edited, and was kept.
+        notes: what whoever edited the folder has to know, a line each.
         told: what the card was made from.
     """
 
     sizes: dict[str, int]
     numbers: int
     left_out: str
-    edited: bool
+    notes: list[str]
     told: dict[str, Any]
 
 
@@ -111,7 +107,7 @@ def check_order(order: Order) -> None:
     Raises:
         InputError, OSError: see :func:`check_out`, :func:`check.select`, ``read_records`` and ``evaluations``.
     """
-    check_out(order)
+    added(check_out(order))
     if not order.source.adapters:
         check.select(order.source.place)
     read_records(order.source.run)
@@ -143,18 +139,20 @@ def prepare(order: Order, say: Callable[[str], None], *, keep: bool = True) -> P
         if order.license_file:
             shutil.copyfile(order.license_file, folder / LICENSE)
         text = card(told)
-        edited = _edited(place)
-        if edited:
+        taken = take_along(place, folder, added(place))
+        kept = edited(place)
+        if kept:
             shutil.copyfile(place / CARD, folder / CARD)
         else:
             write_text(folder / CARD, text)
-        _write_record(folder, told, text)
-        check.check_private(folder, _secrets(order))
+        write_record(folder, told, text, taken)
+        check_private(folder, _secrets(order))
         sizes = check.inventory(folder)
+        told_by_hand = notes(folder, order.license, kept, taken)
         if keep:
             folder.chmod(0o755)
             exchange(place, folder)
-    return Prepared(sizes, numbers, left_out, edited, told)
+    return Prepared(sizes, numbers, left_out, told_by_hand, told)
 
 
 def _told(order: Order, record: dict[str, Any]) -> dict[str, Any]:
@@ -209,12 +207,13 @@ def _system(
         if order.source.adapters:
             say(f"checking {source.name} on its base")
             _copy(source, folder, ADAPTER, order.out)
+            forget_machine(folder)
             return "", _on_base(order, folder), check.check_finite(folder)
         selection = check.select(source)
         say(f"copying and checking {len(selection.files)} files")
         for name in selection.files:
             _copy(source / name, folder, name, order.out)
-        check.forget_machine(folder)
+        forget_machine(folder)
         numbers = check.check_finite(folder)
         return check.left_out(selection), check.load_whole(folder, order.device), numbers
     except InputError as error:  # what is wrong with the copy is wrong with the original, which stays
@@ -253,31 +252,6 @@ def _on_base(order: Order, folder: Path) -> FoleySystem:
             " --base-model"
         )
     return adapter.applied(base)
-
-
-def _edited(place: Path) -> bool:
-    """Whether somebody has written in the card of an earlier call."""
-    if not ((place / CARD).is_file() and (place / RECORD).is_file()):
-        return False
-    return file_sha256(place / CARD) != json_or_nothing(place / RECORD).get("card")
-
-
-def _write_record(folder: Path, told: dict[str, Any], text: str) -> None:
-    """What the card says, for programs, and every file's size and digest, for whoever downloads them."""
-    from latentclap import __version__
-
-    files = {
-        name: {"bytes": size, "sha256": file_sha256(folder / name)}
-        for name, size in check.inventory(folder).items()
-        if name != CARD
-    }
-    about = {key: value for key, value in told.items() if key not in ("pushed", "title")}
-    # of the card as it was written: another one there was edited
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_json(
-        folder / RECORD,
-        {"published_by": f"latentclap publish {__version__}", "card": digest, **about, "files": files},
-    )
 
 
 def _secrets(order: Order) -> list[str | Path]:

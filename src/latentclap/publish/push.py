@@ -12,6 +12,8 @@ from latentclap.errors import InputError
 from latentclap.files import below, file_sha256
 from latentclap.wording import plural
 
+#: files and folders that a system or an editor hides, which may name a user's other files: they are not sent
+HIDDEN = (".*", "*/.*")
 #: what the hub puts into every new repository by itself
 _HUBS_OWN = {".gitattributes"}
 
@@ -171,6 +173,7 @@ def push(folder: Path, name: str, remote: Remote, *, private: bool, overwrite: b
             repo_id=name,
             folder_path=folder,
             commit_message="latentclap publish",
+            ignore_patterns=list(HIDDEN),
             parent_commit=remote.commit or None,
             delete_patterns="*" if overwrite and remote.exists else None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def _finetune(run: Path) -> dict[str, Any]:
     return {
         "by": "latentclap finetune",
         "command": _command(record),
+        "as_typed": "asked" in record,
         "base": base_of(record["model"]),
         "values": _values(record.get("training") or json_or_nothing(run / "config.json").get("finetune", {})),
         **_trained(trained),
@@ -135,6 +137,8 @@ def _command(record: dict[str, Any]) -> str:
     """The command again, with words for what lies on the author's disk."""
     base = base_of(record["model"])
     words = ["latentclap finetune SOUNDS -o OUT", "--model", base.get("hub") or _shown(record["model"])]
+    if "asked" in record:
+        return " ".join([*words, *_options(record["asked"]["options"])])
     for name in ("phi", "judge"):
         if value := record.get(name):
             words += [f"--{name}", _shown(value)]
@@ -148,6 +152,23 @@ def _command(record: dict[str, Any]) -> str:
         else:
             words += [option, f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))]
     return " ".join(words)
+
+
+#: options of ``latentclap finetune`` that a card leaves out: what it always tells, and what changes no result
+_UNTOLD = ("sounds", "out", "model", "workers", "minutes", "prepare", "dry_run", "quiet")
+
+
+def _options(given: dict[str, Any]) -> Iterator[str]:
+    """Options as they were typed; folders are not told."""
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in _UNTOLD:
+            continue
+        if isinstance(value, bool):
+            yield from [option] if value else []
+        else:
+            shown = _shown(value) if name in ("phi", "judge") else value
+            yield from (option, f"{shown:g}" if isinstance(shown, float) else shlex.quote(str(shown)))
 
 
 def _shown(name: str) -> str:

@@ -39,8 +39,8 @@ def latentclap_code(told: dict[str, Any]) -> str:
     name = _folder(told) if told["adapters"] else told["name"]
     base = told["base"].get("load", "")
     model = f"--model {_word(base)} --lora {_word(name)}" if told["adapters"] else f"--model {_word(name)}"
-    loaded = f"FoleySystem.from_pretrained({json.dumps(base if told['adapters'] else name)})"
-    merged = f".with_lora({json.dumps(name)})" if told["adapters"] else ""
+    loaded = f"FoleySystem.from_pretrained({_string(base if told['adapters'] else name)})"
+    merged = f".with_lora({_string(name)})" if told["adapters"] else ""
     download = (
         f"hf download {told['name']} --local-dir {_word(name)}\n"
         if told["pushed"] and told["adapters"]
@@ -80,7 +80,7 @@ def diffusers_code(told: dict[str, Any]) -> str:
     lines.append("from diffusers import " + ", ".join(sorted(filter(None, ("AudioLDMPipeline", scheduler)))))
     lines += [""] if not told["adapters"] else _base_code(told)
     if not told["adapters"]:
-        lines.append(f"pipe = AudioLDMPipeline.from_pretrained({json.dumps(told['name'])})")
+        lines.append(f"pipe = AudioLDMPipeline.from_pretrained({_string(told['name'])})")
     if scheduler:
         lines.append(f"pipe.scheduler = {scheduler}.from_config(pipe.scheduler.config)")
     lines += [
@@ -109,9 +109,9 @@ def _base_code(told: dict[str, Any]) -> list[str]:
         base = "base"
     else:
         lines.append("")
-    lines.append(f"pipe = AudioLDMPipeline.from_pretrained({json.dumps(base)})")
+    lines.append(f"pipe = AudioLDMPipeline.from_pretrained({_string(base)})")
     lines.append(
-        f'pipe.unet.load_lora_adapter({json.dumps(_folder(told))}, prefix="unet", use_safetensors=True)'
+        f'pipe.unet.load_lora_adapter({_string(_folder(told))}, prefix="unet", use_safetensors=True)'
     )
     return lines
 
