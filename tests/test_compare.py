@@ -770,6 +770,7 @@ class TestCommand:
         assert sorted(p.name for p in out.iterdir()) == ["classes.csv", "clips.csv", "compare.json", "listen"]
         assert said.rstrip().endswith(f"to hear them side by side: {out / 'listen' / 'index.html'}")
         told = json.loads((out / "compare.json").read_text())
+        assert told["command"].startswith("latentclap compare ")
         assert told["commit"] and told["versions"]
         assert told["settings"]["neighbours"] == 2 and told["settings"]["fad"]["seconds"] == 0.3
         assert told["settings"]["systems"]["b/c"] == [(folders / "b").as_posix()]

@@ -16,15 +16,17 @@ from latentclap import comparing
 from latentclap.asked import named_texts, way_of
 from latentclap.checkpoints import resolve
 from latentclap.errors import InputError, run_app
-from latentclap.files import ORIGINAL, check_place
+from latentclap.files import ORIGINAL, check_place, write_json
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation import (
     alone,
+    commands,
     drop_stale,
     earlier_clips,
     kept_clips,
     make_plan,
+    with_earlier,
     write_clips,
     write_record,
 )
@@ -65,6 +67,7 @@ from latentclap.options import (
 from latentclap.own import command as own
 from latentclap.play import command as play
 from latentclap.publish import command as publishing
+from latentclap.typed import typed_as
 from latentclap.vary import command as vary
 from latentclap.wording import plural
 
@@ -147,8 +150,10 @@ def generate(
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
     with alone(out):
+        plan = plan if overwrite else with_earlier(out, plan)
         kept = {} if overwrite else kept_clips(out, plan)
-        old = earlier_clips(out, every, overwrite, kept)
+        old = earlier_clips(out, every, overwrite, kept, plan)
+        typed = commands(out, kept, every)
         system = load_system(model, device)
         if adapter:
             system = adapter.applied(system)
@@ -157,9 +162,12 @@ def generate(
             if system.device.type != "cuda":
                 raise InputError("--fast is for GPUs, and there is none: leave it out")
             system = system.for_generation()
-        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
+        made = write_clips(
+            system, names, files, settings, batch_size, quiet, kept, plan, finish, commands=typed
+        )
         drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-        write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
+        texts = plan["prompts"]
+        write_record(out, model, system, {**settings, **way}, texts, made, plan, finish, commands=typed)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"
@@ -225,7 +233,9 @@ def evaluate(
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe
         if json_path is not None:
-            result.save(json_path)
+            from latentclap.runs import origin
+
+            write_json(json_path, typed_as() | result.to_dict() | origin())
     finally:
         typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}

@@ -27,6 +27,7 @@ from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import origin
+from latentclap.typed import typed_as
 
 Files = dict[str, list[Path]]
 
@@ -257,7 +258,7 @@ class Run:
                     folder.rmdir()
             raise
         self._tables(out)
-        write_json(out / RECORD, self.comparison.to_dict() | origin())
+        write_json(out / RECORD, typed_as() | self.comparison.to_dict() | origin())
         return out / PAGE / "index.html"
 
     def _page(self, part: Path, progress: bool) -> None:

@@ -27,6 +27,7 @@ from latentclap.options import (
     at_least,
     device_for,
 )
+from latentclap.typed import typed_as
 from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def _all_done(own: Own, record: dict[str, Any]) -> bool:
 def _announce(own: Own, hold_out: float) -> None:
     """What is in the folder, so that wrong captions are seen before hours of training."""
     from latentclap.cache import described
+    from latentclap.own.sounds import made_by_models
 
     sounds = own.sounds
     bad = len(sounds.train) - len(sounds.usable)
@@ -165,6 +167,13 @@ def _announce(own: Own, hold_out: float) -> None:
         + (f", {bad} without sound or caption" if bad else "")
         + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
     )
+    made, place = made_by_models(sounds)
+    if made:
+        typer.echo(
+            f"warning: {plural(made, 'sound')} in {place} {'was' if made == 1 else 'were'} made by a model, as"
+            " generation.json there says: to leave them out, move that folder elsewhere",
+            err=True,
+        )
 
 
 def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool) -> None:
@@ -219,6 +228,7 @@ def _run(own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: 
             "training": vars(config),
             # of what was measured here; the training's own are in summary.json
             **origin(),
+            **typed_as(),
             **told,
         }
         own.write_record(**record)
@@ -267,7 +277,11 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
     text = own.sounds.captions[0]
     # in double quotes a shell would still read some of it
     prompt = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
-    typer.echo(f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o takes")
+    # a folder that is not there: among the sounds that it learnt from, its clips would be learnt the next time
+    clips = own.out.with_name(f"{own.out.name}-clips")
+    typer.echo(
+        f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o {_quoted(clips)}"
+    )
     sys.stdout.flush()
 
 
