@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from latentclap import comparing
+from latentclap import comparing, history
 from latentclap.asked import named_texts, way_of
 from latentclap.checkpoints import resolve
 from latentclap.errors import InputError, run_app
@@ -363,6 +363,9 @@ def _paragraphs(path: Path | None) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text in UTF-8") from None
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+app.command(help=history.HELP, short_help="List what notebooks have run, and what came of it.")(history.runs)
 
 
 # --- info ---------------------------------------------------------------------------------------------------
