@@ -108,15 +108,13 @@ def test_one_run_tells_its_numbers_and_the_command_that_runs_it_again(root, monk
     assert words[:3] == ["papermill", "notebooks/03_finetune.ipynb", "out.ipynb"]
     assert f"folder: {run.folder}" in said.output and "0.5" in said.output
     # papermill's own reading of them is the run's configuration again
-    from click.testing import CliRunner as Click
     from papermill import cli as papermill_cli
 
     given = {}
     monkeypatch.setattr(
         papermill_cli, "execute_notebook", lambda **kwargs: given.update(kwargs["parameters"])
     )
-    done = Click().invoke(papermill_cli.papermill, words[1:])
-    assert done.exit_code == 0, done.output
+    papermill_cli.papermill.main(args=words[1:], standalone_mode=False)
     namespace = {**CELL, "profile": "quick", **given, "__annotations__": {"profile": "str", **HINTS}}
     assert start("03_finetune", namespace).config == run.config
 
