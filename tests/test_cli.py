@@ -582,6 +582,41 @@ def test_evaluate_prints_and_writes(two_folders):
     assert told["name"] in result.output
 
 
+def test_evaluate_takes_classes_of_ones_own(tmp_path, fake):
+    """From recordings by way of their prompt to clips, and back: one name, however the folder was written."""
+    rng = np.random.default_rng(0)
+    for name in ("Door Slam", "laser_zap", "not generated"):
+        for i in range(3):
+            write_wave(tmp_path / f"takes/{name}/{i}.wav", 0.1 * rng.standard_normal(RATE).astype("f4"), RATE)
+    prompts = ("--prompt", "This is a sound of door slam.", "--prompt", "This is a sound of laser zap.")
+    assert run("generate", *prompts, "-n", 3, "-o", tmp_path / "made").exit_code == 0
+    assert {path.name for path in (tmp_path / "made").iterdir() if path.is_dir()} == {
+        "door_slam",
+        "laser_zap",
+    }
+    result = run("evaluate", tmp_path / "made", tmp_path / "takes", "--n-boot", 0)
+    assert result.exit_code == 0, result.exception
+    rows = {line.split()[0]: line.split()[-2:] for line in result.output.splitlines()}
+    assert rows["door_slam"] == rows["laser_zap"] == ["3", "3"] and "not" not in rows
+    shutil.rmtree(tmp_path / "takes/laser_zap")
+    message = refused("evaluate", tmp_path / "made", tmp_path / "takes")
+    assert "has no laser_zap; it has door_slam, not generated" in message
+    # two folders that could be meant are none
+    shutil.copytree(tmp_path / "takes/Door Slam", tmp_path / "takes/door-slam")
+    assert "has no door_slam, laser_zap" in refused("evaluate", tmp_path / "made", tmp_path / "takes")
+
+
+def test_prompts_that_name_one_sound_have_folders_of_their_own(tmp_path, fake):
+    run("generate", "--prompt", "rooster", "--prompt", "This is a sound of rooster.", "-o", tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "rooster",
+        "this_is_a_sound_of_rooster",
+    }
+    # words of the form with nothing in it are words
+    run("generate", "--prompt", "This is a sound of ...", "-o", tmp_path / "bare")
+    assert (tmp_path / "bare/this_is_a_sound_of").is_dir()
+
+
 def test_evaluate_same_folder_is_zero(two_folders):
     path = two_folders / "r.json"
     result = run("evaluate", two_folders / "a", two_folders / "a", "--n-boot", 0, "--json", path)
@@ -621,7 +656,7 @@ def test_evaluate_refuses(two_folders):
     assert "contradict" in refused("evaluate", a, b, "--vggish", a, "--embedding", "clap")
     assert "no such VGGish" in refused("evaluate", a, b, "--vggish", two_folders / "w.pth")
     assert "--n-boot -1: at least 0" in refused("evaluate", a, b, "--n-boot", "-1")
-    assert "reference has no" in refused("evaluate", b, a, "--n-boot", 0)
+    assert "has no gunshot; it has keyboard, rain" in refused("evaluate", b, a, "--n-boot", 0)
     (a / "rain/bad.wav").write_text("no sound")
     assert "unreadable" in refused("evaluate", a, b)
 

@@ -206,7 +206,10 @@ def evaluate(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """FAD per class against real clips, with CI."""
+    """FAD per class against real clips, with CI.
+
+    Classes may have any names, as long as both folders have them; sounds that lie in no folders are one class.
+    """
     name = embedding_name(embedding, vggish, mode)
     if model is not None and name != "clap":
         raise InputError(
@@ -223,9 +226,12 @@ def evaluate(
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
     from latentclap import evaluate as evaluation  # needs torch
+    from latentclap.compare.clips import find_clips, named_as
 
-    clips = evaluation.clips_in_folder(generated)
-    real = {} if stats else evaluation.clips_in_folder(reference, duplicates_ok=True)
+    clips = find_clips(generated)
+    real = {} if stats else named_as(find_clips(reference, reference=True), clips)
+    if not stats:
+        _same_classes(generated, clips, reference, real)
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
@@ -248,6 +254,24 @@ def evaluate(
         )
     if json_path is not None:
         typer.echo(f"written: {json_path}")
+
+
+def _same_classes(
+    generated: Path, clips: dict[str, list[Path]], reference: Path, real: dict[str, list[Path]]
+) -> None:
+    """Complain of generated classes without real clips; beside the seven classes, of another layout."""
+    missing = [cls for cls in clips if cls not in real]
+    if not missing:
+        return
+    from latentclap.classes import CLASSES
+    from latentclap.evaluate import clips_in_folder
+
+    for side, folder in ((real, generated), (clips, reference)):
+        if set(side) <= set(CLASSES):
+            clips_in_folder(folder, duplicates_ok=True)
+    raise InputError(
+        f"{reference} has no {', '.join(missing)}; it has {', '.join(sorted(real))}: give folders of one name"
+    )
 
 
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:
