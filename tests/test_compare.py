@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from latentclap.compare import (
     verdict,
 )
 from latentclap.compare import kernel as kernels
+from latentclap.compare.clips import named_as
 from latentclap.compare.manifold import NEIGHBOURS, clip_vectors, radii
 from latentclap.compare.run import Run, _same_sounds
 from latentclap.embeddings import get_embedding
@@ -751,6 +753,21 @@ def folders(tmp_path_factory):
     for seed, (name, n) in enumerate({"a": 4, "b": 4, "real": 5, "train": 3}.items()):
         sounds(top / name, ["wind", "x & <y>"], n, seed, colour=1.5 if name == "b" else 1.0)
     return top
+
+
+@pytest.mark.parametrize(
+    ("found", "classes", "named"),
+    [
+        (["Door Slam", "zap"], ["door_slam", "zap"], ["door_slam", "zap"]),
+        (["door_slam", "Door Slam"], ["door_slam"], ["door_slam", "Door Slam"]),  # as it is asked for
+        (["Door-Slam", "Door Slam"], ["door_slam"], ["Door-Slam", "Door Slam"]),  # which of the two?
+        (["Slam"], ["door_slam"], ["Slam"]),
+        (["DOOR"], ["door", "Door"], ["door"]),  # it is one of them, not both
+    ],
+)
+def test_a_class_is_found_however_it_is_written(found, classes, named):
+    files = {name: [Path(name)] for name in found}
+    assert named_as(files, classes) == dict(zip(named, files.values(), strict=True))
 
 
 @pytest.fixture(scope="module")
