@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from latentclap.audio import loudness, read_wave, write_wave
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
+from latentclap.earlier import differences
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
 from latentclap.finish import Finish
@@ -193,10 +196,11 @@ def test_generate_adds_classes_to_those_that_are_there(tmp_path, fake):
     assert {path: path.stat().st_mtime_ns for path in first} == first and len(fake.calls) == 2
     told = json.loads((tmp_path / "out/generation.json").read_text())
     assert [clip["class"] for clip in told["clips"]] == ["dog_bark"] * 2 + ["rain"] * 2
-    # a record of fewer would forget some: they are named, and stay
-    message = refused("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out")
-    assert "holds clips of dog_bark, which this call does not name" in message
-    assert json.loads((tmp_path / "out/generation.json").read_text()) == told
+    # a call that names fewer forgets none
+    fewer = run("generate", "--classes", "rain", "-n", 2, "-o", tmp_path / "out")
+    assert fewer.exit_code == 0 and "2 clips of" in fewer.output and len(fake.calls) == 2
+    record = json.loads((tmp_path / "out/generation.json").read_text())
+    assert {clip["file"] for clip in record["clips"]} == {clip["file"] for clip in told["clips"]}
     assert run("generate", "--classes", "rain", "-o", tmp_path / "out", "--overwrite").exit_code == 0
     assert not (tmp_path / "out/dog_bark").exists()
 
@@ -213,10 +217,137 @@ def test_clips_of_a_stopped_run_that_nobody_asks_for_stay(tmp_path, fake, monkey
     command = ("generate", "-n", 2, "--batch-size", 1, "-o", tmp_path, "--classes")
     assert run(*command, "rain").exit_code != 0
     monkeypatch.setattr(FakeSystem, "generate", whole)
-    assert "holds clips of rain, which" in refused(*command, "dog_bark")
+    assert run(*command, "dog_bark").exit_code == 0
+    assert len(json.loads((tmp_path / "generation.json").read_text())["clips"]) == 3
     done = run(*command, "dog_bark,rain")
-    assert done.exit_code == 0 and "1 of them made before" in done.output
+    assert done.exit_code == 0 and "3 of them made before" in done.output
     assert len(json.loads((tmp_path / "generation.json").read_text())["clips"]) == 4
+
+
+def test_generate_adds_one_class_after_the_other(tmp_path, fake):
+    """A class today, a text tomorrow; all stay in the record, with the commands that make them."""
+    for words in (
+        ["--classes", "rain", "-n", 2],
+        ["--prompt", "A door, slammed"],
+        ["--classes", "rain", "-n", 3],
+    ):
+        assert run("generate", *words, "-o", tmp_path / "out").exit_code == 0
+    record = record_in(tmp_path / "out")
+    assert {clip["file"] for clip in record["clips"]} == {
+        *(f"rain/rain_00{i}.wav" for i in range(3)),
+        "a_door_slammed/a_door_slammed_000.wav",
+    }
+    assert record["plan"]["prompts"].keys() == {"rain", "a_door_slammed"}
+    assert record["commands"] == [
+        f"latentclap generate --classes rain -n 2 -o {tmp_path}/out",
+        f"latentclap generate --prompt 'A door, slammed' -o {tmp_path}/out",
+        f"latentclap generate --classes rain -n 3 -o {tmp_path}/out",
+    ]
+    # a command that made nothing is none of those that made them
+    assert run("generate", "--classes", "rain", "-o", tmp_path / "out", "-q").exit_code == 0
+    assert record_in(tmp_path / "out")["commands"] == record["commands"]
+    for command in record["commands"]:
+        words = [word.replace(f"{tmp_path}/out", f"{tmp_path}/again") for word in shlex.split(command)[1:]]
+        assert run(*words).exit_code == 0
+    for clip in record["clips"]:
+        assert (tmp_path / "again" / clip["file"]).read_bytes() == (
+            tmp_path / "out" / clip["file"]
+        ).read_bytes()
+    # a class whose clips somebody took away is not listed
+    shutil.rmtree(tmp_path / "out/a_door_slammed")
+    assert run("generate", "--classes", "dog_bark", "-o", tmp_path / "out").exit_code == 0
+    assert {clip["class"] for clip in record_in(tmp_path / "out")["clips"]} == {"rain", "dog_bark"}
+
+
+def test_a_stopped_runs_command_is_remembered(tmp_path, fake, monkeypatch):
+    whole = FakeSystem.generate
+
+    def stops(self, **options):
+        if options["first"]:
+            raise KeyboardInterrupt
+        return whole(self, **options)
+
+    monkeypatch.setattr(FakeSystem, "generate", stops)
+    assert run("generate", "--classes", "rain", "-n", 2, "--batch-size", 1, "-o", tmp_path).exit_code != 0
+    monkeypatch.setattr(FakeSystem, "generate", whole)
+    assert run("generate", "--classes", "rain", "-n", 3, "-o", tmp_path).exit_code == 0
+    assert record_in(tmp_path)["commands"] == [
+        f"latentclap generate --classes rain -n 2 --batch-size 1 -o {tmp_path}",
+        f"latentclap generate --classes rain -n 3 -o {tmp_path}",
+    ]
+    # what replaces them all is the only one
+    assert run("generate", "--classes", "rain", "--seed", 1, "--overwrite", "-o", tmp_path).exit_code == 0
+    assert record_in(tmp_path)["commands"] == [
+        f"latentclap generate --classes rain --seed 1 --overwrite -o {tmp_path}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--seed", 1], "(--seed 1, there 0)"),
+        (["--guidance-scale", 2.5, "--steps", 3], "(--steps 3, there 12; --guidance-scale 2.5, there 5)"),
+        (["--loop", 100], "(--loop 100, there none)"),
+        (["--format", "ogg"], "(--format ogg, there wav)"),
+        (["--prompt", "Rain!"], "(another text for rain)"),
+    ],
+)
+def test_generate_says_what_differs(tmp_path, fake, more, told):
+    assert run("generate", "--classes", "rain", "-o", tmp_path).exit_code == 0
+    first = ["--classes", "rain"] if "--prompt" not in more else []
+    message = refused("generate", *first, *more, "-o", tmp_path)
+    assert f"other settings, weights or code {told}; choose another --out" in message
+    # nothing is there of another class: it is the same all the same
+    if first:
+        assert told in refused("generate", "--classes", "dog_bark", *more, "-o", tmp_path)
+
+
+def test_what_differs_names_models_and_weights():
+    plan = {
+        "model": "mini",
+        "weights": [["a", 1, "x"]],
+        "settings": {"seed": 0},
+        "prompts": {},
+        "format": "wav",
+    }
+    assert differences(plan, plan) == []
+    assert differences(plan, plan | {"model": "doors"}) == ["--model doors, there mini"]
+    assert differences(plan, plan | {"weights": [["a", 1, "y"]]}) == ["the model's weights have changed"]
+    adapted = plan | {"settings": {"seed": 0, "lora": {"file": "a.safetensors", "digest": "0123456789"}}}
+    assert differences(plan, adapted) == ["--lora a.safetensors (01234567), there none"]
+
+
+def test_weights_copied_or_installed_again_are_the_same(tmp_path, fake):
+    """Files of another time, as a copy or an installation leaves them, are no other weights; other bytes are."""
+    shutil.copytree(checkpoints.resolve("mini"), tmp_path / "model")
+    command = ("generate", "--classes", "rain", "--model", tmp_path / "model", "-o", tmp_path / "out", "-n")
+    assert run(*command, 1).exit_code == 0
+    weights = tmp_path / "model/unet/diffusion_pytorch_model.safetensors"
+    os.utime(weights, (0, 0))
+    assert "1 of them made before" in run(*command, 2).output
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert "(the model's weights have changed)" in refused(*command, 3)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_file_says_how_it_was_finished(tmp_path, fake, suffix):
+    run(
+        "generate",
+        "--classes",
+        "rain",
+        "--loop",
+        100,
+        "--sampling-rate",
+        8000,
+        "--format",
+        suffix,
+        "-o",
+        tmp_path,
+    )
+    with soundfile.SoundFile(tmp_path / f"rain/rain_000.{suffix}") as sound:
+        assert "seed 0, loop 100, sampling-rate 8000; mini by latentclap" in sound.comment
 
 
 def test_generate_stopped_at_more_clips_goes_on(tmp_path, fake, monkeypatch):
@@ -438,6 +569,9 @@ def test_evaluate_prints_and_writes(two_folders):
     told = json.loads(path.read_text())
     assert set(told["classes"]) == {"keyboard", "rain"}
     assert told["settings"]["n_boot"] == 20
+    # a month later: which folders, by which versions
+    assert told["command"].split()[:4] == ["latentclap", "evaluate", f"{two_folders}/a", f"{two_folders}/b"]
+    assert told["versions"]["torch"] and "commit" in told and told["device"]
     lines = result.output.splitlines()
     row = next(line.split() for line in lines if line.startswith("rain"))
     assert float(row[1]) == pytest.approx(told["classes"]["rain"]["fad"], abs=1e-3)
@@ -446,6 +580,41 @@ def test_evaluate_prints_and_writes(two_folders):
     average = next(line.split() for line in lines if line.startswith("average"))
     assert float(average[1]) == pytest.approx(told["average"], abs=1e-3)
     assert told["name"] in result.output
+
+
+def test_evaluate_takes_classes_of_ones_own(tmp_path, fake):
+    """From recordings by way of their prompt to clips, and back: one name, however the folder was written."""
+    rng = np.random.default_rng(0)
+    for name in ("Door Slam", "laser_zap", "not generated"):
+        for i in range(3):
+            write_wave(tmp_path / f"takes/{name}/{i}.wav", 0.1 * rng.standard_normal(RATE).astype("f4"), RATE)
+    prompts = ("--prompt", "This is a sound of door slam.", "--prompt", "This is a sound of laser zap.")
+    assert run("generate", *prompts, "-n", 3, "-o", tmp_path / "made").exit_code == 0
+    assert {path.name for path in (tmp_path / "made").iterdir() if path.is_dir()} == {
+        "door_slam",
+        "laser_zap",
+    }
+    result = run("evaluate", tmp_path / "made", tmp_path / "takes", "--n-boot", 0)
+    assert result.exit_code == 0, result.exception
+    rows = {line.split()[0]: line.split()[-2:] for line in result.output.splitlines()}
+    assert rows["door_slam"] == rows["laser_zap"] == ["3", "3"] and "not" not in rows
+    shutil.rmtree(tmp_path / "takes/laser_zap")
+    message = refused("evaluate", tmp_path / "made", tmp_path / "takes")
+    assert "has no laser_zap; it has door_slam, not generated" in message
+    # two folders that could be meant are none
+    shutil.copytree(tmp_path / "takes/Door Slam", tmp_path / "takes/door-slam")
+    assert "has no door_slam, laser_zap" in refused("evaluate", tmp_path / "made", tmp_path / "takes")
+
+
+def test_prompts_that_name_one_sound_have_folders_of_their_own(tmp_path, fake):
+    run("generate", "--prompt", "rooster", "--prompt", "This is a sound of rooster.", "-o", tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "rooster",
+        "this_is_a_sound_of_rooster",
+    }
+    # words of the form with nothing in it are words
+    run("generate", "--prompt", "This is a sound of ...", "-o", tmp_path / "bare")
+    assert (tmp_path / "bare/this_is_a_sound_of").is_dir()
 
 
 def test_evaluate_same_folder_is_zero(two_folders):
@@ -487,7 +656,7 @@ def test_evaluate_refuses(two_folders):
     assert "contradict" in refused("evaluate", a, b, "--vggish", a, "--embedding", "clap")
     assert "no such VGGish" in refused("evaluate", a, b, "--vggish", two_folders / "w.pth")
     assert "--n-boot -1: at least 0" in refused("evaluate", a, b, "--n-boot", "-1")
-    assert "reference has no" in refused("evaluate", b, a, "--n-boot", 0)
+    assert "has no gunshot; it has keyboard, rain" in refused("evaluate", b, a, "--n-boot", 0)
     (a / "rain/bad.wav").write_text("no sound")
     assert "unreadable" in refused("evaluate", a, b)
 

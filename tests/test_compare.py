@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from latentclap.compare import (
     verdict,
 )
 from latentclap.compare import kernel as kernels
+from latentclap.compare.clips import named_as
 from latentclap.compare.manifold import NEIGHBOURS, clip_vectors, radii
 from latentclap.compare.run import Run, _same_sounds
 from latentclap.embeddings import get_embedding
@@ -754,6 +756,21 @@ def folders(tmp_path_factory):
     return top
 
 
+@pytest.mark.parametrize(
+    ("found", "classes", "named"),
+    [
+        (["Door Slam", "zap"], ["door_slam", "zap"], ["door_slam", "zap"]),
+        (["door_slam", "Door Slam"], ["door_slam"], ["door_slam", "Door Slam"]),  # as it is asked for
+        (["Door-Slam", "Door Slam"], ["door_slam"], ["Door-Slam", "Door Slam"]),  # which of the two?
+        (["Slam"], ["door_slam"], ["Slam"]),
+        (["DOOR"], ["door", "Door"], ["door"]),  # it is one of them, not both
+    ],
+)
+def test_a_class_is_found_however_it_is_written(found, classes, named):
+    files = {name: [Path(name)] for name in found}
+    assert named_as(files, classes) == dict(zip(named, files.values(), strict=True))
+
+
 @pytest.fixture(scope="module")
 def done(folders, tmp_path_factory):
     """A comparison as the command writes it."""
@@ -771,6 +788,7 @@ class TestCommand:
         assert sorted(p.name for p in out.iterdir()) == ["classes.csv", "clips.csv", "compare.json", "listen"]
         assert said.rstrip().endswith(f"to hear them side by side: {out / 'listen' / 'index.html'}")
         told = json.loads((out / "compare.json").read_text())
+        assert told["command"].startswith("latentclap compare ")
         assert told["commit"] and told["versions"]
         assert told["settings"]["neighbours"] == 2 and told["settings"]["fad"]["seconds"] == 0.3
         assert told["settings"]["systems"]["b/c"] == [(folders / "b").as_posix()]

@@ -30,7 +30,7 @@ from latentclap.data import load_dataset
 from latentclap.errors import InputError
 from latentclap.getting import SOURCES, Options, Stopped, get, recipes
 from latentclap.getting import fetch as fetching
-from latentclap.getting.errors import asked_to_wait, pause
+from latentclap.getting.errors import asked_to_wait, pause, reason
 from latentclap.getting.fetch import Network, digests, fetch, part_of
 from latentclap.getting.manifest import NAME, Manifest
 from latentclap.getting.remote import RemoteFile, list_files, safe_name
@@ -355,6 +355,20 @@ def test_a_stalled_server(web, tmp_path):
     web.resources["/f.bin"].script.clear()
     assert fetch(remote(web), tmp_path / "f.bin", NET) == SHA
     assert web.gets("/f.bin")[-1] == f"bytes={22 * PIECE}-"
+
+
+def test_a_proxy_on_the_way_is_named_without_its_password(tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:9")
+    away = RemoteFile("f.bin", "http://sounds.example/f.bin", 1)
+    with pytest.raises(
+        InputError, match=r"sounds\.example cannot be reached through the proxy 127\.0\.0\.1:9"
+    ) as told:
+        fetch(away, tmp_path / "f.bin", NET)
+    assert "secret" not in str(told.value)
+    monkeypatch.setenv("no_proxy", "sounds.example")
+    assert reason(requests.ConnectionError("no"), away.url, 1) == "sounds.example cannot be reached"
 
 
 def test_nobody_answers(tmp_path):

@@ -20,7 +20,7 @@ from latentclap.lora import ADAPTER
 from latentclap.measure import heldout_losses
 from latentclap.own import heldout, page, parts
 from latentclap.own.run import Own
-from latentclap.own.sounds import find_sounds
+from latentclap.own.sounds import find_sounds, made_by_models
 
 RATE = 22_050
 
@@ -116,6 +116,25 @@ def test_the_digest_tells_changed_sounds(sounds):
     assert find_sounds(sounds).digest != before
 
 
+def test_clips_that_a_model_made_are_told_of(sounds, family, tmp_path):
+    """A folder of recordings into which somebody generated: they would be learnt as recordings."""
+    assert made_by_models(find_sounds(sounds)) == (0, "")
+    options = ("-o", tmp_path / "out", "--model", family, "--dry-run")
+    assert "warning" not in run(sounds, *options).output
+    mixed = shutil.copytree(sounds, tmp_path / "mixed")
+    recordings = len(list(mixed.rglob("*.wav")))
+    for name in ("more/rain/rain_000.wav", "more/rain/rain_001.wav"):
+        (mixed / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(sounds.rglob("*.wav")), mixed / name)
+        (mixed / name).with_suffix(".txt").write_text("rain")
+    (mixed / "more/generation.json").write_text("{}")
+    found = find_sounds(mixed)
+    assert made_by_models(found) == (2, str(mixed / "more"))
+    assert len(found.train) + len(found.held_out) == recordings + 2
+    said = run(mixed, *options).output
+    assert f"warning: 2 sounds in {mixed}/more were made by a model, as generation.json there says" in said
+
+
 def test_both_sides_of_a_set_in_dcase_layout(tmp_path):
     for side, count in (("dev", 3), ("eval", 2)):
         for i in range(count):
@@ -172,6 +191,11 @@ def test_the_page_plays_own_sounds_before_and_after(tuned):
     folder, _, said = tuned
     index = folder / "out" / "listen" / "index.html"
     assert f"to hear it before and after: {index}" in said
+    # not among the sounds that it learnt from, where the next fine-tuning would find them
+    assert said.rstrip().endswith(f"-n 8 -o {folder}/out-clips")
+    assert read_json(folder / "out/finetune.json")["command"].startswith(
+        f"latentclap finetune {folder}/sounds -o"
+    )
     text = index.read_text(encoding="utf-8")
     files = re.findall(r'<audio [^>]*src="([^"]+)"', text)
     assert len(files) == 2 * 3

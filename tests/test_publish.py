@@ -586,10 +586,10 @@ def test_the_card_s_command_makes_the_same_weights(made, tmp_path):
 
 def test_a_run_says_how_it_was_typed(made):
     run, out, _ = made
-    asked = read_json(run / "finetune.json")["asked"]
-    assert asked["options"]["hold_out"] == 0.2 and asked["options"]["device"] == "cpu"
-    assert "seed" not in asked["options"]  # it had its default
-    typed = shlex.split(asked["command"])
+    record = read_json(run / "finetune.json")
+    assert record["asked"]["hold_out"] == 0.2 and record["asked"]["device"] == "cpu"
+    assert "seed" not in record["asked"]  # it had its default
+    typed = shlex.split(record["command"])
     assert typed[:3] == ["latentclap", "finetune", str(out.parent / FOLDER)]
     assert typed[typed.index("--hold-out") + 1] == "0.2" and "--quiet" in typed
 

@@ -271,7 +271,8 @@ class TestCommand:
         assert "warning" not in done.output
         index = (study / "pages" / "index.html").read_text()
         assert 'href="rain.html"' in index and 'href="dog_bark.html"' in index
-        assert read_json(study / "survey.json")["items"] == 2
+        told = read_json(study / "survey.json")
+        assert told["items"] == 2 and told["command"].startswith("latentclap survey ")
 
     def test_warns_of_rates_that_differ(self, folders, tmp_path):
         folder_of(tmp_path / "wide", rate=22_050)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
-from badinput.material import add
+from badinput.material import Shelf, add, material
 from latentclap.classes import CLASSES
 from latentclap.papers import MODELS
 
@@ -106,3 +107,28 @@ _file(
 )
 _file("text_json", "file.json", "no JSON\n")
 _file("number_json", "file.json", "3\n")
+
+
+# --- runs of notebooks ----------------------------------------------------------------------------------------
+
+
+def _run(path: Path, provenance: str) -> None:
+    folder = path / "quick" / "03_finetune" / "0123456789ab"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"after_ddpm": 0.0664}))
+    (folder / "provenance.json").write_text(provenance)
+
+
+_PROVENANCE = {"notebook": "03_finetune", "profile": "quick", "parameters": {"lam": 500.0}}
+
+
+@material()
+def past_runs(path: Path, _: Shelf) -> None:
+    """Runs of notebooks: one of notebook 03."""
+    _run(path, json.dumps(_PROVENANCE))
+
+
+@material()
+def damaged_runs(path: Path, _: Shelf) -> None:
+    """Runs of notebooks, the only one with a record that was cut."""
+    _run(path, json.dumps(_PROVENANCE)[:20])

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from latentclap.lora import Adapter
 
 
+#: the form of the paper's prompts; what is between is what a folder of such sounds is called
+_FRAME = re.compile(r"this is a sound of (?P<what>.*\w.*)", re.IGNORECASE | re.DOTALL)
+
+
 def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
     """Folder name -> text: classes under their own name, prompts under a name made from their words.
+
+    Of a prompt in the paper's form, "This is a sound of door slam.", the name is what is heard, ``door_slam``: as a
+    folder of recordings has it from which such a prompt was made, so that the two can be compared.
 
     Args:
         classes: names with commas between them, or "all"; empty where there are prompts.
@@ -27,7 +34,10 @@ def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
     if bool(classes) == bool(prompts):
         raise InputError(f"give --classes (of {', '.join(CLASSES)}, or all) or --prompt, one of the two")
     if prompts:
-        names = {re.sub(r"\W+", "_", text.lower()).strip("_")[:60]: text for text in prompts}
+        heard = [found["what"] if (found := _FRAME.fullmatch(text.strip())) else text for text in prompts]
+        names = {_name(words): text for words, text in zip(heard, prompts, strict=True)}
+        if len(names) < len(prompts):  # "rooster" and "This is a sound of rooster."
+            names = {_name(text): text for text in prompts}
         if "" in names or len(names) < len(prompts):
             raise InputError("each --prompt needs words, and words that differ from the other prompts'")
         return names
@@ -36,6 +46,11 @@ def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
         return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
     except ValueError as error:
         raise InputError(f"--classes: {error}") from None
+
+
+def _name(words: str) -> str:
+    """Words as the name of a folder."""
+    return re.sub(r"\W+", "_", words.lower()).strip("_")[:60]
 
 
 def way_of(finish: Finish, adapter: Adapter | None) -> dict[str, Any]:

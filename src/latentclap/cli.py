@@ -12,19 +12,21 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from latentclap import comparing
+from latentclap import comparing, history
 from latentclap.asked import named_texts, way_of
 from latentclap.checkpoints import resolve
 from latentclap.errors import InputError, run_app
-from latentclap.files import ORIGINAL, check_place
+from latentclap.files import ORIGINAL, check_place, write_json
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation import (
     alone,
+    commands,
     drop_stale,
     earlier_clips,
     kept_clips,
     make_plan,
+    with_earlier,
     write_clips,
     write_record,
 )
@@ -65,6 +67,7 @@ from latentclap.options import (
 from latentclap.own import command as own
 from latentclap.play import command as play
 from latentclap.publish import command as publishing
+from latentclap.typed import typed_as
 from latentclap.vary import command as vary
 from latentclap.wording import plural
 
@@ -147,8 +150,10 @@ def generate(
     files = {name: [out / name / f"{name}_{i:03d}.{format}" for i in range(n)] for name in names}
     every = [path for paths in files.values() for path in paths]
     with alone(out):
+        plan = plan if overwrite else with_earlier(out, plan)
         kept = {} if overwrite else kept_clips(out, plan)
-        old = earlier_clips(out, every, overwrite, kept)
+        old = earlier_clips(out, every, overwrite, kept, plan)
+        typed = commands(out, kept, every)
         system = load_system(model, device)
         if adapter:
             system = adapter.applied(system)
@@ -157,9 +162,12 @@ def generate(
             if system.device.type != "cuda":
                 raise InputError("--fast is for GPUs, and there is none: leave it out")
             system = system.for_generation()
-        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish)
+        made = write_clips(
+            system, names, files, settings, batch_size, quiet, kept, plan, finish, commands=typed
+        )
         drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-        write_record(out, model, system, {**settings, **way}, names, made, plan, finish)
+        texts = plan["prompts"]
+        write_record(out, model, system, {**settings, **way}, texts, made, plan, finish, commands=typed)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
     how = f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"
@@ -198,7 +206,10 @@ def evaluate(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """FAD per class against real clips, with CI."""
+    """FAD per class against real clips, with CI.
+
+    Classes may have any names, as long as both folders have them; sounds that lie in no folders are one class.
+    """
     name = embedding_name(embedding, vggish, mode)
     if model is not None and name != "clap":
         raise InputError(
@@ -215,9 +226,12 @@ def evaluate(
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
     from latentclap import evaluate as evaluation  # needs torch
+    from latentclap.compare.clips import find_clips, named_as
 
-    clips = evaluation.clips_in_folder(generated)
-    real = {} if stats else evaluation.clips_in_folder(reference, duplicates_ok=True)
+    clips = find_clips(generated)
+    real = {} if stats else named_as(find_clips(reference, reference=True), clips)
+    if not stats:
+        _same_classes(generated, clips, reference, real)
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
@@ -225,7 +239,9 @@ def evaluate(
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe
         if json_path is not None:
-            result.save(json_path)
+            from latentclap.runs import origin
+
+            write_json(json_path, typed_as() | result.to_dict() | origin())
     finally:
         typer.echo(result.text())
     files = {path.resolve() for paths in clips.values() for path in paths}
@@ -238,6 +254,24 @@ def evaluate(
         )
     if json_path is not None:
         typer.echo(f"written: {json_path}")
+
+
+def _same_classes(
+    generated: Path, clips: dict[str, list[Path]], reference: Path, real: dict[str, list[Path]]
+) -> None:
+    """Complain of generated classes without real clips; beside the seven classes, of another layout."""
+    missing = [cls for cls in clips if cls not in real]
+    if not missing:
+        return
+    from latentclap.classes import CLASSES
+    from latentclap.evaluate import clips_in_folder
+
+    for side, folder in ((real, generated), (clips, reference)):
+        if set(side) <= set(CLASSES):
+            clips_in_folder(folder, duplicates_ok=True)
+    raise InputError(
+        f"{reference} has no {', '.join(missing)}; it has {', '.join(sorted(real))}: give folders of one name"
+    )
 
 
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:
@@ -353,6 +387,9 @@ def _paragraphs(path: Path | None) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text in UTF-8") from None
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+app.command(help=history.HELP, short_help="List what notebooks have run, and what came of it.")(history.runs)
 
 
 # --- info ---------------------------------------------------------------------------------------------------

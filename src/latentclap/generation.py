@@ -8,9 +8,10 @@ missing, which come out as they would have, since a clip depends on its prompt, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ import numpy as np
 from tqdm import tqdm
 
 from latentclap import locks
+from latentclap.earlier import alike, differences, joined
 from latentclap.errors import InputError
-from latentclap.files import check_place, listed, read_json, write_json
+from latentclap.files import check_place, file_sha256, listed, read_json, write_json
 from latentclap.finish import Finish
+from latentclap.typed import typed
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
@@ -31,6 +34,8 @@ LOUDEST = 0.99
 Make = Callable[[str, str, int, int], np.ndarray]
 #: What a run writes beside its clips, and what it keeps there until it has them all.
 RECORD, PLAN = "generation.json", ".generation-plan.json"
+#: Bytes of weights up to which a plan names them by their content.
+SMALL = 100_000_000
 #: Modules whose code decides what a clip is.
 MAKERS = (
     "audio",
@@ -54,12 +59,21 @@ def make_plan(model: str, settings: dict[str, Any], names: dict[str, str], forma
     from latentclap.storage import checkpoint_files, is_original, resolve
 
     folder = Path(model).parent if is_original(model) else resolve(model)
-    # size and time instead of content: a plan is read at every start, and weights may be gigabytes
+    files = [(p, p.relative_to(folder).as_posix(), p.stat()) for p in checkpoint_files(model)]
+    # a copied folder or a package installed again has files of another time; but a plan is read at every start, and
+    # weights may be gigabytes
+    small = sum(stat.st_size for _, _, stat in files) <= SMALL
     stamp = [
-        [p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns]
-        for p in checkpoint_files(model)
+        [name, stat.st_size, _digest(path, stat.st_size, stat.st_mtime_ns) if small else stat.st_mtime_ns]
+        for path, name, stat in files
     ]
     return {"model": model, "weights": stamp, "settings": settings, "prompts": names, "format": format}
+
+
+@functools.lru_cache(maxsize=256)
+def _digest(path: Path, size: int, time: int) -> str:
+    """A file's digest, read once as long as size and time stay: a page makes a plan for every clip."""
+    return file_sha256(path)
 
 
 def code() -> str:
@@ -68,6 +82,34 @@ def code() -> str:
     from latentclap.runs import code_hash
 
     return f"{__version__} {code_hash(MAKERS)}"
+
+
+def _earlier(out: Path) -> list[dict[str, Any]]:
+    """What earlier calls left to say of a folder's clips: the record, and the plan of a stopped one.
+
+    Each has ``plan`` and, if it is not of an older version, ``commands``; one that cannot be read is passed over.
+    """
+    found = []
+    for name in (RECORD, PLAN):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            told = read_json(out / name)
+            plan = told["plan"] if name == RECORD else told.get("plan", told)
+            if plan.keys() >= {"model", "weights", "settings", "prompts", "format"}:
+                found.append({**told, "plan": plan})
+    return found
+
+
+def with_earlier(out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan, with classes and texts of the folder's clips that were made as it says: the record keeps them."""
+    return joined(plan, [told["plan"] for told in _earlier(out)])
+
+
+def commands(out: Path, kept: Collection[Path], files: Collection[Path]) -> list[str]:
+    """The commands that make a folder's clips again: those of the kept clips, and this one if it makes any."""
+    words = [word for told in _earlier(out) for word in told.get("commands", [])] if kept else []
+    if set(files) - set(kept) or not words:
+        words.append(typed())
+    return list(dict.fromkeys(word for word in words if word))
 
 
 def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
@@ -79,7 +121,7 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     makers: dict[str, dict[str, Any]] = {}
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         record = read_json(out / RECORD)
-        makers |= _of(makers_of(record), _alike(record["plan"], plan))
+        makers |= _of(makers_of(record), alike(record["plan"], plan))
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         begun = read_json(out / PLAN)
         # an older clip is of what --overwrite was replacing when it was stopped
@@ -88,30 +130,13 @@ def kept_clips(out: Path, plan: dict[str, Any]) -> dict[Path, dict[str, Any]]:
         makers = {file: maker for file, maker in makers.items() if file not in newer}
         # a plan by itself is of before it said what makes the clips
         made = makers_of({"calls": begun.get("calls", [])}) | dict.fromkeys(newer, begun.get("maker", {}))
-        makers |= _of(made, _alike(begun.get("plan", begun), plan))
+        makers |= _of(made, alike(begun.get("plan", begun), plan))
     present = code()
     return {
         out / file: maker
         for file, maker in makers.items()
         # older records do not tell the code
         if file in there and maker.get("code", present) == present
-    }
-
-
-def _alike(theirs: dict[str, Any], plan: dict[str, Any]) -> set[str]:
-    """Names whose clips two plans make alike: all that decides about a clip but its name's text and sound is one."""
-
-    def parts(of: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        settings = {key: value for key, value in of["settings"].items() if key != "sounds"}
-        return of | {"settings": settings, "prompts": None}, of["prompts"], of["settings"].get("sounds", {})
-
-    (rest, texts, sounds), (other, their_texts, their_sounds) = parts(plan), parts(theirs)
-    if rest != other:
-        return set()
-    return {
-        name
-        for name, text in texts.items()
-        if their_texts.get(name) == text and their_sounds.get(name) == sounds.get(name)
     }
 
 
@@ -169,7 +194,9 @@ def alone(out: Path) -> Iterator[None]:
         yield
 
 
-def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collection[Path]) -> set[str]:
+def earlier_clips(
+    out: Path, files: list[Path], overwrite: bool, kept: Collection[Path], plan: dict[str, Any]
+) -> set[str]:
     """Refuse to touch what another run made; with --overwrite, return the clips that earlier runs made.
 
     Raises:
@@ -183,10 +210,10 @@ def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collectio
     if there and not (kept and there == [out / RECORD]):
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise InputError(
-            f"{there[0]}{more} would be replaced, by clips of other settings, weights or code; choose another"
-            " --out or say --overwrite"
+            f"{there[0]}{more} would be replaced, by clips of other settings, weights or code{_why(out, plan)};"
+            " choose another --out or say --overwrite"
         )
-    asked = {path.parent.name for path in files}
+    asked = {path.parent.name for path in [*files, *kept]}
     others = {file.partition("/")[0] for file in recorded if (out / file).is_file()} - asked
     if others:
         raise InputError(
@@ -194,6 +221,17 @@ def earlier_clips(out: Path, files: list[Path], overwrite: bool, kept: Collectio
             " another --out, or say --overwrite, which removes them"
         )
     return set()
+
+
+def _why(out: Path, plan: dict[str, Any]) -> str:
+    """In brackets, what differs from what earlier calls did in a folder; nothing where that cannot be told."""
+    found: list[str] = []
+    for told in _earlier(out):
+        found += differences(told["plan"], plan)
+        makers = [*told.get("calls", []), told.get("maker", {}), told]
+        if {maker["code"] for maker in makers if "code" in maker} - {code()}:
+            found.append("made by another version of the code")
+    return f" ({'; '.join(dict.fromkeys(found))})" if found else ""
 
 
 def _recorded(out: Path) -> set[str]:
@@ -234,11 +272,13 @@ def write_clips(
     finish: Finish = Finish(),
     make: Make | None = None,
     said: Mapping[str, str] | None = None,
+    commands: Sequence[str] = (),
 ) -> dict[Path, dict[str, Any]]:
     """Generate batch by batch and write each clip as soon as it is there, but for those in ``kept``.
 
     ``make(name, text, first, count)`` returns clips (count, samples); by default they are generated from the text.
-    ``said`` is what the files of each name say of themselves before the text.
+    ``said`` is what the files of each name say of themselves before the text; ``commands`` is what a run that goes
+    on is to know of this one (:func:`commands`).
     The plan is written just before the first clip: a run that fails earlier leaves nothing. A clip beyond full scale
     is turned down (:func:`within_full_scale`).
 
@@ -275,14 +315,15 @@ def write_clips(
                     )
                 if not begun:
                     out = paths[0].parents[1]
-                    write_json(out / PLAN, {"plan": plan, "maker": maker, "calls": calls_of(kept, out)})
+                    begun_by = {"plan": plan, "maker": maker, "commands": list(commands)}
+                    write_json(out / PLAN, begun_by | {"calls": calls_of(kept, out)})
                     if not kept:
                         undo.callback(_forget, out)
                     begun = True
                 for path, wave in zip(paths, waves, strict=True):
                     heard = finish(wave, system.sampling_rate)
                     words = ": ".join(part for part in ((said or {}).get(name), text) if part)
-                    comment = _comment(words, path, settings, _named(plan))
+                    comment = _comment(words, path, settings | finish.asked(), _named(plan))
                     write_wave(
                         path, within_full_scale(heard), finish.rate(system.sampling_rate), comment=comment
                     )
@@ -302,7 +343,12 @@ def _comment(text: str, path: Path, settings: dict[str, Any], model: str) -> str
     """What a clip says of itself once it lies in a sound library, without its folder's record."""
     from latentclap import __version__
 
-    how = ", ".join(f"{key} {value}" for key, value in settings.items())
+    how = ", ".join(
+        f"{key.replace('_', '-')} {value:g}"
+        if isinstance(value, float)
+        else f"{key.replace('_', '-')} {value}"
+        for key, value in settings.items()
+    )
     number = int(path.stem.rpartition("_")[2])
     return f"{text} (clip {number}, {how}; {model} by latentclap {__version__})"
 
@@ -364,11 +410,13 @@ def write_record(
     plan: dict[str, Any],
     finish: Finish = Finish(),
     more: Mapping[str, Mapping[str, Any]] | None = None,
+    commands: Sequence[str] = (),
 ) -> None:
     """Write what made the clips: model, settings, device, versions, and the prompt of every file.
 
     Where not all clips were made alike (a run went on elsewhere), device, versions and batch size stand call by call.
-    ``more`` is what else is to be said of each name's clips, which may replace what is said of all.
+    ``more`` is what else is to be said of each name's clips, which may replace what is said of all; ``commands`` are
+    those that make the clips again.
     """
     order = {name: i for i, name in enumerate(names)}
     number = {path: int(path.stem.rpartition("_")[2]) for path in made}
@@ -389,6 +437,7 @@ def write_record(
         how = {key: value for key, value in calls[0].items() if key not in ("clips", "batch_size")}
         settings = settings | {"batch_size": calls[0].get("batch_size")}
     record = {
+        **({"commands": list(commands)} if commands else {}),
         "model": model,
         "settings": settings,
         "sampling_rate": finish.rate(system.sampling_rate),

@@ -14,6 +14,7 @@ from latentclap.errors import InputError
 from latentclap.files import ORIGINAL
 from latentclap.formats import Format
 from latentclap.gpus import chosen_device, use
+from latentclap.typed import Typed
 
 if TYPE_CHECKING:
     from latentclap.lora import Adapter
@@ -99,14 +100,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 def application(help: str | None = None, **more: Any) -> typer.Typer:
     """Return a typer application as all of ours are, to be run by :func:`latentclap.errors.run_app`.
 
-    Its help is plain text: lines stay as they are in a paragraph that begins with a line of ``\\b`` alone.
+    Its help is plain text: lines stay as they are in a paragraph that begins with a line of ``\\b`` alone. With
+    several commands, records can tell how the one that runs was typed (:mod:`latentclap.typed`).
 
     Args:
         help: text above the list of commands.
         more: other arguments of ``typer.Typer``.
     """
     return typer.Typer(
-        help=help, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **more
+        cls=Typed,
+        help=help,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        **more,
     )
 
 

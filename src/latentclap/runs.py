@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -290,6 +290,7 @@ class Run:
 
     def provenance(self, **more: Any) -> dict[str, Any]:
         """Where this run's numbers come from: configuration, commit, device, versions, wall time."""
+        seconds = time.monotonic() - self.started
         return {
             "notebook": self.notebook,
             "profile": self.profile.name,
@@ -297,8 +298,8 @@ class Run:
             "parameters": self.parameters,
             "data": self.data_dir or "embedded procedural set",
             **origin(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_seconds": round(time.monotonic() - self.started, 1),
+            "started": (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds"),
+            "wall_seconds": round(seconds, 1),
             **more,
         }
 

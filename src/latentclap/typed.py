@@ -1,46 +1,62 @@
-"""What a command was given, for the record of a run that somebody may want to make again."""
+"""The command as it was typed: what records say of how their files were made, so that the way back is there."""
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import typer
+import typer.core
+
+_WORDS: ContextVar[tuple[str, ...]] = ContextVar("words of the command line", default=())
 
 
-def typed(context: typer.Context) -> dict[str, Any]:
-    """The command as it was typed, and the options and arguments of it by their names.
+class Typed(typer.core.TyperGroup):
+    """A group of commands that remembers, while one of them runs, how it was typed."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """See typer: ``args`` are the words after the command's name; None: those of this process."""
+        import sys
+
+        words = list(sys.argv[1:] if args is None else args)
+        token = _WORDS.set((self.name or "latentclap", *words))
+        try:
+            return super().main(args, *more, **options)
+        finally:
+            _WORDS.reset(token)
+
+
+def typed() -> str:
+    """The command that runs, as one types it in a shell; empty where Python called, not a command line.
+
+    Paths stay as they were typed: from the folder on in which the command was given.
+    """
+    # a name that is no UTF-8 is told as `files.plain` tells it
+    return os.fsencode(shlex.join(_WORDS.get())).decode("utf-8", "backslashreplace")
+
+
+def typed_as() -> dict[str, str]:
+    """``{"command": ...}`` for a record, or nothing."""
+    return {"command": words} if (words := typed()) else {}
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The options and arguments that were typed, by their names, JSON-ready.
 
     What has its default is left out: another version may have another one, which its own record tells.
 
     Args:
         context: of the command that is being done.
-
-    Returns:
-        JSON-ready: ``command``, as a shell takes it, and ``options`` {name: value}.
     """
-    arguments: list[str] = []
-    options: list[str] = []
-    values: dict[str, Any] = {}
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name)
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        value = context.params[parameter.name]
-        values[parameter.name] = _plain(value)
-        if parameter.param_type_name == "argument":
-            arguments += [str(one) for one in _each(value)]
-        elif isinstance(value, bool):
-            options.append((parameter.opts if value else parameter.secondary_opts)[0])
-        else:
-            options += [word for one in _each(value) for word in (parameter.opts[0], str(one))]
-    words = [*context.command_path.split()[1:], *arguments, *options]
-    return {"command": shlex.join(["latentclap", *words]), "options": values}
-
-
-def _each(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    return {
+        parameter.name: _plain(context.params[parameter.name])
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name)) and source.name == "COMMANDLINE"
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,25 @@ def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list
         found = f", but {archives}: unpack them there" if archives else ""
         raise InputError(f"{folder}: no sounds{found}; expected {folder}/rain/*.wav, or sounds in {folder}")
     return {cls: own[cls] for cls in in_order(own)} if own else {ALL: loose}
+
+
+def named_as(found: dict[str, list[Path]], classes: Iterable[str]) -> dict[str, list[Path]]:
+    """The same clips, with a class that is written otherwise (``Door Slam`` for ``door_slam``) as ``classes`` has it.
+
+    A name that is there as it is asked for stays, and so does one that several would fit.
+    """
+
+    def plainly(name: str) -> str:
+        return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+
+    wanted = list(classes)
+    others = [name for name in found if name not in wanted]
+    names = {}
+    for cls in wanted:
+        like = [name for name in others if plainly(name) == plainly(cls)]
+        if cls not in found and len(like) == 1 and like[0] not in names:
+            names[like[0]] = cls
+    return {names.get(name, name): files for name, files in found.items()}
 
 
 def _sounds(folder: Path) -> list[Path]:

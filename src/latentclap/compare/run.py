@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from latentclap.classes import CLASSES as SEVEN
 from latentclap.classes import prompt
-from latentclap.compare.clips import clip_rows, find_clips
+from latentclap.compare.clips import clip_rows, find_clips, named_as
 from latentclap.compare.manifold import clip_vectors, too_few
 from latentclap.compare.page import Heard, comparison_page
 from latentclap.compare.table import Comparison, Embedded, Scores, score
@@ -27,6 +27,7 @@ from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import origin
+from latentclap.typed import typed_as
 
 Files = dict[str, list[Path]]
 
@@ -70,17 +71,18 @@ class Run:
         self.made = {name: [find_clips(f) for f in folders] for name, folders in self.folders.items()}
         first = next(iter(self.folders.values()))[0]
         classes = list(next(iter(self.made.values()))[0])
+        self.made = {name: [named_as(files, classes) for files in sides] for name, sides in self.made.items()}
         for name, trainings in self.made.items():
             for folder, files in zip(self.folders[name], trainings, strict=True):
                 _same(classes, first, list(files), folder)
         if self.stats is None:
-            found = find_clips(self.reference, reference=True)
+            found = named_as(find_clips(self.reference, reference=True), classes)
             _has(classes, found, f"--reference {self.reference}")
             self.real = {cls: found[cls] for cls in classes}
         else:
             _has(classes, self.stats, f"--reference {self.reference}")
         if self.training is not None:
-            found = find_clips(self.training, reference=True)
+            found = named_as(find_clips(self.training, reference=True), classes)
             _has(classes, found, f"--training {self.training}")
             self.known = {cls: found[cls] for cls in classes}
         if texts and not set(classes) & set(SEVEN):
@@ -257,7 +259,7 @@ class Run:
                     folder.rmdir()
             raise
         self._tables(out)
-        write_json(out / RECORD, self.comparison.to_dict() | origin())
+        write_json(out / RECORD, typed_as() | self.comparison.to_dict() | origin())
         return out / PAGE / "index.html"
 
     def _page(self, part: Path, progress: bool) -> None:

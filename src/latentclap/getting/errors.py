@@ -45,12 +45,21 @@ def reason(error: BaseException, url: str, timeout: float) -> str:
         return "the connection was cut"
     if isinstance(error, requests.exceptions.ConnectionError) or "NetworkError" in names:
         cut = "reset" in str(error).lower() or "aborted" in str(error).lower()
-        return f"{host(url)} cut the connection" if cut else f"{host(url)} cannot be reached"
+        way = _proxy(url)
+        return f"{host(url)} cut the connection{way}" if cut else f"{host(url)} cannot be reached{way}"
     if isinstance(error, _NO_ADDRESS):
         return "no web address: http:// or https:// is needed"
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return f"{host(url)} sends the request round in circles"
     return _first(error)
+
+
+def _proxy(url: str) -> str:
+    """The proxy that requests for an address go through, in words, without its password; empty for none."""
+    proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    if not proxy:
+        return ""
+    return f" through the proxy {host(proxy).rpartition('@')[2]} (set in the environment, https_proxy or the like)"
 
 
 def http_status(status: int) -> str:

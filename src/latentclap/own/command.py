@@ -27,7 +27,7 @@ from latentclap.options import (
     at_least,
     device_for,
 )
-from latentclap.typed import typed
+from latentclap.typed import given, typed_as
 from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def finetune(
         _tell(own, record)
         return
     device_for(device)
-    _run(own, options, workers, prepare, quiet, typed(context))
+    _run(own, options, workers, prepare, quiet, typed_as() | {"asked": given(context)})
 
 
 def _all_done(own: Own, record: dict[str, Any]) -> bool:
@@ -157,6 +157,7 @@ def _all_done(own: Own, record: dict[str, Any]) -> bool:
 def _announce(own: Own, hold_out: float) -> None:
     """What is in the folder, so that wrong captions are seen before hours of training."""
     from latentclap.cache import described
+    from latentclap.own.sounds import made_by_models
 
     sounds = own.sounds
     bad = len(sounds.train) - len(sounds.usable)
@@ -167,6 +168,13 @@ def _announce(own: Own, hold_out: float) -> None:
         + (f", {bad} without sound or caption" if bad else "")
         + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
     )
+    made, place = made_by_models(sounds)
+    if made:
+        typer.echo(
+            f"warning: {plural(made, 'sound')} in {place} {'was' if made == 1 else 'were'} made by a model, as"
+            " generation.json there says: to leave them out, move that folder elsewhere",
+            err=True,
+        )
 
 
 def _run(
@@ -190,12 +198,12 @@ def _run(
             return
         finished = record.get("finished")
         if not (own.out / "finetune.json").is_file():
-            own.write_record(finished=False, asked=asked)
+            own.write_record(finished=False, **asked)
         caches = own.encode(system, say, workers=workers, progress=not quiet)
         del system
         config = own.config(len(caches["train"]))
         if not finished:  # another page is wanted: until it is there, what was measured stays known
-            own.write_record(finished=False, asked=asked, clips=len(caches["train"]))
+            own.write_record(finished=False, **asked, clips=len(caches["train"]))
         own.write_files(config)
         launch = own.launch(**options)
         steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
@@ -216,7 +224,7 @@ def _run(
         told = own.compare(caches, config, progress=not quiet)
         record = {
             "finished": True,
-            "asked": asked,
+            **asked,
             "listen": own.listen,
             "profile": own.profile,
             "clips": len(caches["train"]),
@@ -272,7 +280,11 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
     text = own.sounds.captions[0]
     # in double quotes a shell would still read some of it
     prompt = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
-    typer.echo(f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o takes")
+    # a folder that is not there: among the sounds that it learnt from, its clips would be learnt the next time
+    clips = own.out.with_name(f"{own.out.name}-clips")
+    typer.echo(
+        f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o {_quoted(clips)}"
+    )
     sys.stdout.flush()
 
 

@@ -11,6 +11,8 @@ from latentclap.cache import Item, Part, list_clips
 from latentclap.cache.exclude import EXCLUDED
 from latentclap.cache.source import clips_source
 from latentclap.errors import InputError
+from latentclap.files import plain
+from latentclap.generation import RECORD
 from latentclap.scan.layout import SPLITS, find, visible
 
 #: clips of a shard
@@ -88,6 +90,25 @@ def find_sounds(folder: str | Path, hold_out: float = 0.1) -> Sounds:
         tuple(item for item in items if item.key not in chosen),
         tuple(item for item in items if item.key in chosen),
     )
+
+
+def made_by_models(sounds: Sounds) -> tuple[int, str]:
+    """How many sounds lie where a record says that a model made clips, and the first such folder; (0, "") for none.
+
+    Generated clips among recordings are learnt as if they were recordings, and nobody hears the reason later.
+    """
+    folders: dict[Path, Path | None] = {}
+
+    def record_above(place: Path) -> Path | None:
+        if place not in folders:
+            inside = place != sounds.folder and place.is_relative_to(sounds.folder)
+            found = place if (place / RECORD).is_file() else None
+            folders[place] = found or (record_above(place.parent) if inside else None)
+        return folders[place]
+
+    made = [record_above(item.path.parent) for item in (*sounds.train, *sounds.held_out) if item.path]
+    first = next((place for place in made if place), None)
+    return sum(place is not None for place in made), "" if first is None else plain(first)
 
 
 def _has_dev(folder: Path) -> bool:

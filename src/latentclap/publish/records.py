@@ -138,7 +138,7 @@ def _command(record: dict[str, Any]) -> str:
     base = base_of(record["model"])
     words = ["latentclap finetune SOUNDS -o OUT", "--model", base.get("hub") or _shown(record["model"])]
     if "asked" in record:
-        return " ".join([*words, *_options(record["asked"]["options"])])
+        return " ".join([*words, *_options(record["asked"])])
     for name in ("phi", "judge"):
         if value := record.get(name):
             words += [f"--{name}", _shown(value)]

@@ -21,6 +21,7 @@ from latentclap.files import check_place, file_sha256, listed, plain, replaceabl
 from latentclap.locks import alone
 from latentclap.survey.form import RatedClip, page, survey_form
 from latentclap.tables import csv_text
+from latentclap.typed import typed_as
 
 #: What is in the folder of a survey: what is published, what is not, and how it was made.
 PAGES, KEY, RECORD = "pages", "key.csv", "survey.json"
@@ -165,7 +166,8 @@ def _made(
     # them says the same command again
     write_json(
         out / RECORD,
-        {
+        typed_as()
+        | {
             "models": {name: plain(folder) for name, folder in models.items()},
             "items": items,
             "seed": seed,

@@ -20,6 +20,7 @@ from latentclap.formats import check_format
 from latentclap.generation import (
     RECORD,
     alone,
+    commands,
     drop_stale,
     earlier_clips,
     kept_clips,
@@ -135,7 +136,8 @@ def vary(
     every = [path for paths in files.values() for path in paths]
     with alone(out):
         kept = {} if overwrite else kept_clips(out, plan)
-        old = earlier_clips(out, every, overwrite, kept)
+        old = earlier_clips(out, every, overwrite, kept, plan)
+        typed = commands(out, kept, every)
         _check_places(out, page, overwrite)
         _check_kept(sources, out, [*every, *(out / name for name in old)])
         check_files(sources)
@@ -149,13 +151,15 @@ def vary(
         heard = Sounds(sources, system.samples)
         lengths = lengths_of(finish, heard, system.seconds)
         make = make_takes(system, sources, heard, settings, batch_size)
-        made = write_clips(system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said)
+        made = write_clips(
+            system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said, typed
+        )
         drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
         more = {
             s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(lengths[s.name], 4)}
             for s in sources
         }
-        write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more)
+        write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more, typed)
         _write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
