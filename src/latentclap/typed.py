@@ -44,7 +44,7 @@ def typed_as() -> dict[str, str]:
     return {"command": words} if (words := typed()) else {}
 
 
-def given(context: typer.Context) -> dict[str, Any]:
+def options_given(context: typer.Context) -> dict[str, Any]:
     """The options and arguments that were typed, by their names, JSON-ready.
 
     What has its default is left out: another version may have another one, which its own record tells.

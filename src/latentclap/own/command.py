@@ -27,7 +27,7 @@ from latentclap.options import (
     at_least,
     device_for,
 )
-from latentclap.typed import given, typed_as
+from latentclap.typed import options_given, typed_as
 from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def finetune(
         _tell(own, record)
         return
     device_for(device)
-    _run(own, options, workers, prepare, quiet, typed_as() | {"asked": given(context)})
+    _run(own, options, workers, prepare, quiet, typed_as() | {"asked": options_given(context)})
 
 
 def _all_done(own: Own, record: dict[str, Any]) -> bool:
