@@ -591,7 +591,7 @@ def test_a_run_says_how_it_was_typed(made):
     assert "seed" not in record["asked"]  # it had its default
     typed = shlex.split(record["command"])
     assert typed[:3] == ["latentclap", "finetune", str(out.parent / FOLDER)]
-    assert typed[typed.index("--hold-out") + 1] == "0.2" and "--quiet" in typed
+    assert typed[typed.index("--hold-out") + 1] == "0.2" and "-q" in typed
 
 
 def test_samples_are_the_first_by_seed(made):
