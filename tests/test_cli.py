@@ -18,7 +18,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner
 
-from latentclap import __version__, checkpoints, cli
+from latentclap import __version__, checkpoints, cli, evaluating, generating
 from latentclap.audio import loudness, read_wave, write_wave
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
@@ -56,7 +56,8 @@ class FakeSystem:
 @pytest.fixture
 def fake(monkeypatch):
     system = FakeSystem()
-    monkeypatch.setattr(cli, "load_system", lambda model, device: system)
+    for command in (generating, evaluating):
+        monkeypatch.setattr(command, "load_system", lambda model, device: system)
     return system
 
 
