@@ -432,11 +432,11 @@ def test_rounded_weights_are_neither_trained_nor_saved(tiny, tmp_path):
 
 
 def test_fast_needs_a_gpu(tmp_path, monkeypatch):
-    from latentclap import cli
+    from latentclap import generating
 
-    monkeypatch.setattr(cli, "load_system", lambda *_: random_system("tiny"))
+    monkeypatch.setattr(generating, "load_system", lambda *_: random_system("tiny"))
     with pytest.raises(InputError, match="--fast is for GPUs"):
-        cli.generate(out=tmp_path / "out", classes="rain", prompts=None, device="cpu", fast=True)
+        generating.generate(out=tmp_path / "out", classes="rain", prompts=None, device="cpu", fast=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -8,6 +8,7 @@ import pytest
 from latentclap import runs
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, read_json, write_json
+from latentclap.generation import MAKERS
 from latentclap.runs import CORE, check_parameters, code_hash, config_hash, start
 
 
@@ -206,6 +207,27 @@ def test_code_that_makes_results_counts(tmp_path, monkeypatch, file, counts):
     with open(package / file, "a") as stream:
         stream.write("# changed\n")
     assert (code_hash.__wrapped__() != before) is counts
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("generation/clips.py", True),
+        ("generation/plan.py", True),
+        ("vary/process.py", True),
+        ("generating.py", False),
+        ("vary/command.py", False),
+    ],
+)
+def test_code_that_makes_clips_counts(tmp_path, monkeypatch, file, counts):
+    """A folder of clips goes on by the same code alone; a command's words do not decide how a clip sounds."""
+    package = tmp_path / "latentclap"
+    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    before = code_hash.__wrapped__(MAKERS)
+    with open(package / file, "a") as stream:
+        stream.write("# changed\n")
+    assert (code_hash.__wrapped__(MAKERS) != before) is counts
 
 
 #: what the bench imports although no result depends on its code
