@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -69,14 +70,16 @@ def named_as(found: dict[str, list[Path]], classes: Iterable[str]) -> dict[str, 
     A name that is there as it is asked for stays, and so does one that several would fit.
     """
 
-    def plainly(name: str) -> str:
-        return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+    def forms(name: str) -> set[str]:
+        # as a folder of generated clips is called, and with accents as one sign, which some disks take apart
+        texts = (name, unicodedata.normalize("NFC", name))
+        return {re.sub(r"[\W_]+", "_", text.lower()).strip("_") for text in texts} - {""}
 
     wanted = list(classes)
     others = [name for name in found if name not in wanted]
     names = {}
     for cls in wanted:
-        like = [name for name in others if plainly(name) == plainly(cls)]
+        like = [name for name in others if forms(name) & forms(cls)]
         if cls not in found and len(like) == 1 and like[0] not in names:
             names[like[0]] = cls
     return {names.get(name, name): files for name, files in found.items()}
