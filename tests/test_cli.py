@@ -302,6 +302,32 @@ def test_generate_says_what_differs(tmp_path, fake, more, told):
         assert told in refused("generate", "--classes", "dog_bark", *more, "-o", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"plan": 3},
+        {"plan": {"settings": None}},
+        {"plan": {"settings": {"sounds": 3}}},
+        {"plan": {"prompts": ["rain"]}},
+        {"plan": {"format": "mp3"}, "calls": [3]},
+        {"plan": {"format": "mp3"}, "calls": None},
+        {"commands": None},
+        {"commands": [["latentclap"]]},
+    ],
+)
+def test_a_record_of_another_form_is_no_traceback(tmp_path, fake, edit):
+    out = tmp_path / "clips"
+    arguments = ["generate", "--classes", "rain", "-o", str(out)]
+    assert run(*arguments).exit_code == 0
+    record = json.loads((out / "generation.json").read_text())
+    if isinstance(edit.get("plan"), dict):
+        edit = edit | {"plan": record["plan"] | edit["plan"]}
+    (out / "generation.json").write_text(json.dumps(record | edit))
+    said = run(*arguments)
+    assert said.exception is None or isinstance(said.exception, InputError | SystemExit), said.exception
+    assert said.exit_code == 0 or "would be replaced" in str(said.exception)
+
+
 def test_what_differs_names_models_and_weights():
     plan = {
         "model": "mini",
@@ -982,7 +1008,7 @@ def test_a_bug_is_not_hidden(monkeypatch, tmp_path, fake):
 
 def test_the_list_of_commands_has_whole_sentences():
     commands = run("--help").output.partition("Commands:")[2].strip().splitlines()
-    assert len(commands) == 10
+    assert len(commands) == 11
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
 
