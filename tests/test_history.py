@@ -176,6 +176,7 @@ def test_what_is_no_record_is_passed_over(root):
     for i, text in enumerate(
         (
             "{",
+            "[" * 100_000,
             "[]",
             "{}",
             '{"parameters": 1, "notebook": "a", "profile": "b"}',

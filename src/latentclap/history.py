@@ -113,7 +113,7 @@ def _past(folder: Path) -> Past | None:
         provenance, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
         kinds = {"parameters": dict, "notebook": str, "profile": str}
         named = all(isinstance(provenance[key], kind) for key, kind in kinds.items())
-    except (InputError, OSError, LookupError, TypeError):
+    except (InputError, OSError, LookupError, TypeError, RecursionError):
         return None
     return Past(folder, provenance, metrics) if named and isinstance(metrics, dict) else None
 
