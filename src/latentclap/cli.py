@@ -208,7 +208,8 @@ def evaluate(
 ) -> None:
     """FAD per class against real clips, with CI.
 
-    Classes may have any names, as long as both folders have them; sounds that lie in no folders are one class.
+    Classes may have any names that both folders have, and none beside the paper's seven; sounds that lie in no
+    folders are one class.
     """
     name = embedding_name(embedding, vggish, mode)
     if model is not None and name != "clap":
@@ -234,7 +235,11 @@ def evaluate(
         _same_classes(generated, clips, reference, real)
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
-    theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
+    theirs = (
+        named_as(stats, clips)
+        if stats
+        else _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
+    )
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe
