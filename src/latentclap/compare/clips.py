@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from latentclap.scan.layout import SPLITS, UNDECODABLE, find, packed
 
 #: the one class of a folder whose clips lie in no folders
 ALL = "clips"
+T = TypeVar("T")
 
 
 def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list[Path]]:
@@ -64,8 +66,8 @@ def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list
     return {cls: own[cls] for cls in in_order(own)} if own else {ALL: loose}
 
 
-def named_as(found: dict[str, list[Path]], classes: Iterable[str]) -> dict[str, list[Path]]:
-    """The same clips, with a class that is written otherwise (``Door Slam`` for ``door_slam``) as ``classes`` has it.
+def named_as(found: Mapping[str, T], classes: Iterable[str]) -> dict[str, T]:
+    """The same clips, or statistics, with a class that is written otherwise as ``classes`` has it.
 
     A name that is there as it is asked for stays, and so does one that several would fit.
     """
