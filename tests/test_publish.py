@@ -622,6 +622,20 @@ def test_a_run_says_how_it_was_typed(made):
     assert typed[typed.index("--hold-out") + 1] == "0.2" and "--quiet" in typed
 
 
+@pytest.mark.parametrize("by", ["asked", "changes"])
+def test_the_card_s_command_has_every_digit(run, by):
+    """Rounded to six digits it would be another training."""
+    record = read_json(run / "finetune.json")
+    record.pop("asked", None)
+    write_json(run / "finetune.json", record | {by: {"lam": 1234.5678, "lr": 3e-06, "hold_out": 0.1}})
+    words = shlex.split(read_records(run)["command"])
+    assert [words[words.index(f"--{option}") + 1] for option in ("lam", "lr", "hold-out")] == [
+        "1234.5678",
+        "3e-06",
+        "0.1",
+    ]
+
+
 def test_samples_are_the_first_by_seed(made):
     _, out, _ = made
     _, body = readme(out)
