@@ -24,8 +24,10 @@ from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
 from latentclap.earlier import differences
+from latentclap.embeddings import get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
+from latentclap.fad import GaussianStats, save_stats
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation.clips import _batches, within_full_scale
@@ -304,6 +306,32 @@ def test_generate_says_what_differs(tmp_path, fake, more, told):
         assert told in refused("generate", "--classes", "dog_bark", *more, "-o", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"plan": 3},
+        {"plan": {"settings": None}},
+        {"plan": {"settings": {"sounds": 3}}},
+        {"plan": {"prompts": ["rain"]}},
+        {"plan": {"format": "mp3"}, "calls": [3]},
+        {"plan": {"format": "mp3"}, "calls": None},
+        {"commands": None},
+        {"commands": [["latentclap"]]},
+    ],
+)
+def test_a_record_of_another_form_is_no_traceback(tmp_path, fake, edit):
+    out = tmp_path / "clips"
+    arguments = ["generate", "--classes", "rain", "-o", str(out)]
+    assert run(*arguments).exit_code == 0
+    record = json.loads((out / "generation.json").read_text())
+    if isinstance(edit.get("plan"), dict):
+        edit = edit | {"plan": record["plan"] | edit["plan"]}
+    (out / "generation.json").write_text(json.dumps(record | edit))
+    said = run(*arguments)
+    assert said.exception is None or isinstance(said.exception, InputError | SystemExit), said.exception
+    assert said.exit_code == 0 or "would be replaced" in str(said.exception)
+
+
 def test_what_differs_names_models_and_weights():
     plan = {
         "model": "mini",
@@ -560,6 +588,17 @@ def two_folders(tmp_path):
     (tmp_path / "b/gunshot").mkdir()
     soundfile.write(tmp_path / "b/gunshot/0.wav", 0.1 * rng.standard_normal(RATE), RATE)
     return tmp_path
+
+
+def test_statistics_of_a_class_are_found_however_it_is_written(two_folders, tmp_path):
+    (two_folders / "a/rain").rename(two_folders / "a/door_slam")
+    shutil.rmtree(two_folders / "a/keyboard")
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((400, get_embedding("mel-statistics").dim))
+    save_stats(tmp_path / "real.npz", {"Door Slam": GaussianStats.from_embeddings(vectors, "mel-statistics")})
+    said = run("evaluate", two_folders / "a", tmp_path / "real.npz", "--n-boot", 5)
+    assert said.exit_code == 0, said.exception
+    assert any(line.startswith("door_slam") for line in said.output.splitlines())
 
 
 def test_evaluate_prints_and_writes(two_folders):

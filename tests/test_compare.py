@@ -762,6 +762,9 @@ def folders(tmp_path_factory):
         (["Door Slam", "zap"], ["door_slam", "zap"], ["door_slam", "zap"]),
         (["door_slam", "Door Slam"], ["door_slam"], ["door_slam", "Door Slam"]),  # as it is asked for
         (["Door-Slam", "Door Slam"], ["door_slam"], ["Door-Slam", "Door Slam"]),  # which of the two?
+        (["Cafe\u0301"], ["caf\u00e9"], ["caf\u00e9"]),  # as a disk of macOS has it
+        (["Cafe\u0301 au"], ["cafe_au"], ["cafe_au"]),  # as a prompt of these words is called
+        (["++"], ["!!"], ["++"]),
         (["Slam"], ["door_slam"], ["Slam"]),
         (["DOOR"], ["door", "Door"], ["door"]),  # it is one of them, not both
     ],

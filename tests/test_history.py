@@ -3,7 +3,9 @@
 import csv
 import json
 import shlex
+import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 from latentclap import cli
 from latentclap.errors import InputError
 from latentclap.files import write_json
-from latentclap.history import beside, past_runs
+from latentclap.history import Past, beside, past_runs
 from latentclap.runs import start
 
 CELL = {
@@ -96,6 +98,36 @@ def test_a_profile_chooses(root):
     assert refused("03", "--profile", "paper").endswith("there are runs of mini, quick")
 
 
+GIVEN = {
+    "lams": [1e-05, 0.0, -1.0, 1e22],
+    "weightings": ["step:5", "yes", "1", "a, b", "it's", "2023-01-01", "- a", "~", "", "long " * 60],
+    "seeds": [0, -1],
+    "flags": [True, False],
+    "none": [],
+    "tuning": True,
+    "lr": 1e-05,
+    "lam": -1.0,
+    "seed": 2**60,
+    "data_dir": "-x $HOME 'é'",
+    "reading": "True",
+}
+
+
+def test_papermill_reads_every_kind_of_parameter_as_it_was(monkeypatch):
+    from papermill import cli as papermill_cli
+
+    given = {}
+    monkeypatch.setattr(
+        papermill_cli, "execute_notebook", lambda **kwargs: given.update(kwargs["parameters"])
+    )
+    record = {"notebook": "02_ablation", "profile": "quick", "parameters": GIVEN}
+    words = shlex.split(Past(Path("runs"), record, {}).command)
+    papermill_cli.papermill.main(args=words[1:], standalone_mode=False)
+    assert given == GIVEN | {"profile": "quick"}
+    assert {type(given[name]) for name in ("tuning", "lr", "seed")} == {bool, float, int}
+    assert [type(value) for value in given["lams"]] == [float] * 4
+
+
 @pytest.mark.parametrize("by", ["hash", "folder", "folder elsewhere"])
 def test_one_run_tells_its_numbers_and_the_command_that_runs_it_again(root, monkeypatch, tmp_path, by):
     run = ran(lam=500.0, lams=[0.0, 1e6], data_dir="2023", tuning=True, profile="mini")
@@ -119,6 +151,15 @@ def test_one_run_tells_its_numbers_and_the_command_that_runs_it_again(root, monk
     assert start("03_finetune", namespace).config == run.config
 
 
+def test_a_run_that_was_copied_out_of_its_folders_is_read_there(root, monkeypatch, tmp_path):
+    """Its folder alone is read: three folders above it there may be none, or all of a disk."""
+    run = ran(lam=500.0)
+    shutil.copytree(run.folder, tmp_path / "kept")
+    monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path / "none"))
+    monkeypatch.setattr("latentclap.history.past_runs", lambda folder: [] if "none" in str(folder) else 1 / 0)
+    assert "-p lam 500.0" in runs(tmp_path / "kept").output
+
+
 def test_the_table_has_every_parameter_and_number(root, tmp_path):
     ran(lam=0.0, numbers={"fad": 1.23456789}, ago=100)
     ran(lam=500.0)
@@ -132,7 +173,16 @@ def test_the_table_has_every_parameter_and_number(root, tmp_path):
 
 def test_what_is_no_record_is_passed_over(root):
     ran()
-    for i, text in enumerate(("{", "[]", "{}", '{"parameters": 1, "notebook": "a", "profile": "b"}')):
+    for i, text in enumerate(
+        (
+            "{",
+            "[" * 100_000,
+            "[]",
+            "{}",
+            '{"parameters": 1, "notebook": "a", "profile": "b"}',
+            '{"parameters": {}, "notebook": 3, "profile": ["b"]}',
+        )
+    ):
         folder = root / f"quick/03_finetune/other{i}"
         folder.mkdir()
         (folder / "provenance.json").write_text(text)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,6 +232,20 @@ def test_what_is_said_can_be_pasted_into_a_shell(tuned, tmp_path, capsys):
     _tell(own, {"training": {"lora_rank": 0}})
     words = shlex.split(capsys.readouterr().out)
     assert words[3] == str(tmp_path / "my doors" / "system") and words[5] == text
+
+
+def test_a_result_in_the_folder_where_one_is_has_its_clips_beside_it(tuned, tmp_path, capsys, monkeypatch):
+    """``-o .`` ended in a traceback, after hours of training."""
+    import shlex
+
+    from latentclap.own.command import _tell
+
+    folder, _, _ = tuned
+    (tmp_path / "doors").mkdir()
+    monkeypatch.chdir(tmp_path / "doors")
+    for out, clips in ((Path("."), "../doors-clips"), (Path(".."), f"../../{tmp_path.name}-clips")):
+        _tell(Own(find_sounds(folder / "sounds"), out), {"training": {"lora_rank": 0}})
+        assert shlex.split(capsys.readouterr().out)[-1] == clips
 
 
 def test_the_page_plays_no_sound_that_was_not_trained_on(tuned, tmp_path):

@@ -28,7 +28,7 @@ from latentclap.generation import within_full_scale
 from latentclap.lora import ADAPTER, add_adapters, save_adapter, take_adapters
 from latentclap.publish import source
 from latentclap.publish.card import LICENSES, TEXTS, card
-from latentclap.publish.private import check_private
+from latentclap.publish.private import check_private, forget_machine
 from latentclap.publish.records import base_of, read_records
 from published import FOLDER, STEM, fast, finetuned, publish
 
@@ -169,6 +169,34 @@ def test_a_setting_that_is_a_place_of_any_machine_is_refused(made, tmp_path, pla
     out = shutil.copytree(made[1], tmp_path / "out")
     write_json(out / "vae" / "config.json", read_json(out / "vae" / "config.json") | {"a": [{"b": place}]})
     with pytest.raises(InputError, match=r"vae/config\.json names .*, a place of this machine or of another"):
+        check_private(out, [])
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", (10).to_bytes(8, "little") + b"{} and more"])
+def test_a_damaged_header_is_told_in_words(run, tmp_path, content):
+    (run / "system" / "clap" / "model.safetensors").write_bytes(content)
+    told = refused(tmp_path / "out", run, *MIT)
+    assert "clap/model.safetensors: not a safetensors file, or a damaged one" in told
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="not a safetensors file, or a damaged one"):
+        forget_machine(tmp_path)
+
+
+def test_a_note_of_another_program_under_our_name_stays(tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors", metadata={"latentclap": "a text"})
+    forget_machine(tmp_path)
+    with safe_open(tmp_path / "x.safetensors", "pt") as opened:
+        assert opened.metadata() == {"latentclap": "a text"}
+
+
+def test_a_class_of_audioset_is_no_place(made, tmp_path):
+    """Classifiers name their classes so; it has the form of a place."""
+    out = shutil.copytree(made[1], tmp_path / "out")
+    told = read_json(out / "clap" / "config.json")
+    write_json(out / "clap" / "config.json", told | {"id2label": {"0": "/m/06mb1", "1": "/t/dd00038"}})
+    check_private(out, [])
+    write_json(out / "clap" / "config.json", told | {"from": "/m/jane/models"})
+    with pytest.raises(InputError, match="names /m/jane/models"):
         check_private(out, [])
 
 
@@ -592,6 +620,20 @@ def test_a_run_says_how_it_was_typed(made):
     typed = shlex.split(record["command"])
     assert typed[:3] == ["latentclap", "finetune", str(out.parent / FOLDER)]
     assert typed[typed.index("--hold-out") + 1] == "0.2" and "-q" in typed
+
+
+@pytest.mark.parametrize("by", ["asked", "changes"])
+def test_the_card_s_command_has_every_digit(run, by):
+    """Rounded to six digits it would be another training."""
+    record = read_json(run / "finetune.json")
+    record.pop("asked", None)
+    write_json(run / "finetune.json", record | {by: {"lam": 1234.5678, "lr": 3e-06, "hold_out": 0.1}})
+    words = shlex.split(read_records(run)["command"])
+    assert [words[words.index(f"--{option}") + 1] for option in ("lam", "lr", "hold-out")] == [
+        "1234.5678",
+        "3e-06",
+        "0.1",
+    ]
 
 
 def test_samples_are_the_first_by_seed(made):

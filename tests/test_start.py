@@ -40,6 +40,11 @@ def test_a_start_page_without_its_clips_or_its_record_is_not_written(tmp_path, r
     write_json(tmp_path / "other.json", {"notebook": "02_ablation"})
     with pytest.raises(InputError, match=r"other\.json: not a record of notebook 04"):
         start_page([listening], tmp_path / "other.json", out, static)
+    one = read_json(repo_root / RECORD)
+    one["change"] = [row | {"2.5 %": None, "97.5 %": None} for row in one["change"]]
+    write_json(tmp_path / "one.json", one)
+    with pytest.raises(InputError, match=r"one\.json: one training of each system has no interval"):
+        start_page([listening], tmp_path / "one.json", out, static)
     content = read_json(listening)
     content["items"] = [i for i in content["items"] if (i["cls"], i["system"]) != ("rain", "LDM+Latent")]
     write_json(listening, content)

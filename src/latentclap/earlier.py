@@ -12,6 +12,36 @@ from typing import Any
 Plan = dict[str, Any]
 
 
+def read(told: Any) -> dict[str, Any]:
+    """What a folder's record, or the plan of a stopped run, tells, as far as it has the form of one.
+
+    Args:
+        told: as it was read; an edited one, or another program's, may hold anything.
+
+    Returns:
+        It with ``plan``, ``commands``, ``calls`` and ``maker``, each of its kind.
+
+    Raises:
+        ValueError: there is no plan in it.
+    """
+    kinds = {"model": str, "weights": list, "settings": dict, "prompts": dict, "format": str}
+    plan = told["plan"] if isinstance(told, dict) and "plan" in told else told
+    if not isinstance(plan, dict) or not all(isinstance(plan.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError("no plan")
+    if not isinstance(plan["settings"].get("sounds", {}), dict):
+        raise ValueError("no plan of sounds")
+    commands, calls, maker = (told.get(key) for key in ("commands", "calls", "maker"))
+    return {
+        **told,
+        "plan": plan,
+        "commands": [word for word in commands if isinstance(word, str)]
+        if isinstance(commands, list)
+        else [],
+        "calls": [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [],
+        "maker": maker if isinstance(maker, dict) else {},
+    }
+
+
 def _parts(plan: Plan) -> tuple[Plan, dict[str, str], dict[str, Any]]:
     """What decides about every clip of a plan; each name's text; each name's sound."""
     settings = {key: value for key, value in plan["settings"].items() if key != "sounds"}

@@ -28,7 +28,8 @@ from latentclap.typed import typed_as
 
 HELP = """FAD per class against real clips, with CI.
 
-Classes may have any names, as long as both folders have them; sounds that lie in no folders are one class."""
+Classes may have any names that both folders have, and none beside the paper's seven; sounds that lie in no folders
+are one class."""
 
 
 def evaluate(
@@ -74,7 +75,11 @@ def evaluate(
         _same_classes(generated, clips, reference, real)
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
-    theirs = stats or _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
+    theirs = (
+        named_as(stats, clips)
+        if stats
+        else _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
+    )
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe

@@ -89,7 +89,11 @@ class Past:
 def _given(name: str, value: Any) -> list[str]:
     """A parameter as papermill takes it; an empty text is every notebook's own default."""
     if isinstance(value, list):
-        return ["-y", f"{name}: [{', '.join(map(str, value))}]"]
+        import yaml
+
+        # in YAML 1e-05 and yes would be no number and no text as they stand
+        told = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
+        return ["-y", f"{name}: {told.strip()}"]
     if value == "":
         return []
     # -p would make numbers and truth values of texts such as 2023
@@ -98,20 +102,20 @@ def _given(name: str, value: Any) -> list[str]:
 
 def past_runs(root: Path) -> list[Past]:
     """Every finished run below a folder of runs, the oldest first. Folders of another form are passed over."""
-    found = []
-    for file in sorted(root.glob("*/*/*/provenance.json")):
-        try:
-            provenance, metrics = read_json(file), read_json(file.with_name("metrics.json"))
-            named = (
-                isinstance(provenance["parameters"], dict)
-                and provenance["notebook"]
-                and provenance["profile"]
-            )
-        except (InputError, OSError, LookupError, TypeError):
-            continue
-        if named and isinstance(metrics, dict):
-            found.append(Past(file.parent, provenance, metrics))
+    folders = sorted(file.parent for file in root.glob("*/*/*/provenance.json"))
+    found = [run for folder in folders if (run := _past(folder))]
     return sorted(found, key=lambda run: str(run.provenance.get("started", "")))
+
+
+def _past(folder: Path) -> Past | None:
+    """The run whose artefacts a folder has; None: its records are missing or of another form."""
+    try:
+        provenance, metrics = read_json(folder / "provenance.json"), read_json(folder / "metrics.json")
+        kinds = {"parameters": dict, "notebook": str, "profile": str}
+        named = all(isinstance(provenance[key], kind) for key, kind in kinds.items())
+    except (InputError, OSError, LookupError, TypeError, RecursionError):
+        return None
+    return Past(folder, provenance, metrics) if named and isinstance(metrics, dict) else None
 
 
 def beside(runs: Sequence[Past], *, alike: bool = False) -> pd.DataFrame:
@@ -171,9 +175,8 @@ def chosen(runs: Sequence[Past], wanted: str, root: Path) -> list[Past]:
     place = Path(wanted)
     if place.is_dir():
         found = [run for run in runs if run.folder.resolve() == place.resolve()]
-        if not found and (place / "provenance.json").is_file():  # kept elsewhere
-            below = place.resolve().parents[2]
-            found = [run for run in past_runs(below) if run.folder.resolve() == place.resolve()]
+        if not found and (kept := _past(place)):  # elsewhere
+            found = [kept]
         if found:
             return found
     name = place.stem if place.suffix == ".ipynb" else place.name

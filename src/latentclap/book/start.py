@@ -75,6 +75,10 @@ def _result(record: str | Path) -> str:
         raise InputError(
             f"{record}: not a record of notebook 04, as `latentclap.book keep` writes it"
         ) from None
+    if any(row.get(key) is None for row in rows for key in ("2.5 %", "97.5 %")):
+        raise InputError(
+            f"{record}: one training of each system has no interval; keep a run of two seeds or more"
+        )
     return table(
         ("the average FAD changes by", *CHANGES),
         [

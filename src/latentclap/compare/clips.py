@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from latentclap.scan.layout import SPLITS, UNDECODABLE, find, packed
 
 #: the one class of a folder whose clips lie in no folders
 ALL = "clips"
+T = TypeVar("T")
 
 
 def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list[Path]]:
@@ -63,20 +66,22 @@ def find_clips(folder: str | Path, *, reference: bool = False) -> dict[str, list
     return {cls: own[cls] for cls in in_order(own)} if own else {ALL: loose}
 
 
-def named_as(found: dict[str, list[Path]], classes: Iterable[str]) -> dict[str, list[Path]]:
-    """The same clips, with a class that is written otherwise (``Door Slam`` for ``door_slam``) as ``classes`` has it.
+def named_as(found: Mapping[str, T], classes: Iterable[str]) -> dict[str, T]:
+    """The same clips, or statistics, with a class that is written otherwise as ``classes`` has it.
 
     A name that is there as it is asked for stays, and so does one that several would fit.
     """
 
-    def plainly(name: str) -> str:
-        return re.sub(r"[\W_]+", "_", name.lower()).strip("_")
+    def forms(name: str) -> set[str]:
+        # as a folder of generated clips is called, and with accents as one sign, which some disks take apart
+        texts = (name, unicodedata.normalize("NFC", name))
+        return {re.sub(r"[\W_]+", "_", text.lower()).strip("_") for text in texts} - {""}
 
     wanted = list(classes)
     others = [name for name in found if name not in wanted]
     names = {}
     for cls in wanted:
-        like = [name for name in others if plainly(name) == plainly(cls)]
+        like = [name for name in others if forms(name) & forms(cls)]
         if cls not in found and len(like) == 1 and like[0] not in names:
             names[like[0]] = cls
     return {names.get(name, name): files for name, files in found.items()}

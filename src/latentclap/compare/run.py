@@ -80,6 +80,7 @@ class Run:
             _has(classes, found, f"--reference {self.reference}")
             self.real = {cls: found[cls] for cls in classes}
         else:
+            self.stats = named_as(self.stats, classes)
             _has(classes, self.stats, f"--reference {self.reference}")
         if self.training is not None:
             found = named_as(find_clips(self.training, reference=True), classes)

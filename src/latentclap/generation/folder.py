@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentclap import locks
-from latentclap.earlier import alike, differences, joined
+from latentclap.earlier import alike, differences, joined, read
 from latentclap.errors import InputError
 from latentclap.files import check_place, listed, read_json
 from latentclap.generation.plan import PLAN, RECORD, code
@@ -34,15 +34,12 @@ def alone(out: Path) -> Iterator[None]:
 def _earlier(out: Path) -> list[dict[str, Any]]:
     """What earlier calls left to say of a folder's clips: the record, and the plan of a stopped one.
 
-    Each has ``plan`` and, if it is not of an older version, ``commands``; one that cannot be read is passed over.
+    Each is as :func:`latentclap.earlier.read` gives it; one that cannot be read is passed over.
     """
     found = []
     for name in (RECORD, PLAN):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            told = read_json(out / name)
-            plan = told["plan"] if name == RECORD else told.get("plan", told)
-            if plan.keys() >= {"model", "weights", "settings", "prompts", "format"}:
-                found.append({**told, "plan": plan})
+            found.append(read(read_json(out / name)))
     return found
 
 

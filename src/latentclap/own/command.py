@@ -281,9 +281,10 @@ def _tell(own: Own, record: dict[str, Any]) -> None:
     # in double quotes a shell would still read some of it
     prompt = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
     # a folder that is not there: among the sounds that it learnt from, its clips would be learnt the next time
-    clips = own.out.with_name(f"{own.out.name}-clips")
+    clips = f"{own.out.resolve().name}-clips"
+    beside = own.out.with_name(clips) if own.out.name.strip(".") else own.out / ".." / clips  # -o .
     typer.echo(
-        f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o {_quoted(clips)}"
+        f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o {_quoted(beside)}"
     )
     sys.stdout.flush()
 

@@ -12,6 +12,8 @@ from latentclap.errors import InputError
 from latentclap.generation import RECORD
 from latentclap.play.shelf import Item, record_of
 
+_FIRST, _LAST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
+
 
 def bundle(items: Iterable[Item]) -> bytes:
     """Pack clips into a zip: ``<class>/<class>_<seed>.wav``, and ``generation.json`` with how each was made.
@@ -40,6 +42,7 @@ def bundle(items: Iterable[Item]) -> bytes:
 
 def _entry(name: str, when: float) -> zipfile.ZipInfo:
     """A file in a zip, readable by everybody who unpacks it."""
-    entry = zipfile.ZipInfo(name, time.localtime(when)[:6])
+    # a zip knows the years from 1980 to 2107 alone; a machine whose clock was never set is in 1970
+    entry = zipfile.ZipInfo(name, min(max(time.localtime(when)[:6], _FIRST), _LAST))
     entry.external_attr = 0o644 << 16
     return entry

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from latentclap.checkpoints import header as check_header
 from latentclap.checkpoints import json_or_nothing
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, below, write_json
@@ -21,8 +22,8 @@ _HERE = ("_name_or_path", "name_or_path", "is_local", "local_files_only")
 _NEEDED, _ABOUT = ("format", "lora_adapter_metadata", "latentclap"), "latentclap"
 #: lists of words, in which any letters may stand
 _WORDS = ("tokenizer.json", "vocab.json", "merges.txt")
-#: a whole text that is a place: /Users/jane/x, ~/x, C:\\x, \\\\server\\x, file://x
-_PLACE = re.compile(r"(?:/[^/\s]+){2,}/?|~[\w.-]*/.*|[A-Za-z]:[\\/].*|\\\\.+|file://.*")
+#: a whole text that is a place: /Users/jane/x, ~/x, C:\\x, \\\\server\\x, file://x; /m/06mb1 is a class of AudioSet
+_PLACE = re.compile(r"(?!/[mgt]/\w+$)(?:/[^/\s]+){2,}/?|~[\w.-]*/.*|[A-Za-z]:[\\/].*|\\\\.+|file://.*")
 
 
 def forget_machine(folder: Path) -> None:
@@ -46,11 +47,16 @@ def _without(told: Any) -> Any:
 
 
 def _forget_header(path: Path) -> None:
-    """Write a safetensors file anew with nothing in its header but what is needed; the numbers stay as they are."""
+    """Write a safetensors file anew with nothing in its header but what is needed; the numbers stay as they are.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    check_header(path)
     with open(path, "rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(size))
-        told = header.get("__metadata__", {})
+        told = header.get("__metadata__") or {}
         kept = {
             key: _note(value) if key == _ABOUT else value for key, value in told.items() if key in _NEEDED
         }
@@ -65,7 +71,10 @@ def _forget_header(path: Path) -> None:
 
 def _note(text: str) -> str:
     """Our note in a file of adapters, without the name of a folder that its base lay in."""
-    told = json.loads(text)
+    try:
+        told = json.loads(text)
+    except ValueError:  # not ours
+        return text
     base = told.get("base") if isinstance(told, dict) else None
     if isinstance(base, str) and not (base_of(base).get("licence") or on_a_hub(base)):
         told = {key: value for key, value in told.items() if key != "base"}

@@ -150,8 +150,16 @@ def _command(record: dict[str, Any]) -> str:
         if isinstance(value, bool):
             words += [option] if value else []
         else:
-            words += [option, f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))]
+            words += [option, _word(value)]
     return " ".join(words)
+
+
+def _word(value: Any) -> str:
+    """A value as one types it; of a number all of its digits, for the command is to give the same weights."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return shlex.quote(str(value))
 
 
 #: options of ``latentclap finetune`` that a card leaves out: what it always tells, and what changes no result
@@ -168,7 +176,7 @@ def _options(given: dict[str, Any]) -> Iterator[str]:
             yield from [option] if value else []
         else:
             shown = _shown(value) if name in ("phi", "judge") else value
-            yield from (option, f"{shown:g}" if isinstance(shown, float) else shlex.quote(str(shown)))
+            yield from (option, _word(shown))
 
 
 def _shown(name: str) -> str:
