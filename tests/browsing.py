@@ -31,6 +31,13 @@ def watched(context):
     return page
 
 
+def leaving(page, go):
+    """Leave a page by `go` (a reload, another address): what it was asking for is cut off, and no failure."""
+    before = len(page.failures)
+    go()
+    page.failures[before:] = [f for f in page.failures[before:] if not f.endswith("net::ERR_ABORTED")]
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass

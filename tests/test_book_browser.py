@@ -99,6 +99,7 @@ def tour(browser, site) -> dict[str, dict]:
     page = watched(context)
     seen = {}
     for path in pages_of(site):
+        page.goto("about:blank")  # what the page before was still loading is cut off here
         page.requests.clear()
         page.failures.clear()
         visit(page, path)

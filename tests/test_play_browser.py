@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from browsing import CHROMIUM, DESK, PHONE, watched
+from browsing import CHROMIUM, DESK, PHONE, leaving, watched
 from latentclap.audio import write_wave
 from latentclap.foley import synthesize
 from latentclap.play.maker import Maker
@@ -258,8 +258,8 @@ def test_the_address_keeps_what_is_chosen(page, browser, served):
     page.uncheck("#on")
     address = page.evaluate("location.href")
     assert "<b>" not in address
-    for again in (page, browser.new_context().new_page()):
-        again.goto("about:blank")
+    for again in (page, watched(browser.new_context())):
+        leaving(again, lambda again=again: again.goto("about:blank"))
         again.goto(address)
         again.wait_for_selector("#make:enabled")
         assert again.input_value("[name=prompt]") == "a <b>door</b> & 50 %"
@@ -274,7 +274,7 @@ def test_the_address_keeps_what_is_chosen(page, browser, served):
         ]
         assert not again.is_checked("#on") and again.is_visible("[name=fade]")
     again.context.close()
-    page.goto("about:blank")
+    leaving(page, lambda: page.goto("about:blank"))
     page.goto(f"{served.url}#what=nonsense&sampler=euler&n=1e999&steps=%22%3E&x=1")
     page.wait_for_selector("#make:enabled")
     assert page.is_checked("[value=dog_bark]") and page.input_value("[name=sampler]") != "euler"
@@ -287,7 +287,7 @@ def test_a_reload_in_the_midst_of_a_job_loses_nothing(page):
     page.fill("[name=seed]", "5")
     page.click("#make")
     page.wait_for_selector("#stop:enabled")
-    page.reload()
+    leaving(page, page.reload)
     page.wait_for_selector("#stop:enabled")
     until(
         page,
@@ -319,10 +319,14 @@ def test_players_far_from_the_window_give_their_sound_back(page, served):
     page.wait_for_timeout(500)
     assert page.evaluate(loaded) < 80
     last = f"document.querySelector('{CARD}:last-child audio')"
-    page.evaluate("scrollTo(0, document.body.scrollHeight)")
-    until(page, f"{last}.duration > 0")
-    until(page, f"{loaded} <= 60")
-    page.evaluate("scrollTo(0, 0)")
+
+    def scroll():
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        until(page, f"{last}.duration > 0")
+        until(page, f"{loaded} <= 60")
+        page.evaluate("scrollTo(0, 0)")
+
+    leaving(page, scroll)  # a player that is passed before its sound has come lets go of it
     page.click("h1")
     page.keyboard.press("1")
     moves(page, 1)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from browsing import DESK, PHONE, Quiet, watched
+from browsing import DESK, PHONE, Quiet, leaving, watched
 from fake_book import tone
 from latentclap import papers
 from latentclap.audio import write_wave
@@ -230,7 +230,7 @@ def test_what_others_left_in_the_browsers_memory_is_no_answer(page, study, memor
     assert [key.endswith("/Ann") for key in keys] == [False, True]
     left = zip(keys, (memory, answers.replace("CLIP", clip(page))), strict=True)
     page.evaluate("left => left.forEach(([key, text]) => localStorage.setItem(key, text))", list(left))
-    page.reload()
+    leaving(page, page.reload)
     assert page.input_value("[name=rater]") == ("Ann" if "Ann" in memory else "")
     go_on(page, "Ann")
     assert (heading(page), ticked(page)) == ("Clip 1 of 4: rain", {})
