@@ -232,28 +232,18 @@ def test_the_page_of_fig_3_has_every_point_and_the_tests(tmp_path):
         for tuning in (False, True)
         for seed in (0, 1, 2)
     ]
-    trend = {
-        "tuning layer": "without",
-        "measure": "average FAD",
-        "at λ = 0": 5.0,
-        "lowest": 5.0,
-        "at λ": 0.0,
-        "ρ within seeds": -1.0,
-        "p, follows λ": None,
-        "p, some λ below λ = 0": 1.0,
-        "p, rises from its lowest": 0.125,
-        "shown": "no trend",
-    }
-    words = {name: f"<{name}>" for name in ("trend_verdict", "trend_plain", "trend_tuning", "what_tells")}
-    folder = run_of(
-        tmp_path / "run", "06_fig3", {"points": points, "trend": [trend], **words}, clips_per_class=25
-    )
+    folder = run_of(tmp_path / "run", "06_fig3", {"points": points}, clips_per_class=25)
     text = longer_page(keep(folder, tmp_path / "f.json"), tmp_path / "fig3.md").read_text(encoding="utf-8")
     assert "2 epochs, 350 steps of 8" in text and "25 generated clips a class" in text
-    assert all(word in text for word in words.values()) and "FAD[of a test]" in text
+    assert "**So few points cannot tell whether FAD falls or rises with λ." in text
+    assert (
+        "- Without the tuning layer: average FAD: too few points to tell (ρ = +1.00; lowest at λ = 0);"
+        in text
+    )
+    assert "FAD[of a test]" in text and "standard deviation over seeds, 1.00 on average" in text
     assert row(text, "LDM+Latent") == ["0", "5 ± 1", "0.06 ± 0", "2×10⁻⁵ ± 0"]
     assert row(text, "LDM+Tuning+Latent") == ["0", "15 ± 1", "0.06 ± 0", "2×10⁻⁵ ± 0"]
-    assert row(text, "without") == ["average FAD", "0", "\u22121.00", "–", "1", "0.12", "no trend"]
+    assert row(text, "without") == ["average FAD", "0", "+1.00", "–", "1", "0.12", "too few points to tell"]
     assert matplotlib.image.imread(tmp_path / "fig3.png").std() > 0.01
     # a sweep of other epochs than the profile's says its own
     write_json(folder / "config.json", {"profile": SETTINGS, "parameters": {"epochs": 4}})

@@ -8,25 +8,21 @@ from typing import Any
 
 import pandas as pd
 
+from latentclap.book.fig3 import MEASURES, SYSTEMS, sweep_of
 from latentclap.book.figures import SYSTEM_COLOURS, figure_style
 from latentclap.book.longer.common import number, save, trained
 from latentclap.book.markdown import counted, table
 
-_PANELS = {"fad": "average FAD", "ddpm": "held-out eq. 1", "lclap": "held-out eq. 3"}
-_SYSTEMS = {False: "LDM+Latent", True: "LDM+Tuning+Latent"}
-
 
 def keep(config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Every point, the tests of the curves, and the verdicts of the notebook."""
-    points = [{key: point[key] for key in ("lam", "tuning", "seed", *_PANELS)} for point in metrics["points"]]
+    """Every point: what is said of them is worked out from them."""
+    points = [
+        {key: point[key] for key in ("lam", "tuning", "seed", *MEASURES)} for point in metrics["points"]
+    ]
     return {
         "epochs": config["parameters"]["epochs"] or config["profile"]["sweep"]["epochs"],
         "fad": metrics["points"][0]["fad_name"],
         "points": points,
-        **{
-            name: metrics[name]
-            for name in ("trend", "trend_verdict", "trend_plain", "trend_tuning", "what_tells")
-        },
     }
 
 
@@ -35,17 +31,18 @@ def page(told: Mapping[str, Any], figure: Path) -> list[str]:
     points = pd.DataFrame(told["points"])
     _figure(points, figure)
     data = told["settings"]["data"]
-    trend = told["trend"]
-    means = points.groupby(["tuning", "lam"])[list(_PANELS)].agg(["mean", "std"])
+    sweep = sweep_of(points)
+    words, trend = sweep.words(), sweep.record()["trend"]
+    means = points.groupby(["tuning", "lam"])[list(MEASURES)].agg(["mean", "std"])
     curves = []
-    for tuning, system in _SYSTEMS.items():
+    for tuning, system in SYSTEMS.items():
         for lam in sorted(points["lam"].unique()):
             row = means.loc[(tuning, lam)]
             curves.append(
                 (
                     system,
                     f"{lam:g}",
-                    *(f"{number(row[key, 'mean'], 4)} ± {number(row[key, 'std'], 2)}" for key in _PANELS),
+                    *(f"{number(row[key, 'mean'], 4)} ± {number(row[key, 'std'], 2)}" for key in MEASURES),
                 )
             )
     p = [name for name in trend[0] if name.startswith("p,")]
@@ -53,15 +50,15 @@ def page(told: Mapping[str, Any], figure: Path) -> list[str]:
         f"{trained(told, told['epochs'])}; {counted(points['seed'].nunique(), 'training')} of each point;"
         f" {told['clips_per_class']} generated clips a class against {data['eval_per_class']} evaluation clips;"
         f" clips: {told['data']}.",
-        f"**{told['trend_verdict']}**",
-        f"- Without the tuning layer: {told['trend_plain']}\n- With it: {told['trend_tuning']}",
-        told["what_tells"],
+        f"**{words['trend_verdict']}**",
+        f"- Without the tuning layer: {words['trend_plain']}\n- With it: {words['trend_tuning']}",
+        words["what_tells"],
         f"![Average FAD, held-out eq. 1 and eq. 3 over λ, with and without the tuning layer]({figure.name})",
         f"Dots are trainings, lines their means; λ is spaced evenly. {told['fad']}.",
         "## Points",
         "Mean and standard deviation over trainings. At λ = 0 `LDM+Latent` is `LDM`, `LDM+Tuning+Latent` is"
         " `LDM+Tuning`.",
-        table(("system", "λ", *_PANELS.values()), curves),
+        table(("system", "λ", *MEASURES.values()), curves),
         "## Is there a trend?",
         "As [notebook 06](notebooks/06_fig3.ipynb) explains its tests; each at half of 5 %.",
         table(
@@ -97,9 +94,9 @@ def _figure(points: pd.DataFrame, out: Path) -> None:
         figure_style()
         figure = Figure(figsize=(7.2, 7.2))
         lams = sorted(points["lam"].unique())
-        panels = figure.subplots(len(_PANELS), sharex=True)
-        for axes, (key, title) in zip(panels, _PANELS.items(), strict=True):
-            for tuning, system in _SYSTEMS.items():
+        panels = figure.subplots(len(MEASURES), sharex=True)
+        for axes, (key, title) in zip(panels, MEASURES.items(), strict=True):
+            for tuning, system in SYSTEMS.items():
                 wide = points[points["tuning"] == tuning].pivot(index="lam", columns="seed", values=key)
                 x = [i + (0.06 if tuning else -0.06) for i in range(len(lams))]
                 colour = SYSTEM_COLOURS[system]
