@@ -124,7 +124,11 @@ if GPU and workflow.is_main_process and workflow.resource_settings.nodes is None
 
 
 #: pages of runs that are too long for `make book`, and their records
-LONGER = {"longer": "book/runs/table1_evening.json", "longer_eq3": "book/runs/ablation_evening.json"}
+LONGER = {
+    "longer": "book/runs/table1_evening.json",
+    "longer_eq3": "book/runs/ablation_evening.json",
+    "longer_fig3": "book/runs/fig3_evening.json",
+}
 
 
 rule book:
@@ -144,6 +148,7 @@ rule book:
         own="book/runs/own/own.json",
         vary="book/runs/vary/vary.json",
         lora="book/runs/lora.json",
+        forgetting="book/runs/forgetting.json",
         compare="book/runs/compare_evening.json",
         real="book/runs/compare_real.json",
         measures="book/runs/measures.json",
@@ -187,6 +192,7 @@ rule book:
         "{BIN}/python -m latentclap.book own $(dirname {input.own}) && "
         "{BIN}/python -m latentclap.book vary $(dirname {input.vary}) && "
         "{BIN}/python -m latentclap.book lora {input.lora} && "
+        "{BIN}/python -m latentclap.book forgetting {input.forgetting} && "
         "{BIN}/python -m latentclap.book compare {input.compare} {input.real} {input.measures} && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "

@@ -34,6 +34,7 @@ from latentclap.book.collect import collect_notebook
 from latentclap.book.commands import commands_page
 from latentclap.book.compare import compare_page
 from latentclap.book.fidelity import fidelity_tables
+from latentclap.book.forgetting import forgetting_page
 from latentclap.book.longer import longer_page
 from latentclap.book.loops import loops_page
 from latentclap.book.lora import lora_tables
@@ -198,7 +199,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     cost_tables(repo_root / "book/runs/rates.json", book / "generated/cost.md")
     cache_table(repo_root / "book/runs/cache_rate.json", book / "generated/cache_rate.md")
     commands_page(book / "generated/commands.md", {"latentclap": "latentclap.cli"})
-    for page, record in (("longer", "table1"), ("longer_eq3", "ablation")):
+    for page, record in (("longer", "table1"), ("longer_eq3", "ablation"), ("longer_fig3", "fig3")):
         longer_page(repo_root / f"book/runs/{record}_evening.json", book / f"generated/{page}.md")
     own_page(repo_root / "book/runs/own", book / "generated/own.md", book / "_static")
     vary_page(repo_root / "book/runs/vary", book / "generated/vary.md", book / "_static")
@@ -208,6 +209,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
         repo_root / "book/runs/measures.json",
         book / "generated/compare.md",
     )
+    forgetting_page(repo_root / "book/runs/forgetting.json", book / "generated/forgetting.md")
     lora_tables(repo_root / "book/runs/lora.json", book / "generated/lora.md")
     speed_page(sorted((repo_root / "book/runs").glob("speed*.json")), book / "generated/speed.md")
 

@@ -190,6 +190,17 @@ def lora(
 
 
 @app.command()
+def forgetting(
+    record: Annotated[Path, typer.Argument(help="JSON that data_scripts/benchmarks/forgetting.py wrote.")],
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/forgetting.md"),
+) -> None:
+    """Write what fine-tuning on other sounds does to what a system knew."""
+    from latentclap.book.forgetting import forgetting_page
+
+    typer.echo(str(forgetting_page(record, out)))
+
+
+@app.command()
 def speed(
     records: Annotated[list[Path], typer.Argument(help="JSON that data_scripts/benchmarks/speed.py wrote.")],
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/speed.md"),

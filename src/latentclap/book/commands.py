@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "python data_scripts/benchmarks/speed.py": "data_scripts/benchmarks/speed.py",
     "python data_scripts/benchmarks/cache_rate.py": "data_scripts/benchmarks/cache_rate.py",
     "python data_scripts/benchmarks/family.py": "data_scripts/benchmarks/family.py",
+    "python data_scripts/benchmarks/forgetting.py": "data_scripts/benchmarks/forgetting.py",
     "python data_scripts/benchmarks/lora.py": "data_scripts/benchmarks/lora.py",
     "python data_scripts/benchmarks/measures.py": "data_scripts/benchmarks/measures.py",
     "python data_scripts/benchmarks/vary.py": "data_scripts/benchmarks/vary.py",
