@@ -165,6 +165,7 @@ rule book:
         profile=PROFILE,
         times="book/runs/family.json",
         table1=LONGER["longer"],
+        fig3=LONGER["longer_fig3"],
         longer=" && ".join(
             f"{BIN}/python -m latentclap.book longer {record} --out book/generated/{page}.md"
             for page, record in LONGER.items()
@@ -177,7 +178,7 @@ rule book:
         "echo 'building the book' >&2; rm -rf book/notebooks book/generated book/_static/audio book/_build && {{ "
         "{BIN}/python -m latentclap.book collect {params.notebooks} --out book/notebooks && "
         "{BIN}/python -m latentclap.book listening $(cat {params.executed}/04_table1.listening) --scale {input.similarity} && "
-        "{BIN}/python -m latentclap.book start $(cat {params.executed}/04_table1.listening) --record {params.table1} && "
+        "{BIN}/python -m latentclap.book start $(cat {params.executed}/04_table1.listening) --record {params.table1} --sweep {params.fig3} && "
         "{BIN}/python -m latentclap.book rate $(cat {params.executed}/04_table1.listening) && "
         "{BIN}/python -m latentclap.book loops $(cat {params.executed}/04_table1.listening) && "
         "{BIN}/python -m latentclap.book modelcard {input.card} --times {params.times} $(test -f {params.executed}/03_finetune.listening "

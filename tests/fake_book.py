@@ -180,9 +180,8 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
         collect_notebook(executed, book / "notebooks", book / "_static", base=scratch)
     items = [listening_items(scratch / "listening.json", clips)]
     listening_page(items, book / "generated/listening.md", book / "_static")
-    start_page(
-        items, repo_root / "book/runs/table1_evening.json", book / "generated/start.md", book / "_static"
-    )
+    table1, fig3 = (repo_root / f"book/runs/{name}_evening.json" for name in ("table1", "fig3"))
+    start_page(items, table1, fig3, book / "generated/start.md", book / "_static")
     loops_page(items, book / "generated/loops.md", book / "_static")
     rating_page(items, book / "generated/rate.md", book / "_static")
     card = {

@@ -115,6 +115,7 @@ def rate(
 def start(
     sources: Annotated[list[Path], typer.Argument(help="listening.json of notebook 04.")],
     record: Annotated[Path, typer.Option(help="Record of the longest run of notebook 04, by `keep`.")],
+    sweep: Annotated[Path, typer.Option(help="Record of the longest run of notebook 06, by `keep`.")],
     out: Annotated[
         Path, typer.Option(help="Markdown to write; the result goes into result.md beside it.")
     ] = Path("book/generated/start.md"),
@@ -123,7 +124,7 @@ def start(
     """Write what the start page has to hear and to tell at once."""
     from latentclap.book.start import start_page
 
-    typer.echo(f"{out}: {start_page(sources, record, out, static)} players")
+    typer.echo(f"{out}: {start_page(sources, record, sweep, out, static)} players")
 
 
 @app.command()

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from latentclap.book.fig3 import sweep_of
 from latentclap.book.longer.common import steps_of
 from latentclap.book.markdown import table
 from latentclap.book.media import Shelf
@@ -28,6 +31,7 @@ CHANGES = {
 def start_page(
     sources: Sequence[str | Path],
     record: str | Path,
+    sweep: str | Path,
     out: str | Path = "book/generated/start.md",
     static: str | Path = "book/_static",
 ) -> int:
@@ -36,13 +40,14 @@ def start_page(
     Args:
         sources: ``listening.json`` files of notebook 04.
         record: of the longest run of notebook 04, by ``python -m latentclap.book keep``.
+        sweep: of the longest run of notebook 06, likewise.
         out: the Markdown file of the players, included by a page in the parent folder of ``static``.
         static: the book's ``_static``; players go to ``static/audio/start/``.
 
     Raises:
         InputError: a source is missing or malformed, or has no clip of a class; or the record is of something else.
     """
-    result = _result(record)
+    result = f"{_result(record)}\n\n{_over_lambda(sweep)}\n"
     cells, _ = read_items(sources)
     clips = {}
     for cls in CLASSES:
@@ -92,6 +97,30 @@ def _result(record: str | Path) -> str:
                 ),
             ),
         ],
+    )
+
+
+def _over_lambda(record: str | Path) -> str:
+    """What more of the loss did in a kept sweep."""
+    told: Mapping[str, Any] = read_json(record)
+    try:
+        points = pd.DataFrame(told["points"])
+        steps, largest = steps_of(told, told["epochs"]), points["lam"].max()
+        fad = points.groupby(["tuning", "lam"])["fad"].mean()
+        (plain, plain_most), (tuned, tuned_most) = (
+            (fad[tuning, 0.0], fad[tuning, largest]) for tuning in (False, True)
+        )
+        verdict = sweep_of(points).verdict()
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{record}: not a record of notebook 06, as `latentclap.book keep` writes it"
+        ) from None
+    trainings = points["seed"].nunique()
+    return (
+        f"The weight of the loss is {{term}}`λ <λ (lambda)>`. In our [longest sweep over it](longer_fig3.md) ({steps}"
+        f" steps, {trainings} trainings of each point): {verdict} From λ = 0 to {largest:g}, FAD goes"
+        f" from {plain:.2f} to {plain_most:.2f} without the tuning layer, and from {tuned:.2f} to {tuned_most:.2f}"
+        " with it."
     )
 
 
