@@ -20,6 +20,8 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.lora import ADAPTER
 from latentclap.measure import heldout_losses
 from latentclap.own import heldout, page, parts
+from latentclap.own.comparison import write_page
+from latentclap.own.files import write_files
 from latentclap.own.run import Own
 from latentclap.own.sounds import find_sounds, made_by_models
 
@@ -252,7 +254,7 @@ def test_the_page_plays_no_sound_that_was_not_trained_on(tuned, tmp_path):
     folder, _, _ = tuned
     own = Own(find_sounds(folder / "sounds", 0), tmp_path / "out", listen=1)
     made = {side: {t: np.full((1, 8000), 0.1, np.float32) for t in own.texts} for side in ("Before", "After")}
-    index = own._page(made, 16_000, own.config(12), {"take_03", "take_04"})
+    index = write_page(own, made, 16_000, own.config(12), {"take_03", "take_04"})
     cells = read_json(index.parent / "listen.json")["cells"]
     assert {cell["caption"] for cell in cells if cell["column"] == "Yours"} == {"take_03", "take_04"}
     assert "on 2 sounds of" in index.read_text(encoding="utf-8")
@@ -326,7 +328,9 @@ def test_what_another_call_finished_meanwhile_is_not_done_again(tuned, tmp_path,
         return whole(self, name)
 
     monkeypatch.setattr(Own, "system", meanwhile)
-    monkeypatch.setattr(Own, "compare", lambda *_, **__: pytest.fail("it was compared again"))
+    monkeypatch.setattr(
+        "latentclap.own.comparison.compare", lambda *_, **__: pytest.fail("it was compared again")
+    )
     said = run(options[0], "-o", tmp_path / "out", *options[3:])
     assert said.exit_code == 0 and "to hear it before and after" in said.output, said.exception
 
@@ -595,7 +599,7 @@ def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
 def test_the_configuration_says_every_value(sounds, family, tmp_path):
     own = Own(find_sounds(sounds), tmp_path / 'o "ut 🎵', str(family), changes={"epochs": 7, "tuning": True})
     config = own.config(10)
-    file = launch.TrainFile.read(own.write_files(config))
+    file = launch.TrainFile.read(write_files(own, config))
     from latentclap.profiles import load_profile
 
     profile = load_profile(file.profile)

@@ -182,6 +182,8 @@ def _run(
 ) -> None:
     from latentclap.hush import hush
     from latentclap.launch import check_precision, complete
+    from latentclap.own.comparison import compare, forget_parts
+    from latentclap.own.files import write_files
     from latentclap.runs import origin
 
     hush()
@@ -204,7 +206,7 @@ def _run(
         config = own.config(len(caches["train"]))
         if not finished:  # another page is wanted: until it is there, what was measured stays known
             own.write_record(finished=False, **asked, clips=len(caches["train"]))
-        own.write_files(config)
+        write_files(own, config)
         launch = own.launch(**options)
         steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
         say(
@@ -221,7 +223,7 @@ def _run(
         if not (own.out / "summary.json").is_file():
             return
         own.keep_encoder()
-        told = own.compare(caches, config, progress=not quiet)
+        told = compare(own, caches, config, progress=not quiet)
         record = {
             "finished": True,
             **asked,
@@ -235,7 +237,7 @@ def _run(
             **told,
         }
         own.write_record(**record)
-        own.forget_parts()
+        forget_parts(own)
         _tell(own, record)
 
 
