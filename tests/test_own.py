@@ -224,14 +224,14 @@ def test_what_is_said_can_be_pasted_into_a_shell(tuned, tmp_path, capsys):
     import shlex
     from dataclasses import replace
 
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     found = find_sounds(folder / "sounds")
     text = 'a "$HOME" `hiss`'
     found = replace(found, train=tuple(replace(item, caption=text) for item in found.train))
     own = Own(found, tmp_path / "my doors")
-    _tell(own, {"training": {"lora_rank": 0}})
+    say_result(own, {"training": {"lora_rank": 0}})
     words = shlex.split(capsys.readouterr().out)
     assert words[3] == str(tmp_path / "my doors" / "system") and words[5] == text
 
@@ -240,13 +240,13 @@ def test_a_result_in_the_folder_where_one_is_has_its_clips_beside_it(tuned, tmp_
     """``-o .`` ended in a traceback, after hours of training."""
     import shlex
 
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     (tmp_path / "doors").mkdir()
     monkeypatch.chdir(tmp_path / "doors")
     for out, clips in ((Path("."), "../doors-clips"), (Path(".."), f"../../{tmp_path.name}-clips")):
-        _tell(Own(find_sounds(folder / "sounds"), out), {"training": {"lora_rank": 0}})
+        say_result(Own(find_sounds(folder / "sounds"), out), {"training": {"lora_rank": 0}})
         assert shlex.split(capsys.readouterr().out)[-1] == clips
 
 
@@ -560,27 +560,27 @@ def test_parts_of_the_held_out_clips_give_what_each_gives_alone(tuned, family, m
 
 
 def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys):
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     own = Own(find_sounds(folder / "sounds"), folder / "out")
     loss = {"sounds": 4, "before": 0.1, "after": 0.2, "change": 0.1}
     training = {"training": {"lora_rank": 0}}
-    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
+    say_result(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
     assert "warning" not in capsys.readouterr().err
-    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
+    say_result(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
     assert "warning: eq. 1 went up on sounds that it was not trained on" in capsys.readouterr().err
 
 
 def test_adapters_that_were_moved_away_are_not_told_of(tuned, tmp_path, capsys):
     """Where the command is given again, for another page, say."""
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     own = Own(find_sounds(tuned[0] / "sounds"), tmp_path)
     for there in (False, True):
         if there:
             (tmp_path / ADAPTER).write_bytes(bytes(2_000_000))
-        _tell(own, {"training": {"lora_rank": 2}})
+        say_result(own, {"training": {"lora_rank": 2}})
         assert ("its adapters, 2.0 MB, for latentclap generate" in capsys.readouterr().out) is there
 
 
