@@ -28,13 +28,15 @@ import soundfile as sf
 from latentclap.classes import CLASSES
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
-from latentclap.getting import SOURCES, Options, Stopped, get, recipes
+from latentclap.getting import SOURCES, Options, Stopped, get, partial, recipes
 from latentclap.getting import fetch as fetching
 from latentclap.getting import wavcaps as wavcaps_recipe
+from latentclap.getting.checksums import digests
 from latentclap.getting.dcase import dcase_place
 from latentclap.getting.errors import asked_to_wait, pause, reason
-from latentclap.getting.fetch import Network, digests, fetch, part_of
+from latentclap.getting.fetch import Network, fetch
 from latentclap.getting.manifest import NAME, Manifest
+from latentclap.getting.partial import part_of
 from latentclap.getting.plain import get_plain
 from latentclap.getting.remote import RemoteFile, list_files, safe_name
 from latentclap.getting.sources import Entry, Source
@@ -235,8 +237,8 @@ def test_a_part_that_is_already_whole(web, tmp_path, size):
     target = tmp_path / "f.bin"
     part_of(target).write_bytes(BODY)
     wanted = remote(web, size=size)
-    note = {**fetching._identity(wanted), "etag": '"1"'}
-    fetching._note_of(target).write_text(json.dumps(note))
+    note = {**partial.identity(wanted), "etag": '"1"'}
+    partial.note_of(target).write_text(json.dumps(note))
     assert fetch(wanted, target, NET) == SHA
     assert web.gets("/f.bin") == ([] if size else [f"bytes={len(BODY)}-"])
 
