@@ -228,6 +228,13 @@ class TestPages:
             "survey.json",
         ]
 
+    def test_a_key_that_a_spreadsheet_saved_is_told_in_one_line(self, folders, tmp_path):
+        """In the spreadsheet's own encoding, where a folder's or a file's name has an accent."""
+        made = make_survey(folders, tmp_path / "study", items=2, progress=False)
+        (made.folder / "key.csv").write_text("clip;class\nétude;rain\n", encoding="cp1252")
+        with pytest.raises(InputError, match="holds a survey of other clips"):
+            make_survey(folders, tmp_path / "study", items=2, progress=False)
+
     @pytest.mark.parametrize("moved", ["pages", "key.csv"])
     def test_a_survey_whose_pages_or_key_were_moved_is_not_replaced(self, folders, tmp_path, moved):
         made = make_survey(folders, tmp_path / "study", items=2, progress=False)

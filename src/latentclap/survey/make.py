@@ -167,4 +167,5 @@ def _place(out: Path) -> Path:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """A file's text; what is no UTF-8, as a spreadsheet may have saved it, is not the text that was written."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
