@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,6 +373,21 @@ def test_without_our_kernels(configured, monkeypatch):
     assert "compile True, fused True" in alone(config, "--compile")
     assert "compile True, fused False" in alone(config, "--compile", "--no-fused")
     assert "--compile is for part finetune" in alone(write("phi", part="latent_clap"), "--compile")
+
+
+@pytest.mark.parametrize("told", ["[1, 2]", "null", '"mine"'])
+def test_a_record_that_was_edited_is_told_in_one_line(configured, told):
+    """Any JSON may lie there: it ended in a traceback."""
+    folder, write = configured
+    config, place = write("edited", lam=0.0), folder / "edited"
+    place.mkdir()
+    for name in ("config.json", "summary.json"):
+        (place / "summary.json").write_text('{"step": 3}')
+        (place / name).write_text(told)
+        for options in ([], ["--dry-run"]):
+            assert f"{name}: not what a training writes there" in alone(config, *options)
+        (place / name).unlink()
+    shutil.rmtree(place)
 
 
 def test_another_run_s_folder_and_another_system_s_cache(configured, tmp_path):

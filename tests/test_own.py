@@ -335,6 +335,22 @@ def test_what_another_call_finished_meanwhile_is_not_done_again(tuned, tmp_path,
     assert said.exit_code == 0 and "to hear it before and after" in said.output, said.exception
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("[1, 2]", "finetune.json: not what a training writes there"),
+        ('{"sounds": [], "changes": 3}', "holds another run (sounds, "),
+    ],
+)
+def test_a_record_that_was_edited_is_told_in_one_line(tuned, tmp_path, told, message):
+    """Any JSON may lie there: it ended in a traceback."""
+    folder, options, _ = tuned
+    shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "out" / "finetune.json").write_text(told)
+    said = run(options[0], "-o", tmp_path / "out", *options[3:])
+    assert isinstance(said.exception, InputError) and message in str(said.exception)
+
+
 def test_what_was_measured_stays_while_another_page_is_made(tuned, tmp_path):
     folder, options, _ = tuned
     shutil.copytree(folder / "out", tmp_path / "out")

@@ -7,7 +7,7 @@ GPUs or machines. Paths in the file are relative to the working directory.
 from __future__ import annotations
 
 from latentclap.launch.command import HELP, app, complete, main, preview, train
-from latentclap.launch.folder import TRAINED
+from latentclap.launch.folder import TRAINED, noted
 from latentclap.launch.run import Launch, check_precision
 from latentclap.trainfile import TrainFile, finetune_config
 
@@ -21,6 +21,7 @@ __all__ = [
     "complete",
     "finetune_config",
     "main",
+    "noted",
     "preview",
     "train",
 ]

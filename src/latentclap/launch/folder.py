@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 TRAINED = ("checkpoint.pt", "stats.jsonl", "summary.json")
 
 
+def noted(path: Path) -> dict[str, Any]:
+    """What is noted in a folder of a training; nothing where there is no such file.
+
+    Raises:
+        InputError: it is not what a training notes: edited, say, or another program's.
+    """
+    told = read_json(path) if path.is_file() else {}
+    if not isinstance(told, dict):
+        raise InputError(
+            f"{path}: not what a training writes there, which is a JSON object: use another folder, or put the"
+            " file back as it was"
+        )
+    return told
+
+
 @contextmanager
 def locked(folder: Path, state: PartialState) -> Iterator[None]:
     """Keep a folder for this launch; the lock of one that was killed is free at once.
@@ -75,10 +90,11 @@ def check_same(folder: Path, about: Mapping[str, Any], weights: Mapping[str, str
     # a configuration with which nothing was trained holds no place
     if not path.is_file() or not any((folder / name).exists() for name in TRAINED):
         return
-    theirs = read_json(path)
+    theirs = noted(path)
     differing = [k for k in about if theirs.get(k) != about[k]]
-    noted = theirs.get("weights", {})
-    differing += [f"the weights of {k}" for k, v in (weights or {}).items() if noted.get(k, v) != v]
+    begun = theirs.get("weights", {})
+    begun = begun if isinstance(begun, dict) else {}
+    differing += [f"the weights of {k}" for k, v in (weights or {}).items() if begun.get(k, v) != v]
     if differing:
         raise InputError(f"{folder} holds another run ({', '.join(differing)} differ): use another folder")
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from latentclap.errors import InputError
-from latentclap.files import check_place, read_json, weights_digest, write_json
+from latentclap.files import check_place, weights_digest, write_json
 from latentclap.launch.estimate import foretell
-from latentclap.launch.folder import check_same, claim, locked
+from latentclap.launch.folder import check_same, claim, locked, noted
 from latentclap.launch.processes import in_main
 from latentclap.limits import check_values
 from latentclap.profiles import load_profile
@@ -106,7 +106,7 @@ class Launch:
         check_place(self.folder / "config.json")
         check_same(self.folder, self.describe())
         if (self.folder / "summary.json").is_file():
-            step = read_json(self.folder / "summary.json")["step"]
+            step = noted(self.folder / "summary.json").get("step", "unknown")
             return f"{self.folder} is finished (step {step})"
         return ""
 

@@ -18,8 +18,8 @@ from latentclap.checkpoints import (
     shipped,
 )
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
-from latentclap.launch import TRAINED
+from latentclap.files import write_json
+from latentclap.launch import TRAINED, noted
 from latentclap.needs import on_a_hub
 from latentclap.own.files import TRAIN_FILE, about_path
 from latentclap.own.sounds import Sounds
@@ -172,15 +172,14 @@ class Own:
         Raises:
             InputError: something else was trained there.
         """
-        path = self.out / RECORD
-        record = read_json(path) if path.is_file() else {}
+        record = noted(self.out / RECORD)
         if not any((self.out / name).exists() for name in TRAINED):
             return {}
         ours, theirs = _flat(json.loads(json.dumps(self.about()))), _flat(record)
         for about in (ours, theirs):  # moved, they are the same sounds
-            about["sounds"] = {k: v for k, v in about.get("sounds", {}).items() if k != "folder"}
+            about["sounds"] = {k: v for k, v in _object(about, "sounds").items() if k != "folder"}
         differing = [key for key in ours if ours[key] != theirs.get(key)]
-        differing += [key for key in record.get("changes", {}) if key not in self.changes]
+        differing += [key for key in _object(record, "changes") if key not in self.changes]
         if differing:
             raise InputError(
                 f"--out {self.out} holds another run ({', '.join(differing)} differ): use another folder"
@@ -274,7 +273,13 @@ class Own:
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:
     """A record's entries, the values of the training by their own names."""
-    return about | about.get("changes", {}) | {"changes": None}
+    return about | _object(about, "changes") | {"changes": None}
+
+
+def _object(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """What a record has under a key; nothing where an edited one has something else there."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _unet(folder: Path) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def say_result(own: Own, record: dict[str, Any]) -> None:
                 " --epochs, a lower --lr or more sounds help",
                 err=True,
             )
-    if record["training"]["lora_rank"]:
+    training = record.get("training")
+    if isinstance(training, dict) and training.get(
+        "lora_rank"
+    ):  # a record of before there were adapters has none
         from latentclap.lora import ADAPTER
 
         file = own.out / ADAPTER
