@@ -290,7 +290,7 @@ def test_slurm_without_a_launcher_is_refused(configured, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     assert "SLURM started 8 tasks" in alone(config) and "torchrun" in alone(config)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert "1 processes" in alone(config, "--dry-run")
+    assert "; 1 process, " in alone(config, "--dry-run")
 
 
 def test_an_estimate_that_fails_stops_nothing(configured, monkeypatch):
@@ -299,7 +299,7 @@ def test_an_estimate_that_fails_stops_nothing(configured, monkeypatch):
     _, write = configured
     monkeypatch.setattr(memory, "training_footprint", lambda *_, **__: 1 / 0)
     told = alone(write("untold", lam=0.0), "--dry-run")
-    assert "could not be told (ZeroDivisionError" in told and "1 processes, cpu" in told
+    assert "could not be told (ZeroDivisionError" in told and "1 process, cpu" in told
 
 
 def test_killed_and_told_to_go(configured):
@@ -354,7 +354,7 @@ def test_the_command_in_one_process_and_two(configured, tiny_family):
 def test_a_dry_run_tells_the_memory_and_changes_nothing(configured):
     folder, write = configured
     told = alone(write("dry", lam=100.0, batch_size=4), "--dry-run")
-    assert "'lam': 100.0" in told and "1 processes, cpu" in told
+    assert "'lam': 100.0" in told and "1 process, cpu" in told
     assert "GiB for 4 clips a process; the largest batch a process: " in told and " in 24 GiB" in told
     assert not (folder / "dry").exists()
     assert "memory" not in alone(write("dry", part="latent_clap", epochs=1), "--dry-run")

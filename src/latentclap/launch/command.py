@@ -15,6 +15,7 @@ from latentclap.launch.run import Launch
 from latentclap.limits import check_values
 from latentclap.options import Checkpointing, Compile, Minutes, Precision, Quiet, application
 from latentclap.trainfile import TrainFile
+from latentclap.wording import plural
 
 app = application()
 
@@ -101,7 +102,8 @@ def preview(launch: Launch) -> str:
         InputError: see :meth:`Launch.check`.
     """
     found = launch.check()
-    lines = [f"{launch.describe()}; {launch.state.num_processes} processes, {launch.state.device}"]
+    processes = plural(launch.state.num_processes, "process", "processes")
+    lines = [f"{launch.describe()}; {processes}, {launch.state.device}"]
     if launch.file.part == "finetune":
         lines.append(launch.foretell())
     return "\n".join([*lines, found] if found else lines)

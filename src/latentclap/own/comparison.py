@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from latentclap.checkpoints import own_sampling, resolve
 from latentclap.own.parts import PARTS, Parts
 from latentclap.own.run import TEXTS, Own
+from latentclap.wording import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,13 +143,14 @@ def write_page(
     yours = {text: [item for item in trained if item.caption == text] for text in own.texts}
     chosen = own_sampling(resolve(own.model))
     more = len(own.sounds.captions) - len(own.texts)
+    left = f"{plural(more, 'text')} more {'is' if more == 1 else 'are'}"
     lines = [
-        f"{own.model} before and after {config.epochs} epochs on {len(used)} sounds of"
+        f"{own.model} before and after {plural(config.epochs, 'epoch')} on {plural(len(used), 'sound')} of"
         f" {own.sounds.folder.name}, with λ = {config.lam:g}.",
         f"Clips of a row have one text, one seed ({config.seed}) and one sampler ({chosen.sampler},"
         f" {chosen.steps} steps, guidance {chosen.guidance_scale:g}). Shown are the first {own.listen} of each"
         " text, and the first sounds of the folder or its table; none was picked by ear."
-        + (f" {more} texts more are not on this page: the {TEXTS} most frequent are." if more else ""),
+        + (f" {left} not on this page: the {TEXTS} most frequent are." if more else ""),
     ]
     return listening_page(own.out / "listen", own.texts, yours, made, sampling_rate, lines)
 
