@@ -13,7 +13,6 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from latentclap.audio import write_wave
 from latentclap.errors import run_app
 from latentclap.files import check_place, write_text
 from latentclap.options import application, at_least
@@ -56,6 +55,8 @@ def main(
     """Write the sounds and their captions."""
     at_least(("--number", number, 1), ("--seed", seed, 0))
     check_place(folder / "zap_000.wav")
+    from latentclap.audio import write_wave  # it brings torch: --help and a wrong option do not wait for it
+
     for kind, caption in CAPTIONS.items():
         for i in range(number):
             wave = sound(np.random.default_rng([seed, len(kind), i]), kind)

@@ -25,9 +25,6 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from latentclap.cache.exclude import EXCLUDED, read_exclusion
-from latentclap.cache.listing import described, list_clips
-from latentclap.cache.pack import MISSING, pack
 from latentclap.errors import InputError, run_app
 from latentclap.files import free_bytes
 from latentclap.options import Exclude, Quiet, Side, application, at_least
@@ -48,6 +45,11 @@ def main(
 ) -> None:
     """Pack clips; the same command goes on where it stopped."""
     at_least(("--per-shard", per_shard, 1))
+    # they bring torch: --help and a wrong option do not wait for it
+    from latentclap.cache.exclude import EXCLUDED, read_exclusion
+    from latentclap.cache.listing import described, list_clips
+    from latentclap.cache.pack import MISSING, pack
+
     exclusion = read_exclusion(exclude or ())
     layout, items = list_clips(source, side=side, exclude=exclusion)
     size = sum(_size(item.path) for item in items if not item.problem and item.path)

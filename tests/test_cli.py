@@ -1047,6 +1047,24 @@ def test_help_and_version_do_not_import_torch():
         assert word in done.stdout
 
 
+@pytest.mark.parametrize(
+    "what", ["get.py", "pack_shards.py", "cache_latents.py", "example_sounds.py", "latentclap.launch"]
+)
+def test_help_of_what_users_call_does_not_import_torch(what):
+    """It took seconds before the first word."""
+    script = Path(__file__).parents[1] / "data_scripts" / what
+    run_it = f"run_path({str(script)!r}" if what.endswith(".py") else f"run_module({what!r}"
+    code = (
+        f"import runpy, sys\nsys.argv = ['x', '--help']\n"
+        f"try:\n    runpy.{run_it}, run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'pandas', 'librosa'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_generated_nan_is_an_error(tmp_path, fake, monkeypatch, value):
     monkeypatch.setattr(FakeSystem, "generate", lambda *_, n, **__: np.full((n, RATE), value, np.float32))

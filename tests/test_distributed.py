@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,7 +290,7 @@ def test_slurm_without_a_launcher_is_refused(configured, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     assert "SLURM started 8 tasks" in alone(config) and "torchrun" in alone(config)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert "1 processes" in alone(config, "--dry-run")
+    assert "; 1 process, " in alone(config, "--dry-run")
 
 
 def test_an_estimate_that_fails_stops_nothing(configured, monkeypatch):
@@ -298,7 +299,7 @@ def test_an_estimate_that_fails_stops_nothing(configured, monkeypatch):
     _, write = configured
     monkeypatch.setattr(memory, "training_footprint", lambda *_, **__: 1 / 0)
     told = alone(write("untold", lam=0.0), "--dry-run")
-    assert "could not be told (ZeroDivisionError" in told and "1 processes, cpu" in told
+    assert "could not be told (ZeroDivisionError" in told and "1 process, cpu" in told
 
 
 def test_killed_and_told_to_go(configured):
@@ -353,7 +354,7 @@ def test_the_command_in_one_process_and_two(configured, tiny_family):
 def test_a_dry_run_tells_the_memory_and_changes_nothing(configured):
     folder, write = configured
     told = alone(write("dry", lam=100.0, batch_size=4), "--dry-run")
-    assert "'lam': 100.0" in told and "1 processes, cpu" in told
+    assert "'lam': 100.0" in told and "1 process, cpu" in told
     assert "GiB for 4 clips a process; the largest batch a process: " in told and " in 24 GiB" in told
     assert not (folder / "dry").exists()
     assert "memory" not in alone(write("dry", part="latent_clap", epochs=1), "--dry-run")
@@ -372,6 +373,21 @@ def test_without_our_kernels(configured, monkeypatch):
     assert "compile True, fused True" in alone(config, "--compile")
     assert "compile True, fused False" in alone(config, "--compile", "--no-fused")
     assert "--compile is for part finetune" in alone(write("phi", part="latent_clap"), "--compile")
+
+
+@pytest.mark.parametrize("told", ["[1, 2]", "null", '"mine"'])
+def test_a_record_that_was_edited_is_told_in_one_line(configured, told):
+    """Any JSON may lie there: it ended in a traceback."""
+    folder, write = configured
+    config, place = write("edited", lam=0.0), folder / "edited"
+    place.mkdir()
+    for name in ("config.json", "summary.json"):
+        (place / "summary.json").write_text('{"step": 3}')
+        (place / name).write_text(told)
+        for options in ([], ["--dry-run"]):
+            assert f"{name}: not what a training writes there" in alone(config, *options)
+        (place / name).unlink()
+    shutil.rmtree(place)
 
 
 def test_another_run_s_folder_and_another_system_s_cache(configured, tmp_path):

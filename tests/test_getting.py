@@ -28,11 +28,16 @@ import soundfile as sf
 from latentclap.classes import CLASSES
 from latentclap.data import load_dataset
 from latentclap.errors import InputError
-from latentclap.getting import SOURCES, Options, Stopped, get, recipes
+from latentclap.getting import SOURCES, Options, Stopped, get, partial, recipes
 from latentclap.getting import fetch as fetching
+from latentclap.getting import wavcaps as wavcaps_recipe
+from latentclap.getting.checksums import digests
+from latentclap.getting.dcase import dcase_place
 from latentclap.getting.errors import asked_to_wait, pause, reason
-from latentclap.getting.fetch import Network, digests, fetch, part_of
+from latentclap.getting.fetch import Network, fetch
 from latentclap.getting.manifest import NAME, Manifest
+from latentclap.getting.partial import part_of
+from latentclap.getting.plain import get_plain
 from latentclap.getting.remote import RemoteFile, list_files, safe_name
 from latentclap.getting.sources import Entry, Source
 from local_web import serving
@@ -87,7 +92,7 @@ def thing(web, monkeypatch):
     """A source of one file, /f.bin, without a published checksum."""
     web.put("/f.bin", BODY)
     monkeypatch.setitem(SOURCES, "thing", source(web, "f.bin"))
-    monkeypatch.setitem(recipes.RECIPES, "thing", recipes._plain)
+    monkeypatch.setitem(recipes.RECIPES, "thing", get_plain)
     return web
 
 
@@ -232,8 +237,8 @@ def test_a_part_that_is_already_whole(web, tmp_path, size):
     target = tmp_path / "f.bin"
     part_of(target).write_bytes(BODY)
     wanted = remote(web, size=size)
-    note = {**fetching._identity(wanted), "etag": '"1"'}
-    fetching._note_of(target).write_text(json.dumps(note))
+    note = {**partial.identity(wanted), "etag": '"1"'}
+    partial.note_of(target).write_text(json.dumps(note))
     assert fetch(wanted, target, NET) == SHA
     assert web.gets("/f.bin") == ([] if size else [f"bytes={len(BODY)}-"])
 
@@ -605,7 +610,7 @@ def test_the_first_failure_ends_the_others(web, tmp_path, monkeypatch):
         web.put(f"/{name}", BODY)
     web.resources["/1.bin"].script = ["404"]
     monkeypatch.setitem(SOURCES, "thing", source(web, *names))
-    monkeypatch.setitem(recipes.RECIPES, "thing", recipes._plain)
+    monkeypatch.setitem(recipes.RECIPES, "thing", get_plain)
     with pytest.raises(InputError, match=r"1\.bin: HTTP 404"):
         get("thing", _at(tmp_path, workers=2), lambda _: None)
     web.asked.clear()
@@ -1009,7 +1014,7 @@ def test_dcase_of_another_version(dcase, tmp_path, monkeypatch):
         get("dcase", _at(tmp_path, replace=True), lambda _: None)
         with tarfile.open(tmp_path / name) as archive:
             for member in archive.getmembers():
-                place = recipes.dcase_place(member.name)
+                place = dcase_place(member.name)
                 if place:
                     assert (tmp_path / place).read_bytes() == archive.extractfile(member).read(), place
     assert not list(tmp_path.glob(".*.unpacking"))
@@ -1019,9 +1024,7 @@ def test_dcase_of_another_version(dcase, tmp_path, monkeypatch):
     get("dcase", _at(tmp_path), lambda _: None)
     with tarfile.open(tmp_path / name) as archive:
         member = archive.getmembers()[0]
-        assert (tmp_path / recipes.dcase_place(member.name)).read_bytes() == archive.extractfile(
-            member
-        ).read()
+        assert (tmp_path / dcase_place(member.name)).read_bytes() == archive.extractfile(member).read()
 
 
 def test_dcase_that_is_something_else(web, tmp_path, monkeypatch):
@@ -1270,7 +1273,7 @@ def test_another_version_leaves_the_user_s_files(dcase, tmp_path):
     with tarfile.open(tmp_path / name) as archive:
         member = archive.getmembers()[0]
         body = archive.extractfile(member).read()
-    assert (tmp_path / recipes.dcase_place(member.name)).read_bytes() == body
+    assert (tmp_path / dcase_place(member.name)).read_bytes() == body
     # a file of the user's where a new one has to go is not overwritten
     (tmp_path / "dev" / "rain" / "001.wav").write_bytes(b"mine")
     web.zenodo("8091972", {name: dcase_archive(per_class=2, seed=2)})
@@ -1376,14 +1379,14 @@ def test_dropping_archives_lowers_the_peak(wavcaps, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 260_000))
     with pytest.raises(InputError, match=r"needs 260\.\d kB at once .*260\.0 kB are free"):
         get("wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False), say, subsets=both)
-    seen, real = [], recipes._unpack
+    seen, real = [], wavcaps_recipe.unpack_contents
 
     def watched(plan, contents, parts, *rest):
         here = [p.name for p in (tmp_path / "Zip_files").rglob("*.z*") if p.is_file()]
         seen.append((contents.archive, sorted({name.partition(".")[0] for name in here})))
         real(plan, contents, parts, *rest)
 
-    monkeypatch.setattr(recipes, "_unpack", watched)
+    monkeypatch.setattr(wavcaps_recipe, "unpack_contents", watched)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**9, 0, 262_000))
     get("wavcaps", _at(tmp_path, mirror=web.url, keep_archives=False), say, subsets=both)
     assert seen == [("AudioSet_SL.zip", ["AudioSet_SL"]), ("SoundBible.zip", ["SoundBible"])]
@@ -1423,7 +1426,7 @@ PAGE = b"<!DOCTYPE html><html>please log in</html>"
 def test_a_first_download_that_cannot_be_it_is_not_trusted(web, tmp_path, monkeypatch, name, body, says):
     web.put(f"/{name}", body)
     monkeypatch.setitem(SOURCES, "thing", source(web, name))
-    monkeypatch.setitem(recipes.RECIPES, "thing", recipes._plain)
+    monkeypatch.setitem(recipes.RECIPES, "thing", get_plain)
     with pytest.raises(InputError, match=rf"sent is {says} .*; it was not kept"):
         get("thing", _at(tmp_path), lambda _: None)
     assert not (tmp_path / name).exists() and name not in Manifest(tmp_path).files

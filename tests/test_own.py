@@ -20,6 +20,8 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.lora import ADAPTER
 from latentclap.measure import heldout_losses
 from latentclap.own import heldout, page, parts
+from latentclap.own.comparison import write_page
+from latentclap.own.files import write_files
 from latentclap.own.run import Own
 from latentclap.own.sounds import find_sounds, made_by_models
 
@@ -222,14 +224,14 @@ def test_what_is_said_can_be_pasted_into_a_shell(tuned, tmp_path, capsys):
     import shlex
     from dataclasses import replace
 
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     found = find_sounds(folder / "sounds")
     text = 'a "$HOME" `hiss`'
     found = replace(found, train=tuple(replace(item, caption=text) for item in found.train))
     own = Own(found, tmp_path / "my doors")
-    _tell(own, {"training": {"lora_rank": 0}})
+    say_result(own, {"training": {"lora_rank": 0}})
     words = shlex.split(capsys.readouterr().out)
     assert words[3] == str(tmp_path / "my doors" / "system") and words[5] == text
 
@@ -238,13 +240,13 @@ def test_a_result_in_the_folder_where_one_is_has_its_clips_beside_it(tuned, tmp_
     """``-o .`` ended in a traceback, after hours of training."""
     import shlex
 
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     (tmp_path / "doors").mkdir()
     monkeypatch.chdir(tmp_path / "doors")
     for out, clips in ((Path("."), "../doors-clips"), (Path(".."), f"../../{tmp_path.name}-clips")):
-        _tell(Own(find_sounds(folder / "sounds"), out), {"training": {"lora_rank": 0}})
+        say_result(Own(find_sounds(folder / "sounds"), out), {"training": {"lora_rank": 0}})
         assert shlex.split(capsys.readouterr().out)[-1] == clips
 
 
@@ -252,7 +254,7 @@ def test_the_page_plays_no_sound_that_was_not_trained_on(tuned, tmp_path):
     folder, _, _ = tuned
     own = Own(find_sounds(folder / "sounds", 0), tmp_path / "out", listen=1)
     made = {side: {t: np.full((1, 8000), 0.1, np.float32) for t in own.texts} for side in ("Before", "After")}
-    index = own._page(made, 16_000, own.config(12), {"take_03", "take_04"})
+    index = write_page(own, made, 16_000, own.config(12), {"take_03", "take_04"})
     cells = read_json(index.parent / "listen.json")["cells"]
     assert {cell["caption"] for cell in cells if cell["column"] == "Yours"} == {"take_03", "take_04"}
     assert "on 2 sounds of" in index.read_text(encoding="utf-8")
@@ -326,9 +328,27 @@ def test_what_another_call_finished_meanwhile_is_not_done_again(tuned, tmp_path,
         return whole(self, name)
 
     monkeypatch.setattr(Own, "system", meanwhile)
-    monkeypatch.setattr(Own, "compare", lambda *_, **__: pytest.fail("it was compared again"))
+    monkeypatch.setattr(
+        "latentclap.own.comparison.compare", lambda *_, **__: pytest.fail("it was compared again")
+    )
     said = run(options[0], "-o", tmp_path / "out", *options[3:])
     assert said.exit_code == 0 and "to hear it before and after" in said.output, said.exception
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("[1, 2]", "finetune.json: not what a training writes there"),
+        ('{"sounds": [], "changes": 3}', "holds another run (sounds, "),
+    ],
+)
+def test_a_record_that_was_edited_is_told_in_one_line(tuned, tmp_path, told, message):
+    """Any JSON may lie there: it ended in a traceback."""
+    folder, options, _ = tuned
+    shutil.copytree(folder / "out", tmp_path / "out")
+    (tmp_path / "out" / "finetune.json").write_text(told)
+    said = run(options[0], "-o", tmp_path / "out", *options[3:])
+    assert isinstance(said.exception, InputError) and message in str(said.exception)
 
 
 def test_what_was_measured_stays_while_another_page_is_made(tuned, tmp_path):
@@ -556,27 +576,27 @@ def test_parts_of_the_held_out_clips_give_what_each_gives_alone(tuned, family, m
 
 
 def test_learning_by_heart_is_warned_of_where_it_is_beyond_chance(tuned, capsys):
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     folder, _, _ = tuned
     own = Own(find_sounds(folder / "sounds"), folder / "out")
     loss = {"sounds": 4, "before": 0.1, "after": 0.2, "change": 0.1}
     training = {"training": {"lora_rank": 0}}
-    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
+    say_result(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [-0.01, 0.2]}}})
     assert "warning" not in capsys.readouterr().err
-    _tell(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
+    say_result(own, training | {"held_out_losses": {"ddpm": loss | {"ci": [0.01, 0.2]}}})
     assert "warning: eq. 1 went up on sounds that it was not trained on" in capsys.readouterr().err
 
 
 def test_adapters_that_were_moved_away_are_not_told_of(tuned, tmp_path, capsys):
     """Where the command is given again, for another page, say."""
-    from latentclap.own.command import _tell
+    from latentclap.own.telling import say_result
 
     own = Own(find_sounds(tuned[0] / "sounds"), tmp_path)
     for there in (False, True):
         if there:
             (tmp_path / ADAPTER).write_bytes(bytes(2_000_000))
-        _tell(own, {"training": {"lora_rank": 2}})
+        say_result(own, {"training": {"lora_rank": 2}})
         assert ("its adapters, 2.0 MB, for latentclap generate" in capsys.readouterr().out) is there
 
 
@@ -595,7 +615,7 @@ def test_a_shipped_model_takes_some_500_steps_by_itself(sounds, tmp_path):
 def test_the_configuration_says_every_value(sounds, family, tmp_path):
     own = Own(find_sounds(sounds), tmp_path / 'o "ut 🎵', str(family), changes={"epochs": 7, "tuning": True})
     config = own.config(10)
-    file = launch.TrainFile.read(own.write_files(config))
+    file = launch.TrainFile.read(write_files(own, config))
     from latentclap.profiles import load_profile
 
     profile = load_profile(file.profile)

@@ -17,7 +17,7 @@ from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.models import size
 from latentclap.pretrain import corpus as corpora
-from latentclap.pretrain import stages, tasks
+from latentclap.pretrain import inputs, prepare, tasks
 from latentclap.pretrain.condition import carry_condition
 from latentclap.pretrain.corpus import Corpus
 from latentclap.pretrain.export import earlier, export
@@ -397,15 +397,15 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     corpus = corpora.load(tiny_family.parent / "work" / "corpus.safetensors")
     work = Work(tmp_path / "work", "tiny", corpus)
     work.begin_with(tiny_family)
-    first = stages.latents(work)
+    first = inputs.latents(work)
     run_stage("clap", work, steps=1)
     run_stage("ldm", work, steps=1)
-    second = stages.latents(work)
+    second = inputs.latents(work)
     assert torch.equal(first["mean"], second["mean"])
     assert not torch.equal(first["E_audio"], second["E_audio"])
     assert 0 < read_json(work.folder / "ldm" / "condition.json")["explained"] <= 1
     stamp = (work.folder / "embeddings.safetensors").stat().st_mtime_ns
-    stages.latents(work)
+    inputs.latents(work)
     assert (work.folder / "embeddings.safetensors").stat().st_mtime_ns == stamp
     # the decoder may learn on without the latents' being made anew
     stamp = (work.folder / "latents.safetensors").stat().st_mtime_ns
@@ -415,7 +415,7 @@ def test_what_was_computed_with_other_weights_is_made_anew(tiny_family, tmp_path
     assert any(not torch.equal(v, decoder[k]) for k, v in alone.items())
     run_stage("vae_critic", work, steps=1)
     decoder = alone
-    stages.latents(work)
+    inputs.latents(work)
     assert any(not torch.equal(v, decoder[k]) for k, v in work.system().vae.decoder.state_dict().items())
     assert (work.folder / "latents.safetensors").stat().st_mtime_ns == stamp
 
@@ -430,8 +430,8 @@ def test_what_was_computed_of_other_clips_is_made_anew(tiny_family, tmp_path):
     work.begin_with(tiny_family)
 
     def computed():
-        features = stages.clap_stage(work)[1].tensors["features"]
-        return {"mel": stages.mels(work), "features": features} | stages.latents(work)
+        features = prepare.clap_stage(work)[1].tensors["features"]
+        return {"mel": inputs.mels(work), "features": features} | inputs.latents(work)
 
     first, work.corpus = computed(), turned
     second, work.corpus = computed(), renamed

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentclap import runs
+from latentclap import provenance
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, read_json, write_json
 from latentclap.generation import MAKERS
@@ -160,9 +160,9 @@ def test_hash_depends_on_everything_but_order():
 def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monkeypatch):
     assert len(code_hash()) == 12
     for name in CORE:
-        assert all(path.is_file() for path in runs._sources(name)), name
-    assert {p.name for p in runs._sources("audio")} >= {"__init__.py", "mel.py", "waves.py", "files.py"}
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+        assert all(path.is_file() for path in provenance._sources(name)), name
+    assert {p.name for p in provenance._sources("audio")} >= {"__init__.py", "mel.py", "waves.py", "files.py"}
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "a.py").write_text("x = 1")
     before = code_hash.__wrapped__(("room",))
@@ -201,8 +201,10 @@ def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monk
 def test_code_that_makes_results_counts(tmp_path, monkeypatch, file, counts):
     """Results of other code were taken for this code's; an edit of a page must not train again."""
     package = tmp_path / "latentclap"
-    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    shutil.copytree(
+        Path(provenance.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc")
+    )
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     before = code_hash.__wrapped__()
     with open(package / file, "a") as stream:
         stream.write("# changed\n")
@@ -222,8 +224,10 @@ def test_code_that_makes_results_counts(tmp_path, monkeypatch, file, counts):
 def test_code_that_makes_clips_counts(tmp_path, monkeypatch, file, counts):
     """A folder of clips goes on by the same code alone; a command's words do not decide how a clip sounds."""
     package = tmp_path / "latentclap"
-    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc"))
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    shutil.copytree(
+        Path(provenance.__file__).parent, package, ignore=shutil.ignore_patterns("weights", "*.pyc")
+    )
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
     before = code_hash.__wrapped__(MAKERS)
     with open(package / file, "a") as stream:
         stream.write("# changed\n")
@@ -257,7 +261,7 @@ def test_no_module_behind_the_bench_is_forgotten():
         seen.add(name)
         if name in NO_RESULTS:
             continue
-        for path in runs._sources(name):
+        for path in provenance._sources(name):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("latentclap"):
                     parts = node.module.split(".")[1:]

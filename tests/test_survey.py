@@ -186,14 +186,14 @@ class TestPages:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(make, "_write_page", stop)
+            patch.setattr(make, "write_page", stop)
             with pytest.raises(KeyboardInterrupt):
                 make_survey(folders, tmp_path / "study", items=2, progress=False)
         assert not (tmp_path / "study" / "pages").exists()
         made = make_survey(folders, tmp_path / "study", items=2, progress=False)
         before = (made.folder / "key.csv").read_text()
         with monkeypatch.context() as patch:
-            patch.setattr(make, "_write_page", stop)
+            patch.setattr(make, "write_page", stop)
             with pytest.raises(KeyboardInterrupt):
                 make_survey(folders, tmp_path / "study", items=2, seed=1, overwrite=True, progress=False)
         assert (made.folder / "key.csv").read_text() == before
@@ -227,6 +227,13 @@ class TestPages:
             "pages",
             "survey.json",
         ]
+
+    def test_a_key_that_a_spreadsheet_saved_is_told_in_one_line(self, folders, tmp_path):
+        """In the spreadsheet's own encoding, where a folder's or a file's name has an accent."""
+        made = make_survey(folders, tmp_path / "study", items=2, progress=False)
+        (made.folder / "key.csv").write_text("clip;class\nétude;rain\n", encoding="cp1252")
+        with pytest.raises(InputError, match="holds a survey of other clips"):
+            make_survey(folders, tmp_path / "study", items=2, progress=False)
 
     @pytest.mark.parametrize("moved", ["pages", "key.csv"])
     def test_a_survey_whose_pages_or_key_were_moved_is_not_replaced(self, folders, tmp_path, moved):

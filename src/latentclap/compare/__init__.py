@@ -11,12 +11,14 @@
 
 from __future__ import annotations
 
+from latentclap.compare.changes import said, verdict
 from latentclap.compare.clips import clip_rows, find_clips
 from latentclap.compare.copying import Copying, data_copying
 from latentclap.compare.kernel import KernelDistance, clip_kernel, kernel_distance, median_distance
 from latentclap.compare.manifold import Manifold, expected_coverage, manifold
 from latentclap.compare.page import Heard, comparison_page
-from latentclap.compare.table import Comparison, Scores, said, score, verdict
+from latentclap.compare.scores import Scores, score
+from latentclap.compare.table import Comparison
 
 __all__ = [
     "Comparison",

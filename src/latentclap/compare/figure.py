@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentclap.book.figures import CYCLE
-from latentclap.compare.table import TESTED, Comparison, Scores
+from latentclap.compare.scores import Scores
+from latentclap.compare.table import TESTED, Comparison
 from latentclap.files import atomic_path
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from latentclap.book.grid import FOOTNOTE, listening_grid
 from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
 from latentclap.book.standalone import figure, heading, number_table, paragraph, write_page
 from latentclap.classes import LABELS
+from latentclap.compare.changes import verdict
 from latentclap.compare.figure import WHAT_IT_SHOWS, draw, every
-from latentclap.compare.table import Comparison, verdict
+from latentclap.compare.table import Comparison
 from latentclap.comparing import FIGURE, REAL
 from latentclap.files import plain
 

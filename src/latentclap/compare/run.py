@@ -19,7 +19,8 @@ from latentclap.classes import prompt
 from latentclap.compare.clips import clip_rows, find_clips, named_as
 from latentclap.compare.manifold import clip_vectors, too_few
 from latentclap.compare.page import Heard, comparison_page
-from latentclap.compare.table import Comparison, Embedded, Scores, score
+from latentclap.compare.scores import Embedded, Scores, score
+from latentclap.compare.table import Comparison
 from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips

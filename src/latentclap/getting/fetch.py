@@ -10,7 +10,6 @@ process ends, which for WavCaps means parts of 5 GB.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable
@@ -22,14 +21,25 @@ import requests
 from pooch import HTTPDownloader
 
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import write_json
+from latentclap.getting.checksums import checked
 from latentclap.getting.errors import Stopped, disk_full, host, passing, pause, reason
-from latentclap.getting.leftovers import sweep
-from latentclap.getting.plausible import implausible
+from latentclap.getting.partial import (
+    can_go_on,
+    differ,
+    downloaded,
+    forget,
+    identity,
+    note_of,
+    part_of,
+    same_file,
+    tidy,
+    version_of,
+    version_told,
+)
 from latentclap.getting.remote import RemoteFile, compressed
 from latentclap.wording import human
 
-CHUNK = 1 << 20
 #: Bytes taken from the network at a time; a cut connection loses less than one such piece.
 PIECE = 1 << 16
 Progress = Callable[[int], None]
@@ -50,17 +60,6 @@ class Redirected(Exception):
     """The server sent us from https to an address without it."""
 
 
-def part_of(target: Path) -> Path:
-    """Where the bytes of an unfinished download lie."""
-    return target.with_name(f".{target.name}.part")
-
-
-def downloaded(target: Path) -> int:
-    """Bytes of ``target`` that an earlier run has left."""
-    part = part_of(target)
-    return part.stat().st_size if part.is_file() else 0
-
-
 def fetch(remote: RemoteFile, target: Path, network: Network | None = None) -> str:
     """Download one file to ``target`` and return its SHA-256.
 
@@ -72,27 +71,18 @@ def fetch(remote: RemoteFile, target: Path, network: Network | None = None) -> s
     """
     network = network or Network()
     target.parent.mkdir(parents=True, exist_ok=True)
-    resumed = _same_file(remote, target) and downloaded(target) > 0
+    resumed = same_file(remote, target) and downloaded(target) > 0
     _download(remote, target, network)
-    digest = _checked(remote, target, keep=resumed)
+    digest = checked(remote, target, keep=resumed)
     if not digest:
         # bytes of two versions may have met in the part: one try from nothing
         network.progress(-downloaded(target))
-        _forget(target)
+        forget(target)
         _download(remote, target, network)
-        digest = _checked(remote, target, keep=False)
+        digest = checked(remote, target, keep=False)
     part_of(target).replace(target)
     tidy(target)
     return digest
-
-
-def tidy(target: Path) -> None:
-    """Remove what killed downloads left beside a file that is whole and in its place."""
-    sweep(_note_of(target))
-    _forget(target)
-
-
-# --- bytes --------------------------------------------------------------------------------------------------
 
 
 def _download(remote: RemoteFile, target: Path, network: Network) -> None:
@@ -125,14 +115,14 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
     """One request that continues the part, or starts it."""
     part = part_of(target)
     have = downloaded(target)
-    if remote.size is not None and have == remote.size and _same_file(remote, target):
+    if remote.size is not None and have == remote.size and same_file(remote, target):
         return
-    if have and not _can_go_on(remote, target):
+    if have and not can_go_on(remote, target):
         network.progress(-have)
-        _forget(target)
+        forget(target)
         have = 0
     with open(part, "ab") as stream:
-        version = _version_of(remote, target) if have else {}
+        version = version_of(remote, target) if have else {}
         sink = _Sink(remote, stream, network, start=have, version=version)
         headers = dict(remote.headers)
         if have:
@@ -148,7 +138,7 @@ def _request(remote: RemoteFile, target: Path, network: Network) -> None:
                 sink.begin(response)
                 if response.ok:
                     _leave_undecoded(response, remote, sink.total)
-                    write_json(_note_of(target), {**_identity(remote), **sink.version})
+                    write_json(note_of(target), {**identity(remote), **sink.version})
 
         download = HTTPDownloader(
             chunk_size=PIECE, timeout=network.timeout, headers=headers, hooks={"response": first_look}
@@ -185,7 +175,7 @@ class _Sink:
             return
         continues = response.status_code == 206 and place and place.group(1) == str(self.at)
         # a server that does not know If-Range goes on with whatever it has now
-        continues = continues and not _differ(self.version, _version(response))
+        continues = continues and not differ(self.version, version_told(response))
         if self.at and not continues:
             # no Range support, or a changed file: what we have is of no use
             self.network.progress(-self.at)
@@ -193,7 +183,7 @@ class _Sink:
             self.at, self.version = 0, {}
             if response.status_code == 206:
                 raise requests.exceptions.ChunkedEncodingError("another range than asked for")
-        self.version = {**self.version, **_version(response)}
+        self.version = {**self.version, **version_told(response)}
         if self.total is None and length.isdigit() and response.status_code == 200:
             self.total = int(length)
 
@@ -238,116 +228,10 @@ def _leave_undecoded(response: requests.Response, remote: RemoteFile, total: int
 def _failed(remote: RemoteFile, target: Path, why: str) -> str:
     have = downloaded(target)
     of = f" of {human(remote.size)}" if remote.size else ""
-    if have and not _can_go_on(remote, target):
+    if have and not can_go_on(remote, target):
         return (
             f"{remote.name}: {why} after {human(have)}{of}; {host(remote.url)} does not tell versions apart, so the"
             " same command starts again"
         )
     kept = f"; {human(have)}{of} are kept, and the same command goes on from there" if have else ""
     return f"{remote.name}: {why}{kept or f' ({remote.url})'}"
-
-
-# --- which version of the file a part belongs to ------------------------------------------------------------
-
-
-def _note_of(target: Path) -> Path:
-    return target.with_name(f".{target.name}.part.json")
-
-
-def _noted(target: Path) -> dict[str, Any]:
-    """What is noted of a part; nothing where no note of ours is."""
-    try:
-        note = read_json(_note_of(target))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
-
-
-def _identity(remote: RemoteFile) -> dict[str, Any]:
-    return {"url": remote.url, "size": remote.size, "checksum": remote.checksum}
-
-
-def _same_file(remote: RemoteFile, target: Path) -> bool:
-    """Whether the part is one of this very file; if not, it is thrown away."""
-    note = _note_of(target)
-    if not part_of(target).is_file():
-        note.unlink(missing_ok=True)
-        return False
-    kept = _noted(target)
-    told = _identity(remote)
-    # with a checksum the address does not matter: a part from one mirror is continued from another
-    keys = ("checksum", "size") if remote.checksum else ("url", "size")
-    too_long = remote.size is not None and downloaded(target) > remote.size
-    if too_long or any(kept.get(key) != told[key] for key in keys):
-        _forget(target)
-        return False
-    return True
-
-
-def _version(response: requests.Response) -> dict[str, str]:
-    """By what a server tells versions of a file apart, as far as it does."""
-    etag = response.headers.get("ETag", "")
-    told = {
-        "etag": "" if etag.startswith("W/") else etag,
-        "modified": response.headers.get("Last-Modified", ""),
-    }
-    return {key: value for key, value in told.items() if value}
-
-
-def _version_of(remote: RemoteFile, target: Path) -> dict[str, str]:
-    """Of what version the part is, as this address has told; another one's words mean nothing to it."""
-    note = _noted(target)
-    if note.get("url") != remote.url:
-        return {}
-    return {key: note[key] for key in ("etag", "modified") if note.get(key)}
-
-
-def _differ(one: dict[str, str], other: dict[str, str]) -> bool:
-    return any(one[key] != other[key] for key in one.keys() & other.keys())
-
-
-def _can_go_on(remote: RemoteFile, target: Path) -> bool:
-    """Whether it would be noticed if the rest came of another version than the part."""
-    return bool(remote.checksum or _version_of(remote, target))
-
-
-def _forget(target: Path) -> None:
-    part_of(target).unlink(missing_ok=True)
-    _note_of(target).unlink(missing_ok=True)
-
-
-# --- checksums ----------------------------------------------------------------------------------------------
-
-
-def digests(path: Path, algorithms: set[str]) -> dict[str, str]:
-    """Hexadecimal digests of a file, read once; ``git-sha1`` is git's name of a blob of these bytes."""
-    hashes = {name: hashlib.new("sha1" if name == "git-sha1" else name) for name in algorithms}
-    if "git-sha1" in hashes:
-        hashes["git-sha1"].update(b"blob %d\0" % path.stat().st_size)
-    with open(path, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            for item in hashes.values():
-                item.update(chunk)
-    return {name: item.hexdigest() for name, item in hashes.items()}
-
-
-def _checked(remote: RemoteFile, target: Path, *, keep: bool) -> str:
-    """SHA-256 of the finished part; on a mismatch the part goes, and "" comes back if another try is due."""
-    part = part_of(target)
-    algorithm, _, expected = remote.checksum.partition(":")
-    found = digests(part, {"sha256", *([algorithm] if algorithm else [])})
-    if expected and found[algorithm] != expected.lower():
-        if keep:
-            return ""
-        _forget(target)
-        raise InputError(
-            f"{remote.name}: {algorithm} is {found[algorithm]}, expected {expected} (told by {remote.told_by});"
-            f" what {host(remote.url)} sent was not kept"
-        )
-    if not expected and (wrong := implausible(part, remote.name)):
-        size = part.stat().st_size
-        _forget(target)
-        raise InputError(
-            f"{remote.name}: what {host(remote.url)} sent is {wrong} ({human(size)}); it was not kept"
-        )
-    return found["sha256"]

@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from latentclap.errors import InputError
 from latentclap.files import existing, free_bytes
+from latentclap.getting.checksums import digests
 from latentclap.getting.errors import Stopped, host
-from latentclap.getting.fetch import Network, digests, downloaded, fetch, tidy
+from latentclap.getting.fetch import Network, fetch
+from latentclap.getting.items import Item, Options, row_of
 from latentclap.getting.manifest import Known, Manifest
+from latentclap.getting.partial import downloaded, tidy
 from latentclap.getting.plausible import implausible
 from latentclap.getting.remote import Listing, NoRevision, RemoteFile, list_files
 from latentclap.getting.sources import Source
@@ -23,44 +26,6 @@ from latentclap.locks import Taken, locked
 from latentclap.wording import human
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may choose.
-
-    ``mirror`` is a hub's endpoint or a folder of files, ``verify`` reads every file again, ``replace`` downloads
-    those that do not match, ``workers`` is how many files travel at once.
-    """
-
-    out: Path | None = None
-    mirror: str = ""
-    revision: str = ""
-    dry_run: bool = False
-    verify: bool = False
-    replace: bool = False
-    quiet: bool = False
-    keep_archives: bool = True
-    workers: int = 4
-    timeout: float = 60.0
-    attempts: int = 5
-    wait: float = 1.0
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file of a plan: where it goes, and how it stands there."""
-
-    remote: RemoteFile
-    target: Path
-    state: str  # "in place", "to be checked", "to download", "begun", "unpacked"
-
-    @property
-    def missing(self) -> int:
-        """Bytes still to come; 0 where the size is not told."""
-        if self.state not in ("to download", "begun"):
-            return 0
-        return max(0, (self.remote.size or 0) - downloaded(self.target))
 
 
 class Plan:
@@ -155,7 +120,7 @@ class Plan:
 
     def table(self, unpacked: int = 0, peak: int | None = None) -> str:
         """The plan in words: a line per file (of many, the first and the last), then the sums and the free space."""
-        rows = [_row(item) for item in self.items]
+        rows = [row_of(item) for item in self.items]
         if len(rows) > 24:
             rows = [*rows[:16], f"  ... {len(rows) - 20} more ...", *rows[-4:]]
         silent = sum(item.remote.size is None for item in self.waiting)
@@ -310,12 +275,6 @@ class Plan:
 def _agree(known: Known, remote: RemoteFile) -> bool:
     """Whether what was checked then is what the server speaks of now."""
     return remote.checksum in ("", known.published, f"sha256:{known.sha256}")
-
-
-def _row(item: Item) -> str:
-    algorithm = item.remote.checksum.partition(":")[0]
-    checked = f"{algorithm} told by {item.remote.told_by}" if algorithm else "no published checksum"
-    return f"  {item.state:<14}{human(item.remote.size):>14}  {item.remote.name}  ({checked})"
 
 
 def _and(names: list[str]) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +24,8 @@ from latentclap.options import (
     at_least,
     device_for,
 )
+from latentclap.own.telling import announce, say_plan, say_prepared, say_result, say_training
 from latentclap.typed import options_given, typed_as
-from latentclap.wording import file_size, plural
 
 if TYPE_CHECKING:
     from latentclap.own.run import Own
@@ -108,19 +105,12 @@ def finetune(
     changes |= {"seed": seed, "tuning": tuning} | ({"lora_rank": lora_rank} if lora_rank else {})
     at_least(("--crops", crops, 1), ("--listen", listen, 0), ("--workers", workers, 0), ("--seed", seed, 0))
     check_values({"minutes": minutes}, "--")
-    check_place(out / "finetune.json")
-    if out.resolve().is_relative_to(sounds.resolve()):
-        raise InputError(
-            f"--out {out} lies in {sounds}, so that the next call would take its clips for sounds of yours: choose a"
-            " folder beside it"
-        )
-    if out.resolve() == Path(model).resolve():
-        raise InputError(f"--out {out} has the name of --model: choose another folder")
+    _check_places(sounds, out, model)
     from latentclap.own.run import Own
     from latentclap.own.sounds import find_sounds
 
     own = Own(find_sounds(sounds, hold_out), out, model, phi, judge, changes, crops, crop, listen)
-    _announce(own, hold_out)
+    announce(own, hold_out)
     config = own.config(len(own.sounds.usable))  # wrong values stop here, before any work
     record = own.check()
     if dry_run:
@@ -128,11 +118,7 @@ def finetune(
 
         check_precision(precision)
         own.check_model()
-        typer.echo(
-            f"to be done: {model} fine-tuned with λ = {config.lam:g} and learning rate {config.lr:g},"
-            f" {plural(config.batch_size, 'clip')} a step; {plural(config.epochs, 'epoch')}, where each sound gives"
-            " one clip"
-        )
+        say_plan(own, config)
         return
     options = {
         "minutes": minutes,
@@ -142,10 +128,27 @@ def finetune(
         "checkpointing": checkpointing,
     }
     if _all_done(own, record):
-        _tell(own, record)
+        say_result(own, record)
         return
     device_for(device)
     _run(own, options, workers, prepare, quiet, typed_as() | {"asked": options_given(context)})
+
+
+def _check_places(sounds: Path, out: Path, model: str) -> None:
+    """Check where the result is to lie.
+
+    Raises:
+        InputError: among the sounds, or in the model's place.
+        OSError: nothing can be written there.
+    """
+    check_place(out / "finetune.json")
+    if out.resolve().is_relative_to(sounds.resolve()):
+        raise InputError(
+            f"--out {out} lies in {sounds}, so that the next call would take its clips for sounds of yours: choose a"
+            " folder beside it"
+        )
+    if out.resolve() == Path(model).resolve():
+        raise InputError(f"--out {out} has the name of --model: choose another folder")
 
 
 def _all_done(own: Own, record: dict[str, Any]) -> bool:
@@ -154,34 +157,13 @@ def _all_done(own: Own, record: dict[str, Any]) -> bool:
     return bool(record.get("finished")) and same_page and (own.out / "system").is_dir()
 
 
-def _announce(own: Own, hold_out: float) -> None:
-    """What is in the folder, so that wrong captions are seen before hours of training."""
-    from latentclap.cache import described
-    from latentclap.own.sounds import made_by_models
-
-    sounds = own.sounds
-    bad = len(sounds.train) - len(sounds.usable)
-    few = hold_out and not sounds.held_out
-    typer.echo(
-        f"{plural(len(sounds.usable), 'sound')} to train on, {len(sounds.held_out)} held out"
-        + (f" (of fewer than {math.ceil(1 / hold_out - 1e-9)} none is)" if few else "")
-        + (f", {bad} without sound or caption" if bad else "")
-        + f"; {described(sounds.layout, [*sounds.usable, *sounds.held_out])}"
-    )
-    made, place = made_by_models(sounds)
-    if made:
-        typer.echo(
-            f"warning: {plural(made, 'sound')} in {place} {'was' if made == 1 else 'were'} made by a model, as"
-            " generation.json there says: to leave them out, move that folder elsewhere",
-            err=True,
-        )
-
-
 def _run(
     own: Own, options: dict[str, Any], workers: int, prepare: bool, quiet: bool, asked: dict[str, Any]
 ) -> None:
     from latentclap.hush import hush
     from latentclap.launch import check_precision, complete
+    from latentclap.own.comparison import compare, forget_parts
+    from latentclap.own.files import write_files
     from latentclap.runs import origin
 
     hush()
@@ -190,38 +172,31 @@ def _run(
     system = own.system()
     own.phi_of(own.config(len(own.sounds.usable)))
     with _alone(own.out):
-        say = typer.echo
         # again: whoever had the folder until now may have trained something else there
         record = own.check()
         if _all_done(own, record):
-            _tell(own, record)
+            say_result(own, record)
             return
         finished = record.get("finished")
         if not (own.out / "finetune.json").is_file():
             own.write_record(finished=False, **asked)
-        caches = own.encode(system, say, workers=workers, progress=not quiet)
+        caches = own.encode(system, typer.echo, workers=workers, progress=not quiet)
         del system
         config = own.config(len(caches["train"]))
         if not finished:  # another page is wanted: until it is there, what was measured stays known
             own.write_record(finished=False, **asked, clips=len(caches["train"]))
-        own.write_files(config)
+        write_files(own, config)
         launch = own.launch(**options)
         steps = max(1, config.epochs * len(caches["train"]) // (config.batch_size * config.grad_accum))
-        say(
-            f"{plural(len(caches['train']), 'clip')}, {plural(config.epochs, 'epoch')}: {plural(steps, 'step')} of"
-            f" {plural(config.batch_size, 'clip')}, λ = {config.lam:g}, learning rate {config.lr:g}"
-        )
+        say_training(len(caches["train"]), steps, config)
         if prepare:
-            say(
-                f"ready: accelerate launch -m latentclap.train {_quoted(own.out / 'train.toml')}, then this command"
-                " again"
-            )
+            say_prepared(own)
             return
-        say(complete(launch))
+        typer.echo(complete(launch))
         if not (own.out / "summary.json").is_file():
             return
         own.keep_encoder()
-        told = own.compare(caches, config, progress=not quiet)
+        told = compare(own, caches, config, progress=not quiet)
         record = {
             "finished": True,
             **asked,
@@ -235,8 +210,8 @@ def _run(
             **told,
         }
         own.write_record(**record)
-        own.forget_parts()
-        _tell(own, record)
+        forget_parts(own)
+        say_result(own, record)
 
 
 @contextmanager
@@ -252,43 +227,3 @@ def _alone(out: Path) -> Iterator[None]:
         raise InputError(
             f"{out}: another latentclap finetune works there; wait for it, or take another folder"
         ) from None
-
-
-def _tell(own: Own, record: dict[str, Any]) -> None:
-    """What came of it."""
-    if losses := record.get("held_out_losses"):
-        from latentclap.own.heldout import line
-
-        typer.echo(line(losses))
-        if losses["ddpm"]["ci"] and losses["ddpm"]["ci"][0] > 0:
-            typer.echo(
-                "warning: eq. 1 went up on sounds that it was not trained on: it learns the clips by heart; fewer"
-                " --epochs, a lower --lr or more sounds help",
-                err=True,
-            )
-    if record["training"]["lora_rank"]:
-        from latentclap.lora import ADAPTER
-
-        file = own.out / ADAPTER
-        if file.is_file():  # whoever sends them on may have moved them
-            typer.echo(
-                f"its adapters, {file_size(file)}, for latentclap generate --model"
-                f" {_quoted(own.model)} --lora {_quoted(own.out)}"
-            )
-    if "page" in record:
-        typer.echo(f"to hear it before and after: {own.out / record['page']}")
-    text = own.sounds.captions[0]
-    # in double quotes a shell would still read some of it
-    prompt = shlex.quote(text) if set(text) & set('"$`\\!') else f'"{text}"'
-    # a folder that is not there: among the sounds that it learnt from, its clips would be learnt the next time
-    clips = f"{own.out.resolve().name}-clips"
-    beside = own.out.with_name(clips) if own.out.name.strip(".") else own.out / ".." / clips  # -o .
-    typer.echo(
-        f"latentclap generate --model {_quoted(own.out / 'system')} --prompt {prompt} -n 8 -o {_quoted(beside)}"
-    )
-    sys.stdout.flush()
-
-
-def _quoted(path: Path | str) -> str:
-    """A path as a shell takes it."""
-    return shlex.quote(str(path))

@@ -16,8 +16,9 @@ from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
 from latentclap.errors import InputError
 from latentclap.files import write_json
-from latentclap.own.run import YOURS
 
+#: the column of the folder's own sounds
+YOURS = "Yours"
 #: what the page plays, for other pages
 CELLS = "listen.json"
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import gc
 import json
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,31 +14,27 @@ from latentclap.checkpoints import (
     check_system,
     json_or_nothing,
     latent_clap_folder,
-    own_sampling,
     resolve,
     shipped,
 )
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json, write_text
-from latentclap.launch import TRAINED
+from latentclap.files import write_json
+from latentclap.launch import TRAINED, noted
 from latentclap.needs import on_a_hub
-from latentclap.own.parts import PARTS
+from latentclap.own.files import TRAIN_FILE, about_path
 from latentclap.own.sounds import Sounds
 from latentclap.profiles import load_profile
 from latentclap.trainfile import TrainFile, finetune_config
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from latentclap.cache import ShardedCache
     from latentclap.finetune import FinetuneConfig
     from latentclap.latent_clap import LatentCLAP
     from latentclap.launch import Launch
-    from latentclap.own.parts import Parts
     from latentclap.system import FoleySystem
 
-#: what a run says of itself, and what it is asked to do: for ``python -m latentclap.train``
-RECORD, TRAIN_FILE, PROFILE_FILE = "finetune.json", "train.toml", "profile.toml"
+#: what a run says of itself
+RECORD = "finetune.json"
 #: the profile whose values of fine-tuning are taken where none is given, for the shipped models and for all others
 PROFILES = {"mini": "evening"}
 OTHERS = "paper"
@@ -53,8 +47,6 @@ MINI_LORA_LR = 1e-3
 MINI_STEPS = 500
 #: captions of which the page plays clips, at most
 TEXTS = 8
-#: the page's columns: a sound of the folder, and what the system makes of its caption
-YOURS, BEFORE, AFTER = "Yours", "Before", "After"
 
 
 @dataclass(frozen=True)
@@ -180,46 +172,19 @@ class Own:
         Raises:
             InputError: something else was trained there.
         """
-        path = self.out / RECORD
-        record = read_json(path) if path.is_file() else {}
+        record = noted(self.out / RECORD)
         if not any((self.out / name).exists() for name in TRAINED):
             return {}
         ours, theirs = _flat(json.loads(json.dumps(self.about()))), _flat(record)
         for about in (ours, theirs):  # moved, they are the same sounds
-            about["sounds"] = {k: v for k, v in about.get("sounds", {}).items() if k != "folder"}
+            about["sounds"] = {k: v for k, v in _object(about, "sounds").items() if k != "folder"}
         differing = [key for key in ours if ours[key] != theirs.get(key)]
-        differing += [key for key in record.get("changes", {}) if key not in self.changes]
+        differing += [key for key in _object(record, "changes") if key not in self.changes]
         if differing:
             raise InputError(
                 f"--out {self.out} holds another run ({', '.join(differing)} differ): use another folder"
             )
         return record
-
-    def write_files(self, config: FinetuneConfig) -> Path:
-        """Write the configuration of the training; return its path."""
-        model = {
-            "system": about_path(self.model),
-            "latent_clap": about_path(self.encoder()),
-            "judge": about_path(self.judge),
-        }
-        told = "\n".join(f"{key} = {_toml(value)}" for key, value in model.items())
-        profile = self.out / PROFILE_FILE
-        write_text(profile, f"# written by latentclap finetune\n[model]\n{told}\n")
-        values = "\n".join(f"{key} = {_toml(value)}" for key, value in asdict(config).items())
-        top = {
-            "profile": str(profile.resolve()),
-            "part": "finetune",
-            "cache": str(self.latents["train"].resolve()),
-            "folder": str(self.out.resolve()),
-        }
-        head = "\n".join(f"{key} = {_toml(value)}" for key, value in top.items())
-        write_text(
-            self.out / TRAIN_FILE,
-            "# written by latentclap finetune; on several GPUs:\n"
-            f"#     accelerate launch -m latentclap.train {self.out / TRAIN_FILE}\n"
-            f"{head}\n\n[finetune]\n{values}\n",
-        )
-        return self.out / TRAIN_FILE
 
     # --- doing it -----------------------------------------------------------------------------------------------
 
@@ -274,53 +239,6 @@ class Own:
 
         return Launch(TrainFile.read(self.out / TRAIN_FILE), processes(), **options)
 
-    def compare(
-        self, caches: dict[str, ShardedCache], config: FinetuneConfig, *, progress: bool = True
-    ) -> dict[str, Any]:
-        """Losses on held-out clips and the page, both before and after; what the record says of them.
-
-        Losses and clips are kept as they are made, for a call that goes on; :meth:`forget_parts` removes them.
-        """
-        from latentclap.own.heldout import chosen, measure, paired, sounds_of
-        from latentclap.own.parts import Parts
-
-        told: dict[str, Any] = {}
-        phi = self.phi_of(config)
-        made: dict[str, dict[str, np.ndarray]] = {}
-        losses: list[dict[str, np.ndarray]] = []
-        held_out = caches.get("held_out")
-        sounds = sounds_of(held_out, self.crops) if held_out is not None else []
-        clips = chosen(sounds)
-        sampling_rate = 0
-        parts = Parts(self.out / PARTS, self._decides(config))
-        for column, name in ((BEFORE, ""), (AFTER, str(self.out / "system"))):
-            system = self.system(name)
-            sampling_rate = system.sampling_rate
-            if clips:
-                bar = f"held-out losses, {column.lower()}" if progress else ""
-                # under no name, which would keep this system in a GPU's memory beside the next
-                losses.append(
-                    parts.get(
-                        f"{column.lower()}_losses",
-                        functools.partial(measure, system, phi, held_out, clips, bar=bar),
-                    )
-                )
-            if self.listen:
-                made[column] = self._clips(system, config.seed, column, progress, parts)
-            del system
-            _free()
-        if losses:
-            whose = [sounds[i] for i in clips]
-            told["held_out_losses"] = {
-                name: paired(losses[0][name], losses[1][name], whose) for name in losses[0]
-            }
-        used = set(sounds_of(caches["train"], self.crops))
-        told["used"] = len(used)
-        if self.listen:
-            page = self._page(made, sampling_rate, config, used)
-            told["page"] = str(page.relative_to(self.out))
-        return told
-
     def phi_of(self, config: FinetuneConfig) -> LatentCLAP | None:
         """The Latent CLAP encoder of a training, where training computes; None for λ = 0."""
         from latentclap.latent_clap import LatentCLAP
@@ -348,61 +266,6 @@ class Own:
         """Captions that the page plays."""
         return self.sounds.captions[:TEXTS]
 
-    def _decides(self, config: FinetuneConfig) -> dict[str, Any]:
-        """What decides losses and clips beside the run itself, whose folder it is: weights, texts and code."""
-        from latentclap.generation import code, make_plan
-        from latentclap.runs import CORE, code_hash
-
-        after = str(self.out / "system")
-        return {
-            "about": self.about(),
-            "training": vars(config),
-            "weights": [make_plan(name, {}, {}, "")["weights"] for name in (self.model, after)],
-            "texts": self.texts,
-            "code": [code(), code_hash((*CORE, "own.heldout"))],
-        }
-
-    def forget_parts(self) -> None:
-        """Remove what :meth:`compare` keeps while it is not finished."""
-        shutil.rmtree(self.out / PARTS, ignore_errors=True)
-
-    def _clips(
-        self, system: FoleySystem, seed: int, column: str, progress: bool, parts: Parts
-    ) -> dict[str, np.ndarray]:
-        from tqdm.auto import tqdm
-
-        def make(text: str) -> dict[str, np.ndarray]:
-            return {"clips": system.generate(prompts=[text], n=self.listen, seed=seed, progress=False)}
-
-        def good(arrays: dict[str, np.ndarray]) -> bool:
-            return len(arrays["clips"]) == self.listen
-
-        bar = tqdm(
-            self.texts, desc=f"clips, {column.lower()}", unit="text", disable=None if progress else True
-        )
-        return {
-            text: parts.get(f"{column.lower()}_{i:02d}", functools.partial(make, text), good)["clips"]
-            for i, text in enumerate(bar)
-        }
-
-    def _page(self, made: dict[str, Any], sampling_rate: int, config: FinetuneConfig, used: set[str]) -> Path:
-        from latentclap.own.page import listening_page
-
-        # what the cache left out, silence say, was not trained on
-        trained = [item for item in self.sounds.usable if item.key in used]
-        own = {text: [item for item in trained if item.caption == text] for text in self.texts}
-        chosen = own_sampling(resolve(self.model))
-        more = len(self.sounds.captions) - len(self.texts)
-        lines = [
-            f"{self.model} before and after {config.epochs} epochs on {len(used)} sounds of"
-            f" {self.sounds.folder.name}, with λ = {config.lam:g}.",
-            f"Clips of a row have one text, one seed ({config.seed}) and one sampler ({chosen.sampler},"
-            f" {chosen.steps} steps, guidance {chosen.guidance_scale:g}). Shown are the first {self.listen} of each"
-            " text, and the first sounds of the folder or its table; none was picked by ear."
-            + (f" {more} texts more are not on this page: the {TEXTS} most frequent are." if more else ""),
-        ]
-        return listening_page(self.out / "listen", self.texts, own, made, sampling_rate, lines)
-
     def write_record(self, **told: Any) -> None:
         """Write what this run is, and what is known of it."""
         write_json(self.out / RECORD, self.about() | told)
@@ -410,28 +273,16 @@ class Own:
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:
     """A record's entries, the values of the training by their own names."""
-    return about | about.get("changes", {}) | {"changes": None}
+    return about | _object(about, "changes") | {"changes": None}
 
 
-def about_path(name: str) -> str:
-    """A checkpoint's name for a file that is read from another folder: a folder's whole path, a name as it is."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
+def _object(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """What a record has under a key; nothing where an edited one has something else there."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _unet(folder: Path) -> dict[str, Any]:
     """What a system's UNet is built of; nothing where that is not known here."""
     told = json_or_nothing(folder / "unet" / "config.json")
     return {name: value for name, value in told.items() if not name.startswith("_")}
-
-
-def _toml(value: Any) -> str:
-    # not escaped: of what is beyond 16 bits JSON makes two halves, which are no TOML
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -16,8 +16,8 @@ from latentclap.errors import InputError
 from latentclap.generation import make_plan, write_clips
 from latentclap.options import asked_sampling, load_system, read_adapter
 from latentclap.play.wish import Wish
-from latentclap.vary.command import lengths_of, make_takes
 from latentclap.vary.sounds import STRENGTH, Sounds, check_files, find_sources
+from latentclap.vary.takes import lengths_of, make_takes
 
 if TYPE_CHECKING:
     from latentclap.lora import Adapter

@@ -10,12 +10,11 @@ from __future__ import annotations
 from latentclap.stats.anova import (
     Sphericity,
     by_items,
-    cell_means,
-    classes_between,
     min_f_prime,
     mixed_anova,
     sphericity,
 )
+from latentclap.stats.cells import cell_means, classes_between
 from latentclap.stats.checks import (
     Check,
     Grim,

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats as sps
 
 from latentclap.errors import InputError
-from latentclap.stats.anova import cell_means
+from latentclap.stats.cells import cell_means
 
 
 def adjust_p(p: Sequence[float] | np.ndarray, method: str = "bonferroni") -> np.ndarray:

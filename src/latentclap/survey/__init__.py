@@ -8,6 +8,7 @@ book asks the same of its own clips. What raters save is what :func:`latentclap.
 from __future__ import annotations
 
 from latentclap.survey.form import QUESTIONS, RatedClip, survey_form
-from latentclap.survey.make import Survey, make_survey, write_clips
+from latentclap.survey.make import Survey, make_survey
+from latentclap.survey.sounds import write_clips
 
 __all__ = ["QUESTIONS", "RatedClip", "Survey", "make_survey", "survey_form", "write_clips"]

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-import re
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from latentclap import papers
-from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
-from latentclap.files import check_place, file_sha256, listed, plain, replaceable, write_json, write_text
+from latentclap.files import check_place, listed, plain, replaceable, write_json, write_text
 from latentclap.locks import alone
-from latentclap.survey.form import RatedClip, page, survey_form
+from latentclap.survey.choose import Named, choose, named
+from latentclap.survey.pages import write_index, write_page
+from latentclap.survey.sounds import read_clip, write_class
 from latentclap.tables import csv_text
 from latentclap.typed import typed_as
 
@@ -27,19 +23,6 @@ from latentclap.typed import typed_as
 PAGES, KEY, RECORD = "pages", "key.csv", "survey.json"
 #: Where pages are until all of them are there.
 PART = ".pages"
-#: Loudness that all clips of a survey share, in LUFS, as far as the peak of each allows.
-LUFS, PEAK = -23.0, 0.9
-#: A clip that cannot come within so many LU of it is nearly silent: the others do not follow it down.
-FOLLOWED = 20.0
-FADE = 10.0  # milliseconds: a clip that is cut in the middle of a sound clicks
-
-INTRO = (
-    "You will hear {n} short sounds, one after the other, and rate each for its audio quality and for how well it"
-    " fits “{label}”, from {low} to {high}. Use headphones, and set your volume with the first clips: all have one"
-    " loudness.",
-    "You may hear a clip as often as you like. Answers are kept in this browser: you may stop, and go on later.",
-)
-SAVING = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,103 +89,62 @@ def make_survey(
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise InputError(f"{out} lies in {folder}, among the clips of {name}: choose another folder")
     with alone(out, "another run makes a survey there"):
-        return _made(
-            models,
-            out,
-            items,
-            classes,
-            seed,
-            seconds,
-            sampling_rate,
-            intro,
-            thanks,
-            send_to,
-            overwrite,
-            progress,
+        chosen = choose(models, items, classes, seed)
+        clips = named(chosen, seed)
+        key = csv_text(
+            [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
         )
+        _check_key(out, key, overwrite)
+        part = out / PART  # pages that are not all there are nobody's to publish
+        levels, rates = _write_sounds(part, clips, seconds, sampling_rate, progress)
+        names = {cls: sorted(name for name, of, *_ in clips if of == cls) for cls in chosen}
+        pages = {cls: write_page(part, cls, own, intro, thanks, send_to).name for cls, own in names.items()}
+        write_index(part, pages)
+        # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped
+        # between them says the same command again
+        write_json(
+            out / RECORD,
+            typed_as()
+            | {
+                "models": {name: plain(folder) for name, folder in models.items()},
+                "items": items,
+                "seed": seed,
+                "seconds": seconds,
+                "sampling_rates": rates,
+                "lufs": levels,
+            },
+        )
+        write_text(out / KEY, key)
+        shutil.rmtree(out / PAGES, ignore_errors=True)
+        part.rename(out / PAGES)
+    return Survey(out, {cls: out / PAGES / name for cls, name in pages.items()}, len(clips), levels, rates)
 
 
-def _made(
-    models: Mapping[str, str | Path],
-    out: Path,
-    items: int,
-    classes: Sequence[str],
-    seed: int,
-    seconds: float,
-    sampling_rate: int,
-    intro: Sequence[str],
-    thanks: Sequence[str],
-    send_to: str,
-    overwrite: bool,
-    progress: bool,
-) -> Survey:
-    """What :func:`make_survey` does in a folder of its own."""
-    chosen = _choose(models, items, classes, seed)
-    clips = _named(chosen, seed)
-    key = csv_text(
-        [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
-    )
+def _check_key(out: Path, key: str, overwrite: bool) -> None:
+    """Refuse to replace a survey of other clips, to which there may be answers."""
     begun = (out / KEY).is_file() or (out / PAGES).is_dir()  # pages or key may have been moved to their place
     if begun and not overwrite and _text(out / KEY) != key:
         raise InputError(
             f"{out} holds a survey of other clips: choose another folder, or say --overwrite (in notebook 04: force);"
             " answers to the old one then have no key any more"
         )
-    part = out / PART  # pages that are not all there are nobody's to publish
-    pages, levels = {}, {}
-    rates: dict[str, set[int]] = {model: set() for model in models}
+
+
+def _write_sounds(
+    part: Path, clips: Sequence[Named], seconds: float, sampling_rate: int, progress: bool
+) -> tuple[dict[str, float], dict[str, list[int]]]:
+    """Write the sound files, class by class; return the LUFS of each class and the sampling rates of each model."""
+    levels: dict[str, float] = {}
+    rates: dict[str, set[int]] = {model: set() for _, _, model, _, _ in clips}
     with tqdm(total=len(clips), desc="clips", unit="clip", disable=None if progress else True) as bar:
-        for cls in chosen:
+        for cls in dict.fromkeys(cls for _, cls, *_ in clips):
             waves = {}
             for name, _, model, _, path in (clip for clip in clips if clip[1] == cls):
-                waves[name] = _read(path, seconds, sampling_rate)
+                waves[name] = read_clip(path, seconds, sampling_rate)
                 rates[model].add(waves[name][1])
                 bar.update()
-            levels[cls] = _write(waves, part / "clips")
-            pages[cls] = _write_page(part, cls, sorted(waves), intro, thanks, send_to)
-    _write_index(part, pages)
-    found = {model: sorted(values) for model, values in rates.items()}
-    # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped between
-    # them says the same command again
-    write_json(
-        out / RECORD,
-        typed_as()
-        | {
-            "models": {name: plain(folder) for name, folder in models.items()},
-            "items": items,
-            "seed": seed,
-            "seconds": seconds,
-            "sampling_rates": found,
-            "lufs": levels,
-        },
-    )
-    write_text(out / KEY, key)
-    shutil.rmtree(out / PAGES, ignore_errors=True)
-    part.rename(out / PAGES)
-    pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
-    return Survey(out, pages, len(clips), levels, found)
-
-
-def write_clips(
-    models: Mapping[str, Mapping[str, np.ndarray]], folder: str | Path, sr: int
-) -> dict[str, Path]:
-    """Write clips of several systems as folders that `make_survey` takes; return {model: folder}.
-
-    Args:
-        models: {name: {class: (clips, samples)}}, float.
-        folder: where; each system has a folder of its name in it.
-        sr: rate in Hz.
-    """
-    from latentclap.audio import write_wave
-    from latentclap.generation import within_full_scale
-
-    folders = {}
-    for model, by_class in models.items():
-        folders[model] = Path(folder) / re.sub(r"[^\w+-]+", "_", model)
-        for cls, waves in by_class.items():
-            for i, wave in enumerate(waves):
-                write_wave(folders[model] / cls / f"{cls}_{i:03d}.wav", within_full_scale(wave), sr)
-    return folders
+            levels[cls] = write_class(waves, part / "clips")
+    return levels, {model: sorted(found) for model, found in rates.items()}
 
 
 def _check(models: Mapping[str, str | Path], items: int, seconds: float, sampling_rate: int) -> None:
@@ -225,139 +167,5 @@ def _place(out: Path) -> Path:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _choose(
-    models: Mapping[str, str | Path], items: int, classes: Sequence[str], seed: int
-) -> dict[str, dict[str, list[Path]]]:
-    """{class: {model: files}}: ``items`` of each, drawn where there are more."""
-    for name, folder in models.items():
-        if not Path(folder).is_dir():
-            raise InputError(f"{name}: {folder}: no such folder of clips, <class>/*.wav")
-    found = {name: _clips(Path(folder)) for name, folder in models.items()}
-    wanted = list(classes) or [c for c in CLASSES if all(c in by for by in found.values())]
-    if not wanted:
-        raise InputError(f"no class has clips in every folder: {', '.join(map(str, models.values()))}")
-    draw = np.random.default_rng([seed, 0])
-    chosen: dict[str, dict[str, list[Path]]] = {}
-    for cls in wanted:
-        for name, by in found.items():
-            paths = sorted(by.get(cls, []))
-            if len(paths) < items:
-                fewer = f", or ask for fewer (--items {len(paths)})" if paths else ""
-                raise InputError(
-                    f"{name}: {models[name]} has {len(paths) or 'no'} clip{'s' * (len(paths) != 1)} of {cls}, and"
-                    f" {items} {'is' if items == 1 else 'are'} asked for; generate more{fewer}"
-                )
-            kept = sorted(draw.choice(len(paths), items, replace=False))
-            chosen.setdefault(cls, {})[name] = [paths[i] for i in kept]
-    return chosen
-
-
-def _clips(folder: Path) -> dict[str, list[Path]]:
-    """Sound files of a folder by class, of its evaluation side where it has both.
-
-    Recordings may be there twice, as in the organisers' set; a silent clip is what a system made, and raters hear it.
-    """
-    from latentclap.data import scan
-
-    report = scan(folder, silence_dbfs=-np.inf)
-    report.raise_if_bad(ignore=["missing class", "stray file", "bad meta", "duplicate"])
-    both = {clip.split for clip in report.clips} >= {"dev", "eval"}
-    clips: dict[str, list[Path]] = {}
-    for clip in report.clips:
-        if not both or clip.split == "eval":
-            clips.setdefault(clip.cls, []).append(Path(clip.path))
-    return clips
-
-
-def _named(
-    chosen: Mapping[str, Mapping[str, Sequence[Path]]], seed: int
-) -> list[tuple[str, str, str, str, Path]]:
-    """Every clip as (name that tells nothing, class, model, item, file)."""
-    clips = [
-        (cls, model, str(item), path)
-        for cls, by in chosen.items()
-        for model, paths in by.items()
-        for item, path in enumerate(paths)
-    ]
-    names = _names(len(clips), np.random.default_rng([seed, 1, _content(chosen)]))
-    return [(name, *clip) for name, clip in zip(names, clips, strict=True)]
-
-
-def _content(chosen: Mapping[str, Mapping[str, Sequence[Path]]]) -> int:
-    """A number that only who has the files can tell: from a seed alone anybody could draw the names again."""
-    told = "".join(file_sha256(path) for by in chosen.values() for paths in by.values() for path in paths)
-    return int(hashlib.sha256(told.encode()).hexdigest(), 16)
-
-
-def _names(n: int, draw: np.random.Generator) -> list[str]:
-    """n different names of eight hexadecimal digits."""
-    names: dict[str, None] = {}
-    while len(names) < n:
-        names[f"{draw.integers(2**32):08x}"] = None
-    return list(names)
-
-
-def _read(path: Path, seconds: float, sampling_rate: int) -> tuple[np.ndarray, int]:
-    from latentclap.audio import read_wave, resample
-    from latentclap.finish import faded
-
-    wave, sr = read_wave(path)
-    mono = wave[0][: round(seconds * sr)].astype(np.float32)
-    if sampling_rate and sr != sampling_rate:
-        mono, sr = resample(mono, sr, sampling_rate), sampling_rate
-    return faded(mono[: round(seconds * sr)], sr, end=FADE), sr  # resampling may round up
-
-
-def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
-    """Write the clips of a class at one loudness, which is returned: the loudest, up to -23 LUFS, that all reach.
-
-    Neither a file's length nor its place or time among the others tells whose it is.
-    """
-    from latentclap.audio import loudness, write_wave
-
-    heard = {name: loudness(wave, sr) for name, (wave, sr) in waves.items()}
-    reached = {
-        name: min(LUFS, heard[name] + 20 * np.log10(PEAK / max(float(np.abs(wave).max()), 1e-9)))
-        for name, (wave, _) in waves.items()
-    }
-    followed = [value for value in reached.values() if value >= LUFS - FOLLOWED]
-    level = min(followed, default=LUFS)
-    longest = max(len(wave) / sr for wave, sr in waves.values())
-    now = time.time()
-    for name, (wave, sr) in sorted(waves.items()):
-        # one that is nearly silent is as loud as its peak allows; silence stays silence
-        gain = min(level, reached[name]) - heard[name] if np.isfinite(heard[name]) else 0.0
-        alike = np.pad(wave * np.float32(10 ** (gain / 20)), (0, round(longest * sr) - len(wave)))
-        write_wave(folder / f"{name}.wav", alike, sr)
-        os.utime(folder / f"{name}.wav", (now, now))
-    return round(float(level), 1)
-
-
-def _write_page(
-    folder: Path, cls: str, names: Sequence[str], intro: Sequence[str], thanks: Sequence[str], send_to: str
-) -> Path:
-    low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
-    own = [text.format(n=len(names), label=LABELS[cls], low=low, high=high) for text in INTRO]
-    title = f"Listening test: {LABELS[cls]}"
-    form = survey_form(
-        [RatedClip(name, cls, f"clips/{name}.wav") for name in names],
-        study=f"{cls}-{names[0]}",
-        title=title,
-        intro=[*intro, *own],
-        saving="" if send_to else SAVING,
-        thanks=thanks,
-        send_to=send_to,
-    )
-    path = folder / f"{cls}.html"
-    write_text(path, page(form, title))
-    return path
-
-
-def _write_index(folder: Path, pages: Mapping[str, Path]) -> None:
-    links = "".join(f'<li><a href="{path.name}">{LABELS[cls]}</a></li>\n' for cls, path in pages.items())
-    title = "Listening tests"
-    body = f"<h1>{title}</h1>\n<p>One for each class of sounds.</p>\n<ul>\n{links}</ul>\n"
-    write_text(folder / "index.html", page(body, title))
+    """A file's text; what is no UTF-8, as a spreadsheet may have saved it, is not the text that was written."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +12,9 @@ from latentclap.asked import way_of
 from latentclap.classes import canonical_class
 from latentclap.classes import prompt as class_prompt
 from latentclap.errors import InputError
-from latentclap.files import check_place, plain, replaceable
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation import (
-    RECORD,
     alone,
     commands,
     drop_stale,
@@ -51,24 +47,10 @@ from latentclap.options import (
     load_system,
     read_adapter,
 )
-from latentclap.vary.sounds import (
-    MARK,
-    PAGE,
-    STRENGTH,
-    TABLE,
-    Sounds,
-    Source,
-    check_files,
-    earlier_names,
-    find_sources,
-)
+from latentclap.vary.places import check_kept, check_places
+from latentclap.vary.sounds import PAGE, STRENGTH, Sounds, Source, check_files, earlier_names, find_sources
+from latentclap.vary.takes import lengths_of, make_takes, told_of, write_about
 from latentclap.wording import plural
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from latentclap.generation import Make
-    from latentclap.system import FoleySystem
 
 HELP = """Make variations of sounds: other takes of the same footstep, door or dog.
 
@@ -138,8 +120,8 @@ def vary(
         kept = {} if overwrite else kept_clips(out, plan)
         old = earlier_clips(out, every, overwrite, kept, plan)
         typed = commands(out, kept, every)
-        _check_places(out, page, overwrite)
-        _check_kept(sources, out, [*every, *(out / name for name in old)])
+        check_places(out, page, overwrite)
+        check_kept(sources, out, [*every, *(out / name for name in old)])
         check_files(sources)
         system = load_system(model, device)
         if adapter:
@@ -155,71 +137,17 @@ def vary(
             system, names, files, settings, batch_size, quiet, kept, plan, finish, make, said, typed
         )
         drop_stale(out, old - {path.relative_to(out).as_posix() for path in every})
-        more = {
-            s.name: {"sound": plain(s.path), **s.asdict(), "seconds": round(lengths[s.name], 4)}
-            for s in sources
-        }
+        more = told_of(sources, lengths)
         write_record(out, model, system, {**settings, **way}, names, made, plan, finish, more, typed)
-        _write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
+        write_about(out, system, sources, heard, made, lengths, page=page, overwrite=overwrite, quiet=quiet)
     earlier = len(kept.keys() & set(every))
     before = f", {earlier} of them made before" if earlier else ""
-    how = f"{chosen.sampler}, guidance {chosen.guidance_scale:g}"
-    typer.echo(f"{plural(len(every), 'clip')} in {out} ({how}){before}")
+    typer.echo(
+        f"{plural(len(every), 'clip')} in {out} ({chosen.sampler}, guidance {chosen.guidance_scale:g}){before}"
+    )
     _say_of_lengths(sources, finish, heard, system.seconds)
     if page:
         typer.echo(f"to hear them: {out / PAGE / 'index.html'}")
-
-
-def lengths_of(finish: Finish, heard: Sounds, seconds: float) -> dict[str, float]:
-    """Name -> length in seconds of its variations.
-
-    Args:
-        finish: how they are finished.
-        heard: the sounds.
-        seconds: length of the system's clips.
-
-    Raises:
-        InputError: what cannot be asked of a sound, which is named.
-    """
-    if finish.seconds:
-        finish.check(seconds)  # no sound's variations are as long
-    lengths = {}
-    for name, length in heard.seconds.items():
-        own = finish.within(length)
-        try:
-            own.check(length)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-        lengths[name] = own.length(length)
-    return lengths
-
-
-def _write_about(
-    out: Path,
-    system: FoleySystem,
-    sources: Sequence[Source],
-    heard: Sounds,
-    made: Iterable[Path],
-    lengths: Mapping[str, float],
-    *,
-    page: bool,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
-    """Write the table and the page of all variations that are there."""
-    from latentclap.vary.page import variations_page
-    from latentclap.vary.result import measure, write_table
-
-    # also those of an earlier call that asked for more
-    there = {s.name: [path for path in made if path.parent.name == s.name] for s in sources}
-    for paths in there.values():
-        paths.sort(key=lambda path: int(path.stem.rpartition("_")[2]))
-    rows = measure(system, sources, heard, there, lengths, quiet=quiet)
-    write_table(out / TABLE, rows)
-    if page:
-        variations_page(out, system, sources, heard, there, rows, lengths)
-    elif overwrite and (out / PAGE / MARK).is_file():  # of clips that are no more
-        shutil.rmtree(out / PAGE, ignore_errors=True)
 
 
 def _say_of_lengths(sources: Sequence[Source], finish: Finish, heard: Sounds, seconds: float) -> None:
@@ -237,27 +165,6 @@ def _say_of_lengths(sources: Sequence[Source], finish: Finish, heard: Sounds, se
         )
 
 
-def _check_places(out: Path, page: bool, overwrite: bool) -> None:
-    """Refuse to replace what no earlier run wrote beside the clips."""
-    table = out / TABLE
-    check_place(table)
-    if table.exists() and not (out / RECORD).is_file() and not overwrite:
-        raise InputError(f"{table} would be replaced; choose another --out or say --overwrite")
-    if page:
-        replaceable(out / PAGE, MARK, "a page of variations")
-
-
-def _check_kept(sources: Sequence[Source], out: Path, replaced: Iterable[Path]) -> None:
-    """Refuse to vary what would be replaced or removed: an earlier variation, or a player of the page."""
-    gone, page = set(map(os.path.realpath, replaced)), os.path.realpath(out / PAGE)
-    for source in sources:
-        place = os.path.realpath(source.path)
-        if place in gone or Path(place).is_relative_to(page):
-            raise InputError(
-                f"{source.path} lies in --out and would be replaced or removed: copy it, or choose another --out"
-            )
-
-
 def _text(prompt: str | None, cls: str) -> str:
     """What steers all variations; nothing: each sound its own."""
     if prompt is not None and cls:
@@ -270,38 +177,3 @@ def _text(prompt: str | None, cls: str) -> str:
         except ValueError as error:
             raise InputError(f"--class: {error}") from None
     return (prompt or "").strip()
-
-
-def make_takes(
-    system: FoleySystem,
-    sources: Sequence[Source],
-    heard: Mapping[str, np.ndarray],
-    settings: dict[str, Any],
-    batch_size: int,
-) -> Make:
-    """What :func:`latentclap.generation.write_clips` calls for a sound's variations.
-
-    Args:
-        system: that makes them.
-        sources: the sounds, with their strengths.
-        heard: name -> samples at 16 kHz.
-        settings: of :func:`latentclap.vary.process.vary`.
-        batch_size: clips per UNet call.
-    """
-    from latentclap.vary.process import vary as process
-
-    strength = {source.name: source.strength for source in sources}
-
-    def make(name: str, text: str, first: int, count: int) -> np.ndarray:
-        return process(
-            system,
-            [heard[name]],
-            count,
-            strength=strength[name],
-            prompts=[text] if text else None,
-            first=first,
-            batch_size=batch_size,
-            **settings,
-        )[0]
-
-    return make
