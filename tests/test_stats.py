@@ -635,7 +635,7 @@ class TestSimulation:
             ("", "No columns"),
             ("rater,class,model,quality,relevance\n", "no column item"),
             ("rater,class,model,item,quality,relevance\na,rain,x,1,good,2\n", "quality is not numeric"),
-            ("rater,class,model,item,quality,relevance\na,cat,x,1,1,2\n", "unknown class 'cat'"),
+            ("rater,class,model,item,quality,relevance\na,,x,1,1,2\n", "row 1 below the header has no class"),
         ]:
             path.write_text(text)
             with pytest.raises(InputError, match=says):

@@ -186,14 +186,14 @@ class TestPages:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(make, "_write_page", stop)
+            patch.setattr(make, "write_page", stop)
             with pytest.raises(KeyboardInterrupt):
                 make_survey(folders, tmp_path / "study", items=2, progress=False)
         assert not (tmp_path / "study" / "pages").exists()
         made = make_survey(folders, tmp_path / "study", items=2, progress=False)
         before = (made.folder / "key.csv").read_text()
         with monkeypatch.context() as patch:
-            patch.setattr(make, "_write_page", stop)
+            patch.setattr(make, "write_page", stop)
             with pytest.raises(KeyboardInterrupt):
                 make_survey(folders, tmp_path / "study", items=2, seed=1, overwrite=True, progress=False)
         assert (made.folder / "key.csv").read_text() == before

@@ -15,11 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from latentclap import papers
-from latentclap.classes import CLASSES, LABELS
 from latentclap.errors import InputError
 from latentclap.files import check_place, file_sha256, listed, plain, replaceable, write_json, write_text
 from latentclap.locks import alone
-from latentclap.survey.form import RatedClip, page, survey_form
+from latentclap.survey.clips import Choice, choose
+from latentclap.survey.pages import write_index, write_page
 from latentclap.tables import csv_text
 from latentclap.typed import typed_as
 
@@ -33,14 +33,6 @@ LUFS, PEAK = -23.0, 0.9
 FOLLOWED = 20.0
 FADE = 10.0  # milliseconds: a clip that is cut in the middle of a sound clicks
 
-INTRO = (
-    "You will hear {n} short sounds, one after the other, and rate each for its audio quality and for how well it"
-    " fits “{label}”, from {low} to {high}. Use headphones, and set your volume with the first clips: all have one"
-    " loudness.",
-    "You may hear a clip as often as you like. Answers are kept in this browser: you may stop, and go on later.",
-)
-SAVING = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
-
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
@@ -52,6 +44,8 @@ class Survey:
         clips: number of sound files.
         levels: LUFS of each class.
         rates: {model: sampling rates of its files, in Hz}.
+        labels: {class: the words that raters read}.
+        left_out: {class: systems without it}: classes that were not asked for and that some systems have.
     """
 
     folder: Path
@@ -59,6 +53,8 @@ class Survey:
     clips: int
     levels: dict[str, float]
     rates: dict[str, list[int]]
+    labels: dict[str, str]
+    left_out: dict[str, list[str]]
 
 
 def make_survey(
@@ -78,6 +74,8 @@ def make_survey(
 ) -> Survey:
     """Make blind surveys, one for each class, from folders of clips (``<class>/*.wav``) of several systems.
 
+    Classes may have any names: raters read those of the folders, as words.
+
     ``out/pages`` is what is published, on any web server or from a disk. ``out/key.csv`` says which system made
     which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds`` of their
     first channel, faded out, followed by silence where others are longer, and written as 16-bit WAV.
@@ -86,7 +84,7 @@ def make_survey(
         models: {name: folder}, two or more; ``latentclap.papers.MODELS`` are the paper's.
         out: a new folder, or one that holds a survey.
         items: clips of each system and class, drawn at random where there are more.
-        classes: those asked for; empty: those that every folder has.
+        classes: those asked for, in any spelling; empty: those that every folder has.
         seed: of the draw and of the names.
         seconds: kept from the start of a clip.
         sampling_rate: in Hz, that all clips are brought to; 0: they stay as they are.
@@ -137,8 +135,8 @@ def _made(
     progress: bool,
 ) -> Survey:
     """What :func:`make_survey` does in a folder of its own."""
-    chosen = _choose(models, items, classes, seed)
-    clips = _named(chosen, seed)
+    choice = choose(models, items, classes, seed)
+    clips = _named(choice, seed)
     key = csv_text(
         [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
     )
@@ -152,15 +150,15 @@ def _made(
     pages, levels = {}, {}
     rates: dict[str, set[int]] = {model: set() for model in models}
     with tqdm(total=len(clips), desc="clips", unit="clip", disable=None if progress else True) as bar:
-        for cls in chosen:
+        for cls, label in choice.labels.items():
             waves = {}
             for name, _, model, _, path in (clip for clip in clips if clip[1] == cls):
                 waves[name] = _read(path, seconds, sampling_rate)
                 rates[model].add(waves[name][1])
                 bar.update()
             levels[cls] = _write(waves, part / "clips")
-            pages[cls] = _write_page(part, cls, sorted(waves), intro, thanks, send_to)
-    _write_index(part, pages)
+            pages[cls] = write_page(part, cls, label, sorted(waves), intro, thanks, send_to)
+    write_index(part, pages, choice.labels)
     found = {model: sorted(values) for model, values in rates.items()}
     # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped between
     # them says the same command again
@@ -174,13 +172,14 @@ def _made(
             "seconds": seconds,
             "sampling_rates": found,
             "lufs": levels,
+            "classes": choice.labels,
         },
     )
     write_text(out / KEY, key)
     shutil.rmtree(out / PAGES, ignore_errors=True)
     part.rename(out / PAGES)
     pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
-    return Survey(out, pages, len(clips), levels, found)
+    return Survey(out, pages, len(clips), levels, found, choice.labels, choice.left_out)
 
 
 def write_clips(
@@ -228,61 +227,15 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _choose(
-    models: Mapping[str, str | Path], items: int, classes: Sequence[str], seed: int
-) -> dict[str, dict[str, list[Path]]]:
-    """{class: {model: files}}: ``items`` of each, drawn where there are more."""
-    for name, folder in models.items():
-        if not Path(folder).is_dir():
-            raise InputError(f"{name}: {folder}: no such folder of clips, <class>/*.wav")
-    found = {name: _clips(Path(folder)) for name, folder in models.items()}
-    wanted = list(classes) or [c for c in CLASSES if all(c in by for by in found.values())]
-    if not wanted:
-        raise InputError(f"no class has clips in every folder: {', '.join(map(str, models.values()))}")
-    draw = np.random.default_rng([seed, 0])
-    chosen: dict[str, dict[str, list[Path]]] = {}
-    for cls in wanted:
-        for name, by in found.items():
-            paths = sorted(by.get(cls, []))
-            if len(paths) < items:
-                fewer = f", or ask for fewer (--items {len(paths)})" if paths else ""
-                raise InputError(
-                    f"{name}: {models[name]} has {len(paths) or 'no'} clip{'s' * (len(paths) != 1)} of {cls}, and"
-                    f" {items} {'is' if items == 1 else 'are'} asked for; generate more{fewer}"
-                )
-            kept = sorted(draw.choice(len(paths), items, replace=False))
-            chosen.setdefault(cls, {})[name] = [paths[i] for i in kept]
-    return chosen
-
-
-def _clips(folder: Path) -> dict[str, list[Path]]:
-    """Sound files of a folder by class, of its evaluation side where it has both.
-
-    Recordings may be there twice, as in the organisers' set; a silent clip is what a system made, and raters hear it.
-    """
-    from latentclap.data import scan
-
-    report = scan(folder, silence_dbfs=-np.inf)
-    report.raise_if_bad(ignore=["missing class", "stray file", "bad meta", "duplicate"])
-    both = {clip.split for clip in report.clips} >= {"dev", "eval"}
-    clips: dict[str, list[Path]] = {}
-    for clip in report.clips:
-        if not both or clip.split == "eval":
-            clips.setdefault(clip.cls, []).append(Path(clip.path))
-    return clips
-
-
-def _named(
-    chosen: Mapping[str, Mapping[str, Sequence[Path]]], seed: int
-) -> list[tuple[str, str, str, str, Path]]:
+def _named(choice: Choice, seed: int) -> list[tuple[str, str, str, str, Path]]:
     """Every clip as (name that tells nothing, class, model, item, file)."""
     clips = [
         (cls, model, str(item), path)
-        for cls, by in chosen.items()
+        for cls, by in choice.files.items()
         for model, paths in by.items()
         for item, path in enumerate(paths)
     ]
-    names = _names(len(clips), np.random.default_rng([seed, 1, _content(chosen)]))
+    names = _names(len(clips), np.random.default_rng([seed, 1, _content(choice.files)]))
     return [(name, *clip) for name, clip in zip(names, clips, strict=True)]
 
 
@@ -334,30 +287,3 @@ def _write(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> float:
         write_wave(folder / f"{name}.wav", alike, sr)
         os.utime(folder / f"{name}.wav", (now, now))
     return round(float(level), 1)
-
-
-def _write_page(
-    folder: Path, cls: str, names: Sequence[str], intro: Sequence[str], thanks: Sequence[str], send_to: str
-) -> Path:
-    low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
-    own = [text.format(n=len(names), label=LABELS[cls], low=low, high=high) for text in INTRO]
-    title = f"Listening test: {LABELS[cls]}"
-    form = survey_form(
-        [RatedClip(name, cls, f"clips/{name}.wav") for name in names],
-        study=f"{cls}-{names[0]}",
-        title=title,
-        intro=[*intro, *own],
-        saving="" if send_to else SAVING,
-        thanks=thanks,
-        send_to=send_to,
-    )
-    path = folder / f"{cls}.html"
-    write_text(path, page(form, title))
-    return path
-
-
-def _write_index(folder: Path, pages: Mapping[str, Path]) -> None:
-    links = "".join(f'<li><a href="{path.name}">{LABELS[cls]}</a></li>\n' for cls, path in pages.items())
-    title = "Listening tests"
-    body = f"<h1>{title}</h1>\n<p>One for each class of sounds.</p>\n<ul>\n{links}</ul>\n"
-    write_text(folder / "index.html", page(body, title))
