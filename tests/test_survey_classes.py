@@ -13,9 +13,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from latentclap import cli, stats
+from latentclap.asked import named_texts
 from latentclap.audio import write_wave
 from latentclap.errors import InputError
-from latentclap.files import read_json
+from latentclap.files import read_json, write_json
 from latentclap.naming import class_key, spoken
 from latentclap.survey import RatedClip, make_survey, survey_form
 
@@ -124,6 +125,20 @@ class TestPages:
         index = (made.folder / "pages" / "index.html").read_text()
         assert '<a href="door_slam.html">door slam</a>' in index
         assert read_json(made.folder / "survey.json")["classes"] == made.labels
+
+    def test_raters_read_the_text_that_a_clip_was_asked_to_be(self, tmp_path):
+        """Its folder is called by the first sixty signs, without any but letters and digits."""
+        long = "a heavy wooden door that slams shut in a large stone hall, at night"
+        prompts = [f"This is a sound of {long}.", "A dog's bowl", "Hiss."]
+        names = named_texts("", prompts)
+        both = {name: sounds(tmp_path / name, names, 1, seed=k) for k, name in enumerate("ab")}
+        clips = [{"class": cls, "prompt": text} for cls, text in names.items()]
+        write_json(both["b"] / "generation.json", {"clips": clips})
+        made = make_survey(both, tmp_path / "study", items=1, progress=False)
+        assert set(made.labels.values()) == {long, "A dog's bowl", "hiss"}
+        write_json(both["b"] / "generation.json", [])  # another program's
+        made = make_survey(both, tmp_path / "other", items=1, progress=False)
+        assert set(made.labels.values()) == {long.replace(",", "")[:60].strip(), "a dog s bowl", "hiss"}
 
     def test_classes_have_their_names_whichever_system_comes_first(self, folders, tmp_path):
         one = make_survey(folders, tmp_path / "one", items=2, progress=False)

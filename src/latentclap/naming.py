@@ -20,14 +20,14 @@ def class_key(name: str) -> str:
     Raises:
         InputError: it has neither a letter nor a digit.
     """
-    words = class_words(name)
-    for spelling in (name, words):
+    spelling = name
+    for _ in range(2):
         try:
             return canonical_class(spelling)
         except ValueError:
-            pass
+            spelling = class_words(name)
     key = ""
-    for sign in words:
+    for sign in spelling:
         # a mark belongs to its letter: a vowel of Hindi, an accent that has no sign of its own
         mark = key[-1:] not in ("", "_") and unicodedata.category(sign).startswith("M")
         if mark or sign.isalnum():

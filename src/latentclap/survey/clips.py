@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from latentclap.asked import heard
 from latentclap.classes import CLASSES, LABELS
 from latentclap.compare.clips import named_as
 from latentclap.errors import InputError
 from latentclap.evaluate.clips import in_order
-from latentclap.files import plain
+from latentclap.files import plain, read_json
+from latentclap.generation import RECORD
 from latentclap.naming import class_key, class_words, spoken
 from latentclap.scan import DataReport, Problem, examine, scan
 from latentclap.scan.layout import SPLITS, Found, find, packed, sounds_below, visible
@@ -120,6 +122,7 @@ def _by_class(
     Folders of one class are found as `latentclap evaluate` finds them: ``Door Slam`` is ``door_slam``.
     """
     found = {name: _folders(folder) for name, folder in models.items()}
+    texts = {name: _texts(folder) for name, folder in models.items()}
     first = list(next(iter(found.values())))
     by: dict[str, dict[str, list[Path]]] = {}
     labels: dict[str, str] = {}
@@ -135,11 +138,21 @@ def _by_class(
                 )
             taken[key] = written
             by[name][key] = own[written]
-            words = class_words(written)
-            # signs that the key has not, "l'eau"; not those of a folder that is called less
-            if key not in LABELS and class_key(written) == key and words != spoken(key):
+            words = texts[name].get(written) or class_words(written)
+            # what the key leaves out, "l'eau" or the end of a long text; not what a folder's name leaves out
+            if key not in LABELS and class_key(written) == key and words.casefold() != spoken(key):
                 labels.setdefault(key, words)
     return by, labels
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """What the clips of each class were asked to be, where `latentclap generate` made them: {folder: words}."""
+    try:
+        clips = read_json(folder / RECORD)["clips"]
+        asked = {clip["class"]: heard(clip["prompt"]) for clip in clips}
+        return {cls: " ".join(text.split()).rstrip(".") for cls, text in asked.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # other clips, or another program's record: the folder's name says it
 
 
 def _folders(folder: Path) -> dict[str, list[Path]]:

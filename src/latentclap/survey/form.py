@@ -121,8 +121,8 @@ def page(form: str, title: str) -> str:
         '<meta name="robots" content="noindex">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)}</title>\n"
-        "<style>body { margin: 1rem auto; max-width: 50rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }"
-        "</style>\n</head>\n"
+        "<style>body { margin: 1rem auto; max-width: 50rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;"
+        " overflow-wrap: break-word; }</style>\n</head>\n"
         f"<body>\n<main>\n{form}</main>\n</body>\n</html>\n"
     )
 
