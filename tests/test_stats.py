@@ -314,7 +314,10 @@ class TestCrossed:
                 "no rating for every model of every class",
             ),
             (lambda d: d[d.rater == "r0"], "one rater; an analysis needs at least two"),
-            (lambda d: d[d.rater < "r2"], "2 raters: too few"),
+            (
+                lambda d: d[d.rater < "r2"],
+                "2 raters: too few to estimate sphericity of 3 levels; it takes 4$",
+            ),
         ],
     )
     def test_bad_tables(self, crossed, change, says):
