@@ -134,7 +134,7 @@ def test_answers_of_raters_who_heard_every_class_are_analysed(tiny_profile, runs
     key = [
         (f"{k:08x}", cls, model, str(item))
         for k, (cls, model, item) in enumerate(
-            itertools.product(("rain", "gunshot"), papers.MODELS, range(2))
+            itertools.product(("rain", "door_slam"), papers.MODELS, range(2))  # of the seven, and another
         )
     ]
     table = pd.DataFrame(key, columns=["clip", "class", "model", "item"])
@@ -166,6 +166,7 @@ def test_answers_of_raters_who_heard_every_class_are_analysed(tiny_profile, runs
     assert metrics["t2_F_quality"] == pytest.approx(row["F"])
     assert (metrics["t2_n_raters"], metrics["t2_n_ratings"]) == (4, 48)
     assert metrics["t2_source"] == "ratings from answers"
+    assert metrics["t2_classes"] == "2 classes (rain, door slam)"
 
 
 def test_lambda_0_alone_is_no_sweep(tiny_profile, runs, tmp_path):

@@ -314,7 +314,10 @@ class TestCrossed:
                 "no rating for every model of every class",
             ),
             (lambda d: d[d.rater == "r0"], "one rater; an analysis needs at least two"),
-            (lambda d: d[d.rater < "r2"], "2 raters: too few"),
+            (
+                lambda d: d[d.rater < "r2"],
+                "2 raters: too few to estimate sphericity of 3 levels; it takes 4$",
+            ),
         ],
     )
     def test_bad_tables(self, crossed, change, says):
@@ -635,7 +638,7 @@ class TestSimulation:
             ("", "No columns"),
             ("rater,class,model,quality,relevance\n", "no column item"),
             ("rater,class,model,item,quality,relevance\na,rain,x,1,good,2\n", "quality is not numeric"),
-            ("rater,class,model,item,quality,relevance\na,cat,x,1,1,2\n", "unknown class 'cat'"),
+            ("rater,class,model,item,quality,relevance\na,,x,1,1,2\n", "row 1 below the header has no class"),
         ]:
             path.write_text(text)
             with pytest.raises(InputError, match=says):

@@ -22,7 +22,7 @@ from browsing import DESK, PHONE, Quiet, leaving, watched
 from fake_book import tone
 from latentclap import papers
 from latentclap.audio import write_wave
-from latentclap.stats import read_ratings
+from latentclap.stats import rated_classes, read_ratings
 from latentclap.survey import RatedClip, make_survey, survey_form
 from latentclap.survey.form import page as page_around
 
@@ -448,6 +448,50 @@ def test_a_page_on_a_web_server_asks_no_other_machine(page, study):
         assert [url for url in page.requests if not url.startswith(here)] == []
         assert page.failures == []
         server.shutdown()
+
+
+#: folders of the classes of one's own, as its owner and `latentclap generate` call them
+OWN = {"Recorded": "Door & <b>Slam<b> $&", "After": "door_b_slam_b"}
+
+
+@pytest.mark.parametrize("shape", [PHONE, DESK])
+def test_a_survey_of_a_class_of_ones_own(page, tmp_path, shape):
+    """From folders over the list of pages and a rater's file to the table, by the words of the folder."""
+    for k, (model, cls) in enumerate(OWN.items()):
+        for name, pitch in ((cls, 300), ("x" * 200, 500)):
+            write_wave(tmp_path / model / name / "0.wav", tone(pitch + 90 * k, 0.5), 16000)
+    folders = {model: tmp_path / model for model in OWN}
+    made = make_survey(folders, tmp_path / "study", items=1, progress=False)
+    words = "door & <b>slam<b> $&"
+    page.set_viewport_size(shape)
+    fits = "() => document.documentElement.scrollWidth <= innerWidth"
+    page.goto((made.folder / "pages" / "index.html").as_uri())
+    assert page.locator("li").all_inner_texts() == [words, "x" * 200] and page.evaluate(fits)
+    page.get_by_role("link", name="xxx").click()
+    go_on(page, "Ann")
+    assert page.evaluate(fits)
+    leaving(page, page.go_back)
+    page.get_by_role("link", name=words).click()
+    assert page.title() == heading(page) == f"Listening test: {words}"
+    assert f"how well it fits “{words}”, from 0 to 10" in page.inner_text(".lc-rate")
+    go_on(page, "Ann")
+    given = {}
+    for k in range(2):
+        assert heading(page) == f"Clip {k + 1} of 2: {words}"
+        assert page.locator("legend").all_inner_texts() == [
+            "How good is the audio quality?",
+            f"How well does the clip fit “{words}”?",
+        ]
+        assert page.evaluate(fits)
+        given[rate(page, k, 9)] = k
+    (tmp_path / "answers").mkdir()
+    rows = saved(page, tmp_path / "answers")
+    assert {row["class"] for row in rows} == {"door_b_slam_b"}
+    table = read_ratings(tmp_path / "answers", key=made.folder / "key.csv")
+    key = pd.read_csv(made.folder / "key.csv", dtype=str).set_index("clip")
+    assert dict(zip(table.model, table.quality, strict=True)) == {key.model[c]: q for c, q in given.items()}
+    assert rated_classes(table) == "1 class (door b slam b)"
+    assert page.failures == []
 
 
 @pytest.mark.parametrize("shape", [PHONE, {"width": 320, "height": 568}])

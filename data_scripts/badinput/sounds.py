@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -193,6 +194,28 @@ def foreign_text(path: Path, _: Shelf) -> None:
     clips(path)
     _text(path / "rain" / "1.wav")
     (path / "rain").rename(path / "cats")
+
+
+@material()
+def class_twice(path: Path, _: Shelf) -> None:
+    """Two folders of one class of another name."""
+    clips(path, ("rain", "dog_bark"))
+    (path / "rain").rename(path / "Cats")
+    (path / "dog_bark").rename(path / "cats")
+
+
+@material()
+def class_of_signs(path: Path, _: Shelf) -> None:
+    """A class folder whose name has neither a letter nor a digit."""
+    clips(path)
+    (path / "rain").rename(path / "++")
+
+
+@material()
+def class_of_bytes(path: Path, _: Shelf) -> None:
+    """A class folder whose name is no text in UTF-8."""
+    clips(path)
+    (path / "rain").rename(path / os.fsdecode(b"caf\xe9"))
 
 
 @material()

@@ -70,21 +70,25 @@ for _key, _text in {
 # --- ratings ------------------------------------------------------------------------------------------------
 
 
-def _ratings(*, leave_out: str = "", quality: str = "5", cls: str = "") -> str:
+def _ratings(*, leave_out: str = "", quality: str = "5", first_class: str = CLASSES[0]) -> str:
     """Two raters a class who rate every model once; ``leave_out`` is a model that the first rater skips."""
     lines = ["rater,class,model,item,quality,relevance"]
     for c, r, model in itertools.product(CLASSES, range(2), MODELS):
         if model != leave_out or r or c != CLASSES[0]:
-            lines.append(f"{c}-{r},{cls or c},{model},0,{quality if len(lines) == 1 else r + 4},{r + 5}")
+            cls, given = (first_class, quality) if len(lines) == 1 else (c, r + 4)
+            lines.append(f"{c}-{r},{cls},{model},0,{given},{r + 5}")
     return "\n".join(lines) + "\n"
 
 
+#: two raters of a class and of systems that nobody else rated
+_OF_OTHERS = "".join(f"door-{r},door_slam,{model},0,{r + 4},{r + 5}\n" for r in range(2) for model in "AB")
 for _key, _text in {
     "ratings_columns": "rater,class,quality\na,rain,3\n",
     "ratings_words": _ratings(quality="good"),
     "ratings_gap": _ratings(quality=""),
     "ratings_model": _ratings(leave_out=MODELS[1]),
-    "ratings_class": _ratings(cls="cats"),
+    "ratings_no_class": _ratings(first_class=""),
+    "ratings_two_surveys": _ratings() + _OF_OTHERS,
     "ratings_header": "rater,class,model,item,quality,relevance\n",
     "ratings_empty": "",
 }.items():

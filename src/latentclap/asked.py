@@ -34,8 +34,7 @@ def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
     if bool(classes) == bool(prompts):
         raise InputError(f"give --classes (of {', '.join(CLASSES)}, or all) or --prompt, one of the two")
     if prompts:
-        heard = [found["what"] if (found := _FRAME.fullmatch(text.strip())) else text for text in prompts]
-        names = {_name(words): text for words, text in zip(heard, prompts, strict=True)}
+        names = {_name(heard(text)): text for text in prompts}
         if len(names) < len(prompts):  # "rooster" and "This is a sound of rooster."
             names = {_name(text): text for text in prompts}
         if "" in names or len(names) < len(prompts):
@@ -46,6 +45,11 @@ def named_texts(classes: str, prompts: Sequence[str]) -> dict[str, str]:
         return {cls: prompt(cls) for cls in map(canonical_class, wanted)}
     except ValueError as error:
         raise InputError(f"--classes: {error}") from None
+
+
+def heard(text: str) -> str:
+    """What a prompt in the paper's form names, "door slam." of "This is a sound of door slam."; else the text."""
+    return found["what"] if (found := _FRAME.fullmatch(text.strip())) else text
 
 
 def _name(words: str) -> str:

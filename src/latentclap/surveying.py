@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from latentclap.asked import named_texts
 from latentclap.errors import InputError
 from latentclap.options import (
     Quiet,
@@ -18,7 +18,13 @@ from latentclap.options import (
 )
 from latentclap.wording import plural
 
+if TYPE_CHECKING:
+    from latentclap.survey import Survey
+
 HELP = """Make blind listening tests as the paper's, a page for each class, from folders of clips of several systems.
+
+Classes may have any names, the paper's seven or others: raters read those of the folders, as words ("door slam" for
+Door_Slam or door_slam).
 
 Put pages/ on a web server, or open it from a disk, and keep key.csv, which says whose clip is whose. What raters
 save goes into one folder, which notebook 05 analyses with that key."""
@@ -31,7 +37,8 @@ def survey(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pages/, key.csv and survey.json.")],
     items: Annotated[int, typer.Option(help="Clips of each system and class; the paper: 15 (V-C).")] = 15,
     classes: Annotated[
-        str, typer.Option(help="Class names with commas between them; default: those in every folder.")
+        str,
+        typer.Option(help="Class names with commas between them, or all; default: those in every folder."),
     ] = "",
     seed: Annotated[
         int, typer.Option(help="Seed of the draw among a folder's clips, and of their new names.")
@@ -68,7 +75,7 @@ def survey(
         folders,
         out,
         items=items,
-        classes=list(named_texts(classes, [])) if classes else (),
+        classes=[name for name in classes.split(",") if name.strip()],
         seed=seed,
         seconds=seconds,
         sampling_rate=sampling_rate,
@@ -80,10 +87,23 @@ def survey(
     )
     pages = plural(len(made.pages), "class", "classes")
     typer.echo(f"{plural(made.clips, 'clip')}, {pages}: {made.folder / 'pages' / 'index.html'}")
+    typer.echo(f"raters read: {', '.join(made.labels.values())}")
+    answers, key = (shlex.quote(str(made.folder / name)) for name in ("answers", "key.csv"))
     typer.echo(
-        f"with the raters' files in {made.folder / 'answers'}: papermill notebooks/05_table2.ipynb out.ipynb"
-        f" -p ratings_csv {made.folder / 'answers'} -p ratings_key {made.folder / 'key.csv'}"
+        f"with the raters' files in {answers}: papermill notebooks/05_table2.ipynb out.ipynb"
+        f" -p ratings_csv {answers} -p ratings_key {key}"
     )
+    _warn(made)
+
+
+def _warn(made: Survey) -> None:
+    """Tell of classes that were left out, and of rates by which raters can tell the systems apart."""
+    if made.left_out:
+        told = "; ".join(
+            f"{cls} (not in {', '.join(names)})" for cls, names in list(made.left_out.items())[:5]
+        )
+        more = f"; and {len(made.left_out) - 5} more" if len(made.left_out) > 5 else ""
+        typer.echo(f"warning: classes left out, which not every folder has: {told}{more}", err=True)
     if len({rate for rates in made.rates.values() for rate in rates}) > 1:
         told = "; ".join(f"{name} {', '.join(map(str, rates))}" for name, rates in made.rates.items())
         typer.echo(

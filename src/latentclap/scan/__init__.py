@@ -7,8 +7,8 @@ in the report's table.
 
 from __future__ import annotations
 
-from latentclap.scan.folder import scan
+from latentclap.scan.folder import examine, scan
 from latentclap.scan.layout import SUFFIXES
 from latentclap.scan.report import Clip, DataReport, Problem
 
-__all__ = ["SUFFIXES", "Clip", "DataReport", "Problem", "scan"]
+__all__ = ["SUFFIXES", "Clip", "DataReport", "Problem", "examine", "scan"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +46,22 @@ def _examine(found: Found, min_seconds: float, silence_dbfs: float) -> Clip | Pr
     return Clip(
         path, found.cls, split=found.split, seconds=seconds, sr=sr, channels=wave.shape[0], digest=digest
     )
+
+
+def examine(
+    found: Sequence[Found],
+    *,
+    min_seconds: float = 0.5,
+    silence_dbfs: float = -60.0,
+    workers: int | None = None,
+    progress: bool | None = None,
+    desc: str = "reading",
+) -> list[Clip | Problem]:
+    """Decode sound files: a clip for each that is good, else the first thing that is wrong with it; see `scan`."""
+    quiet = (None if len(found) >= 300 else True) if progress is None else not progress
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        results = pool.map(lambda f: _examine(f, min_seconds, silence_dbfs), found)
+        return list(tqdm(results, total=len(found), desc=desc, unit="file", disable=quiet))
 
 
 def _drop_duplicates(clips: Iterable[Clip], folder: Path) -> tuple[list[Clip], list[Problem]]:
@@ -93,18 +109,14 @@ def scan(
         raise InputError(f"{folder}: {locked.detail}")
     if not seen:
         raise InputError(f"{folder}: no class folder here; {suggest(folder, problems)}")
-    workers = workers or min(8, os.cpu_count() or 1)
-    quiet = (None if len(found) >= 300 else True) if progress is None else not progress
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(
-            tqdm(
-                pool.map(lambda f: _examine(f, min_seconds, silence_dbfs), found),
-                total=len(found),
-                desc=f"reading {folder.name}",
-                unit="file",
-                disable=quiet,
-            )
-        )
+    results = examine(
+        found,
+        min_seconds=min_seconds,
+        silence_dbfs=silence_dbfs,
+        workers=workers,
+        progress=progress,
+        desc=f"reading {folder.name}",
+    )
     problems += [r for r in results if isinstance(r, Problem)]
     clips, duplicates = _drop_duplicates((r for r in results if isinstance(r, Clip)), folder)
     clips, bad_meta, notes = apply_meta(clips, folder)

@@ -59,16 +59,17 @@ def _is_sound(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES | UNDECODABLE and not path.is_dir()
 
 
-def _sounds_below(
+def sounds_below(
     folder: Path, problems: list[Problem], above: frozenset[str] = frozenset()
 ) -> Iterator[Path]:
+    """Sound files below a folder, at any depth; what may not be read is added to ``problems``."""
     # not rglob: it follows no order of ours and silently swallows unreadable folders
     real = os.path.realpath(folder)
     if real in above:  # a link upwards
         return
     for path in visible(folder, problems):
         if path.is_dir():
-            yield from _sounds_below(path, problems, above | {real})
+            yield from sounds_below(path, problems, above | {real})
         elif _is_sound(path):
             yield path
 
@@ -94,7 +95,7 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
                     problems += _wrong_class(path)
                     continue
                 seen.add(cls)
-                sounds = [Found(p, cls, split) for p in _sounds_below(path, problems)]
+                sounds = [Found(p, cls, split) for p in sounds_below(path, problems)]
                 found += sounds
                 if not sounds and (archives := packed(visible(path))):
                     problems.append(
@@ -107,7 +108,7 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
 
 def _wrong_class(path: Path) -> list[Problem]:
     problems: list[Problem] = []
-    n = sum(1 for _ in _sounds_below(path, problems))
+    n = sum(1 for _ in sounds_below(path, problems))
     if not n:
         return problems
     near = difflib.get_close_matches(path.name.lower().replace("-", "_"), CLASSES, n=1)

@@ -36,7 +36,13 @@ from latentclap.stats.implied import (
 from latentclap.stats.intervals import percentile_interval
 from latentclap.stats.paired import changes_in_words, paired_changes
 from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
-from latentclap.stats.ratings import RATING_COLUMNS, RatingNoise, read_ratings, simulate_ratings
+from latentclap.stats.ratings import (
+    RATING_COLUMNS,
+    RatingNoise,
+    rated_classes,
+    read_ratings,
+    simulate_ratings,
+)
 
 __all__ = [
     "RATING_COLUMNS",
@@ -69,6 +75,7 @@ __all__ = [
     "paired_t_power",
     "percentile_interval",
     "post_hoc",
+    "rated_classes",
     "raters_needed",
     "read_ratings",
     "simulate_ratings",

@@ -71,7 +71,9 @@ def sphericity(wide: pd.DataFrame) -> Sphericity:
     p, dof = k - 1, n - groups
     if dof <= p:
         where = f" in {groups} classes" if groups > 1 else ""
-        raise InputError(f"{n} raters{where}: too few to estimate sphericity of {k} levels")
+        raise InputError(
+            f"{n} raters{where}: too few to estimate sphericity of {k} levels; it takes {k + groups}"
+        )
     s = _error_matrix(values @ _contrasts(k), codes) / dof
     trace = float(np.trace(s))
     if trace <= 0:

@@ -72,6 +72,7 @@ def cell_means(
             f"ratings: rater {classes.idxmax()!r} appears in {classes.max()} classes; {between} is between "
             "raters: give raters of different surveys different names"
         )
+    _same_systems(table, within, between)
     wide = table.groupby([between, subject, within], observed=True, sort=True)[dv].mean().unstack(within)
     wide = wide[list(pd.unique(table[within]))]
     if wide.isna().any(axis=None):
@@ -86,6 +87,7 @@ def cell_means(
 
 def _crossed_means(table: pd.DataFrame, dv: str, subject: str, within: str, crossed: str) -> pd.DataFrame:
     """`cell_means` where every rater rated every level of ``crossed``: each of them weighs the same."""
+    _same_systems(table, within, crossed)
     cells = table.groupby([subject, crossed, within], observed=True, sort=True)[dv].mean()
     wide = cells.unstack([crossed, within])
     if wide.isna().any(axis=None) or wide.shape[1] < table[crossed].nunique() * table[within].nunique():
@@ -118,4 +120,16 @@ def check_complete(
         raise InputError(
             f"ratings: {bad.sum()} row{'s' * (bad.sum() != 1)} with a missing value, "
             f"first at row {bad.to_numpy().argmax()}; {mend} or fill in the rating"
+        )
+
+
+def _same_systems(table: pd.DataFrame, within: str, by: str) -> None:
+    """Refuse levels of ``by`` that were rated for other levels of ``within``: those of another survey, say."""
+    rated = table.groupby([by, within], observed=True).size().unstack()
+    if rated.isna().any(axis=None):
+        few = rated.index[rated.isna().any(axis=1).to_numpy().argmax()]
+        lacking = rated.columns[rated.loc[few].isna().to_numpy().argmax()]
+        raise InputError(
+            f"ratings: there is no rating for every {within} of every {by}: {few!r} has none of {lacking!r}; leave"
+            f" out what is incomplete, and analyse surveys of other {within}s apart"
         )

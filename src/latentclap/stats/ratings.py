@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
-from latentclap.classes import canonical_class
 from latentclap.errors import InputError
 from latentclap.files import listed, plain
+from latentclap.naming import class_key, spoken
 from latentclap.tables import table_text
 from latentclap.wording import plural
 
@@ -31,7 +31,8 @@ def read_ratings(
 ) -> pd.DataFrame:
     """Read a long table of ratings (csv): rater, class, model, item, and one column a question.
 
-    Commas, semicolons or tabs may separate the columns, as spreadsheets write them.
+    Commas, semicolons or tabs may separate the columns, as spreadsheets write them. Classes may have any names; a
+    class that is spelt in several ways, "Door Slam" and ``door_slam``, is one.
 
     Where a clip was rated several times at times that are known (``when``: a survey's page was gone through twice,
     or its file was saved half-way and again), the last rating counts.
@@ -45,8 +46,8 @@ def read_ratings(
         key: of a blind survey, whose files name clips by ``clip`` alone: the key.csv that `latentclap survey` wrote.
 
     Raises:
-        InputError: no such file, not a table, columns missing, an unknown class, a clip that the key does not
-        have, or ratings that are not numbers.
+        InputError: no such file, not a table, columns missing, a row without a class, a clip that the key does not
+        have (the answers are to another survey), or ratings that are not numbers.
     """
     wanted = f"ratings are a csv file with columns {', '.join((*RATING_COLUMNS, *questions))}"
     path = Path(path)
@@ -55,7 +56,7 @@ def read_ratings(
         files = [f for f in listed(path) if f.suffix.lower() == ".csv" and not f.name.startswith(".")]
     if not files:
         raise InputError(f"{path}: no .csv in this folder; {wanted}")
-    names = _read(Path(key), "the key of a survey is key.csv beside its pages", KEY_COLUMNS) if key else None
+    names = _key(key) if key else None
     read = [
         _one_file(file, wanted, questions, names, key).assign(**{FILE: plain(file.name)}) for file in files
     ]
@@ -73,11 +74,9 @@ def _one_file(
 ) -> pd.DataFrame:
     table = _read(path, wanted)
     if names is not None and CLIP in table:
-        unknown = sorted(set(table[CLIP].fillna("")) - set(names[CLIP]))
-        if unknown:
-            raise InputError(
-                f"{path}: clip {unknown[0]!r} is not in {key}; these are answers to another survey, or its key"
-            )
+        known = table[CLIP].fillna("").isin(names[CLIP])
+        if not known.all():
+            raise InputError(f"{path}: {_of_another(table[~known], names, key)}")
         table = table.drop(columns=[c for c in KEY_COLUMNS[1:] if c in table]).merge(names[list(KEY_COLUMNS)])
     missing = [c for c in (*RATING_COLUMNS, *questions) if c not in table]
     if missing:
@@ -86,11 +85,53 @@ def _one_file(
     for question in questions:
         if len(table) and not pd.api.types.is_numeric_dtype(table[question]):
             raise InputError(f"{path}: column {question} is not numeric")
-    try:
-        table["class"] = [canonical_class(str(c)) for c in table["class"]]
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    table["class"] = _classes(table["class"], path)
     return table
+
+
+def _classes(names: pd.Series, path: Path) -> list[str]:
+    """Classes under the one name of each."""
+    if names.isna().any():
+        row = names.isna().to_numpy().argmax() + 1
+        raise InputError(f"{path}: row {row} below the header has no class; fill it in, or leave the row out")
+    try:
+        keys = {name: class_key(name) for name in names.unique()}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return [keys[name] for name in names]
+
+
+def _of_another(rows: pd.DataFrame, names: pd.DataFrame, key: str | Path) -> str:
+    """Words for answers to clips that a key does not have: what they are of, and what the key is of."""
+
+    def of(table: pd.DataFrame) -> str:
+        found = sorted(set(table["class"].dropna())) if "class" in table else []
+        return ", ".join(found[:3]) + (", ..." if len(found) > 3 else "") or "no class"
+
+    clip = min(rows[CLIP].fillna(""))
+    return (
+        f"clip {clip!r} is not in {key}; these are answers to another survey, or its key (answers: {of(rows)}; key:"
+        f" {of(names)})"
+    )
+
+
+def rated_classes(table: pd.DataFrame, key: str | Path = "") -> str:
+    """Words for the classes that were rated: "2 of 3 classes (door slam, sword; no answers of glass break)".
+
+    Args:
+        table: from `read_ratings`.
+        key: the survey's key.csv, as for `read_ratings`: some of its classes may have no answers yet.
+    """
+    rated = list(dict.fromkeys(table["class"]))
+    asked = list(dict.fromkeys(_classes(_key(key)["class"], Path(key)))) if key else rated
+    lacking = [cls for cls in asked if cls not in rated]
+    many = f"{len(rated)} of " if lacking else ""
+    none = f"; no answers of {', '.join(map(spoken, lacking))}" if lacking else ""
+    return f"{many}{plural(len(asked), 'class', 'classes')} ({', '.join(map(spoken, rated))}{none})"
+
+
+def _key(path: str | Path) -> pd.DataFrame:
+    return _read(Path(path), "the key of a survey is key.csv beside its pages", KEY_COLUMNS)
 
 
 def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -101,7 +142,7 @@ def _read(path: Path, wanted: str, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     try:
         # a rater may be called NA: nothing but an empty cell is missing
-        texts = dict.fromkeys(("rater", "item", "model", CLIP), str)
+        texts = dict.fromkeys(("rater", "class", "item", "model", CLIP), str)
         text, delimiter = table_text(path)
         table = pd.read_csv(
             io.StringIO(text), sep=delimiter, dtype=texts, keep_default_na=False, na_values=[""]

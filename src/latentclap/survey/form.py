@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from latentclap import papers
-from latentclap.classes import LABELS
 from latentclap.errors import InputError
+from latentclap.naming import spoken
 
 #: The two questions, as the page asks them: {column: (text, what 0 means, what 10 means)}. The paper names what was
 #: rated and the scale (V-C), its authors' repository that 0 stood for the lowest possible quality or fit and 10 for
@@ -51,6 +51,7 @@ def survey_form(
     thanks: Sequence[str] = (),
     send_to: str = "",
     caveat: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """Return the HTML of a form that plays clips one by one and asks :data:`QUESTIONS` of each.
 
@@ -65,6 +66,7 @@ def survey_form(
         thanks: paragraphs of the last screen, once nothing is left: a code of completion, say.
         send_to: address to which complete ratings are sent as text/csv by POST; empty: raters save a file.
         caveat: a sentence under the table of means.
+        labels: {class: the words that raters read}; of others, those of its name.
 
     Raises:
         InputError: no clips, an id that is there twice, or systems that are named for some clips only.
@@ -92,7 +94,7 @@ def survey_form(
             {"name": name, "text": text, "low": worst, "high": best}
             for name, (text, worst, best) in QUESTIONS.items()
         ],
-        "classes": [{"name": cls, "label": LABELS[cls]} for cls in classes],
+        "classes": [{"name": cls, "label": (labels or {}).get(cls) or spoken(cls)} for cls in classes],
         "clips": [
             {key: value for key, value in dataclasses.asdict(clip).items() if value != ""} for clip in clips
         ],
@@ -119,8 +121,8 @@ def page(form: str, title: str) -> str:
         '<meta name="robots" content="noindex">\n'
         '<link rel="icon" href="data:,">\n'
         f"<title>{html.escape(title)}</title>\n"
-        "<style>body { margin: 1rem auto; max-width: 50rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; }"
-        "</style>\n</head>\n"
+        "<style>body { margin: 1rem auto; max-width: 50rem; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif;"
+        " overflow-wrap: break-word; }</style>\n</head>\n"
         f"<body>\n<main>\n{form}</main>\n</body>\n</html>\n"
     )
 

@@ -13,7 +13,8 @@ from latentclap import papers
 from latentclap.errors import InputError
 from latentclap.files import check_place, listed, plain, replaceable, write_json, write_text
 from latentclap.locks import alone
-from latentclap.survey.choose import Named, choose, named
+from latentclap.survey.clips import choose
+from latentclap.survey.names import Named, named
 from latentclap.survey.pages import write_index, write_page
 from latentclap.survey.sounds import read_clip, write_class
 from latentclap.tables import csv_text
@@ -35,6 +36,8 @@ class Survey:
         clips: number of sound files.
         levels: LUFS of each class.
         rates: {model: sampling rates of its files, in Hz}.
+        labels: {class: the words that raters read}.
+        left_out: {class: systems without it}: classes that were not asked for and that some systems have.
     """
 
     folder: Path
@@ -42,6 +45,8 @@ class Survey:
     clips: int
     levels: dict[str, float]
     rates: dict[str, list[int]]
+    labels: dict[str, str]
+    left_out: dict[str, list[str]]
 
 
 def make_survey(
@@ -61,6 +66,8 @@ def make_survey(
 ) -> Survey:
     """Make blind surveys, one for each class, from folders of clips (``<class>/*.wav``) of several systems.
 
+    Classes may have any names: raters read those of the folders, as words.
+
     ``out/pages`` is what is published, on any web server or from a disk. ``out/key.csv`` says which system made
     which clip; without it nobody can tell. Clips of a class are brought to one loudness, cut to ``seconds`` of their
     first channel, faded out, followed by silence where others are longer, and written as 16-bit WAV.
@@ -69,7 +76,7 @@ def make_survey(
         models: {name: folder}, two or more; ``latentclap.papers.MODELS`` are the paper's.
         out: a new folder, or one that holds a survey.
         items: clips of each system and class, drawn at random where there are more.
-        classes: those asked for; empty: those that every folder has.
+        classes: those asked for, in any spelling; empty: those that every folder has.
         seed: of the draw and of the names.
         seconds: kept from the start of a clip.
         sampling_rate: in Hz, that all clips are brought to; 0: they stay as they are.
@@ -89,17 +96,19 @@ def make_survey(
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise InputError(f"{out} lies in {folder}, among the clips of {name}: choose another folder")
     with alone(out, "another run makes a survey there"):
-        chosen = choose(models, items, classes, seed)
-        clips = named(chosen, seed)
+        choice = choose(models, items, classes, seed)
+        clips = named(choice.files, seed)
         key = csv_text(
             [("clip", "class", "model", "item", "file"), *((*clip[:4], plain(clip[4])) for clip in clips)]
         )
         _check_key(out, key, overwrite)
         part = out / PART  # pages that are not all there are nobody's to publish
         levels, rates = _write_sounds(part, clips, seconds, sampling_rate, progress)
-        names = {cls: sorted(name for name, of, *_ in clips if of == cls) for cls in chosen}
-        pages = {cls: write_page(part, cls, own, intro, thanks, send_to).name for cls, own in names.items()}
-        write_index(part, pages)
+        pages = {}
+        for cls, label in choice.labels.items():
+            names = sorted(name for name, of, *_ in clips if of == cls)
+            pages[cls] = write_page(part, cls, label, names, intro, thanks, send_to)
+        write_index(part, pages, choice.labels)
         # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped
         # between them says the same command again
         write_json(
@@ -112,12 +121,14 @@ def make_survey(
                 "seconds": seconds,
                 "sampling_rates": rates,
                 "lufs": levels,
+                "classes": choice.labels,
             },
         )
         write_text(out / KEY, key)
         shutil.rmtree(out / PAGES, ignore_errors=True)
         part.rename(out / PAGES)
-    return Survey(out, {cls: out / PAGES / name for cls, name in pages.items()}, len(clips), levels, rates)
+    pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
+    return Survey(out, pages, len(clips), levels, rates, choice.labels, choice.left_out)
 
 
 def _check_key(out: Path, key: str, overwrite: bool) -> None:

@@ -206,7 +206,7 @@
       } });
       study.questions.forEach((q) => {
         const set = add(form, "fieldset");
-        add(set, "legend", {}, q.text.replace("{class}", labelOf(clip.cls)));
+        add(set, "legend", {}, q.text.replace("{class}", () => labelOf(clip.cls)));
         const line = add(set, "div", { class: "lc-rate-scale" });
         add(line, "span", { class: "lc-rate-end" }, q.low);
         for (let value = low; value <= high; value++) {
