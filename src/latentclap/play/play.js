@@ -6,7 +6,8 @@ const form = get("ask");
 const field = (name) => form.elements[name];
 let about = null; // the model, and what can be chosen
 let state = null; // what goes on
-let clips = []; // as the list shows them, the newest first
+let clips = []; // as the lists show them, the newest first
+let before = null; // those of earlier sessions: all that changes of them is stars, and which are there
 let source = null; // the clip or sound that takes are made of
 let shown = -1; // revision of the list
 let asking = false;
@@ -107,13 +108,18 @@ const recall = () => {
     if ((name === "what" || name === "sampler") && field(name).value !== told[name]) field(name).value = before;
   });
   TICKS.forEach((name) => { get(name).checked = told[name] === "yes"; });
-  const open = (names) => names.some((name) => field(name).value !== usual[name]);
-  if (open(["sampler", "steps", "guidance_scale"])) form.querySelectorAll("details")[0].open = true;
-  if (open(["seconds", "loop", "fade", "lufs", "sampling_rate"])) form.querySelectorAll("details")[1].open = true;
+  unfold();
   showWhat();
   showStrength();
   showStarred();
 };
+
+// What is not as usual is seen.
+const SAMPLING = ["sampler", "steps", "guidance_scale"];
+const FINISH = ["seconds", "loop", "fade", "lufs", "sampling_rate"];
+const unfold = () => [SAMPLING, FINISH].forEach((names, k) => {
+  if (names.some((name) => field(name).value !== usual[name])) form.querySelectorAll("details")[k].open = true;
+});
 
 const make = async () => {
   say("");
@@ -160,6 +166,7 @@ const PLAYERS = 30;
 const ready = (player) => { if (!player.hasAttribute("src")) player.src = player.dataset.sound; };
 const near = new IntersectionObserver((seen) => seen.forEach(({ target: player, isIntersecting }) => {
   if (isIntersecting) return ready(player);
+  if (!player.hasAttribute("src")) return;
   const full = document.querySelectorAll("#clips audio[src]").length > PLAYERS;
   if (full && player.paused && !heard.includes(player)) {
     player.removeAttribute("src");
@@ -181,7 +188,7 @@ const star = (item) => {
 // Numbers of the clips that are seen, and what there is to download.
 const showStarred = () => {
   get("clips").classList.toggle("only", get("only").checked);
-  Array.from(get("clips").children).forEach((item) => item.querySelector("h3").removeAttribute("data-place"));
+  document.querySelectorAll("#clips h3[data-place]").forEach((heading) => heading.removeAttribute("data-place"));
   players().slice(0, 9).forEach((player, k) => { player.closest("li").querySelector("h3").dataset.place = k + 1; });
   const count = clips.filter((clip) => clip.starred).length;
   get("zip").hidden = !count;
@@ -192,9 +199,29 @@ const like = (item) => {
   const clip = clips.find((one) => one.id === Number(item.dataset.id));
   if (!clip) return;
   choose(clip);
+  toForm(field("strength"));
+};
+
+const toForm = (part) => {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   form.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
-  field("strength").focus({ preventScroll: true });
+  part.focus({ preventScroll: true });
+};
+
+// How a clip was made, as the form has it; what was not asked for is empty.
+const reuse = (item) => {
+  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  if (!clip) return;
+  const asked = { prompt: "", towards: "", ...clip.asked, seed: clip.seed };
+  ["what", "prompt", "towards", "strength", "seed", ...SAMPLING, ...FINISH].forEach((name) => {
+    if (name !== "strength" || asked.strength) field(name).value = asked[name] ?? "";
+  });
+  if (asked.what === "sound") choose(clips.find((one) => one.id === asked.source) || null);
+  unfold();
+  showWhat();
+  showStrength();
+  remember();
+  toForm(get("make").disabled ? field("seed") : get("make"));
 };
 
 // Its neighbour's button gets the focus: whoever has no mouse goes on from there.
@@ -210,7 +237,8 @@ const caption = (clip) => {
   if (clip.kind === "sound") {
     return `${clip.seconds.toFixed(2)} s, as the model hears it${clip.cut ? ": its beginning" : ""}`;
   }
-  return `${clip.seconds.toFixed(2)} s at ${clip.rate / 1000} kHz · ${clip.how}`;
+  const beyond = clip.seconds > about.seconds + 0.005 ? " (the picture shows its beginning)" : "";
+  return `${clip.seconds.toFixed(2)} s at ${clip.rate / 1000} kHz${beyond} · ${clip.how}`;
 };
 
 const card = (clip) => {
@@ -239,7 +267,9 @@ const card = (clip) => {
   Object.assign(find(".get"), { href: clip.sound, download: clip.file });
   find(".line code").textContent = clip.command;
   find(".copy").addEventListener("click", () => copy(find(".line code"), find(".copy")));
+  find(".reuse").addEventListener("click", () => reuse(item));
   find(".star").addEventListener("click", () => star(item));
+  if (clip.by) find(".by").textContent = `made by ${clip.by}`;
   return item;
 };
 
@@ -251,30 +281,42 @@ const copy = async (code, button) => {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 };
 
-const list = async () => {
-  const told = await call("/api/clips");
-  const first = shown < 0;
-  const known = new Map(Array.from(get("clips").children, (item) => [Number(item.dataset.id), item]));
-  const fresh = told.clips.filter((clip) => !known.has(clip.id) && clip.kind !== "sound");
-  shown = told.revision;
-  clips = told.clips;
-  const there = new Set(clips.map((clip) => clip.id));
+// Cards of one list. What is there stays where it is: a player that is moved falls silent.
+const place = (into, told) => {
+  const known = new Map(Array.from(into.children, (item) => [Number(item.dataset.id), item]));
+  const there = new Set(told.map((clip) => clip.id));
   known.forEach((item, id) => {
     if (there.has(id)) return;
     near.unobserve(item.querySelector("audio"));
     heard = heard.filter((player) => !item.contains(player));
     item.remove();
   });
-  // what is there stays where it is: a player that is moved falls silent
-  let before = null;
-  [...clips].reverse().forEach((clip) => {
+  let after = null;
+  [...told].reverse().forEach((clip) => {
     const item = known.get(clip.id) || card(clip);
-    if (!known.has(clip.id)) get("clips").insertBefore(item, before);
+    if (!known.has(clip.id)) into.insertBefore(item, after);
     showStar(item, clip);
-    before = item;
+    after = item;
   });
+};
+
+const list = async () => {
+  const told = await call("/api/clips");
+  const first = shown < 0;
+  const old = new Set(clips.map((clip) => clip.id));
+  const fresh = told.clips.filter((clip) => !old.has(clip.id) && clip.kind !== "sound");
+  if (!before) before = Object.keys(told.earlier).length ? (await call("/api/earlier")).clips : [];
+  before = before.filter((clip) => clip.id in told.earlier);
+  before.forEach((clip) => { clip.starred = told.earlier[clip.id]; });
+  shown = told.revision;
+  clips = [...told.clips, ...before];
+  place(get("now"), told.clips);
+  place(get("before"), before);
+  get("earlier").hidden = !before.length;
+  get("many").textContent = `${before.length}, the newest first`;
+  const there = new Set(clips.map((clip) => clip.id));
   if (source && !there.has(source.id)) { source = null; choose(null); }
-  const made = clips.filter((clip) => clip.kind !== "sound").length;
+  const made = told.clips.filter((clip) => clip.kind !== "sound").length;
   get("count").textContent = made ? `${made}, the newest first` : "none yet";
   showWhat();
   showStarred();
@@ -340,7 +382,7 @@ const begin = async () => {
   about = told;
   get("about").textContent = `Model: ${about.model} on ${about.device}, clips of ${about.seconds.toFixed(2)} s at ${about.sampling_rate / 1000} kHz. ${about.card}`;
   get("kept").textContent = about.out
-    ? `Every clip is saved in ${about.out}, with a record of how it was made; Remove deletes its file.`
+    ? `Every clip is saved in ${about.out}, with a record of how it was made; Remove deletes its file.${about.found ? ` The folder holds ${about.found}.` : ""}`
     : "Nothing is saved: clips are gone when the command ends, so download those that you want (or start it with --out FOLDER).";
   get("across").textContent = `${about.seconds.toFixed(2)} s`;
   const words = get("classes").firstElementChild;
