@@ -162,17 +162,36 @@ const giveOne = async (file) => {
 // --- the list ---------------------------------------------------------------------------------------------------
 
 // A browser has a limit of players, a phone one of forty: those far from the window get their sound when they come near.
+// A player has many parts that are slow to make: one of an earlier session is made when it comes near.
 const PLAYERS = 30;
 const ready = (player) => { if (!player.hasAttribute("src")) player.src = player.dataset.sound; };
-const near = new IntersectionObserver((seen) => seen.forEach(({ target: player, isIntersecting }) => {
-  if (isIntersecting) return ready(player);
-  if (!player.hasAttribute("src")) return;
+const near = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
+  if (isIntersecting) return ready(playerOf(target.closest("li")));
+  const player = target.firstElementChild;
+  if (!player?.hasAttribute("src")) return;
   const full = document.querySelectorAll("#clips audio[src]").length > PLAYERS;
   if (full && player.paused && !heard.includes(player)) {
     player.removeAttribute("src");
     player.load();
   }
 }), { rootMargin: "600px" });
+
+const clipOf = (item) => clips.find((one) => one.id === Number(item.dataset.id));
+const nameOf = (clip) => (clip.kind === "sound" ? `your sound: ${clip.title}` : `${clip.title}, seed ${clip.seed}`);
+
+const playerOf = (item) => {
+  const at = item.querySelector(".player");
+  if (!at.firstElementChild) at.append(newPlayer(clipOf(item)));
+  return at.firstElementChild;
+};
+
+const newPlayer = (clip) => {
+  const player = get("player").content.firstElementChild.cloneNode(true);
+  player.dataset.sound = clip.sound;
+  player.loop = Boolean(clip.loop);
+  player.setAttribute("aria-label", nameOf(clip));
+  return player;
+};
 
 const showStar = (item, clip) => {
   item.classList.toggle("starred", clip.starred);
@@ -181,7 +200,7 @@ const showStar = (item, clip) => {
 };
 
 const star = (item) => {
-  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  const clip = clipOf(item);
   if (clip && clip.kind !== "sound") post("/api/star", { id: clip.id, starred: !clip.starred }).then(list).catch(say);
 };
 
@@ -189,14 +208,14 @@ const star = (item) => {
 const showStarred = () => {
   get("clips").classList.toggle("only", get("only").checked);
   document.querySelectorAll("#clips h3[data-place]").forEach((heading) => heading.removeAttribute("data-place"));
-  players().slice(0, 9).forEach((player, k) => { player.closest("li").querySelector("h3").dataset.place = k + 1; });
+  seen().slice(0, 9).forEach((item, k) => { item.querySelector("h3").dataset.place = k + 1; });
   const count = clips.filter((clip) => clip.starred).length;
   get("zip").hidden = !count;
   get("zip").textContent = `Download ${count} starred (zip)`;
 };
 
 const like = (item) => {
-  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  const clip = clipOf(item);
   if (!clip) return;
   choose(clip);
   toForm(field("strength"));
@@ -210,7 +229,7 @@ const toForm = (part) => {
 
 // How a clip was made, as the form has it; what was not asked for is empty.
 const reuse = (item) => {
-  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  const clip = clipOf(item);
   if (!clip) return;
   const asked = { prompt: "", towards: "", ...clip.asked, seed: clip.seed };
   ["what", "prompt", "towards", "strength", "seed", ...SAMPLING, ...FINISH].forEach((name) => {
@@ -244,16 +263,14 @@ const caption = (clip) => {
 const card = (clip) => {
   const item = get("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => item.querySelector(selector);
-  const name = clip.kind === "sound" ? `your sound: ${clip.title}` : `${clip.title}, seed ${clip.seed}`;
+  const name = nameOf(clip);
   item.dataset.id = clip.id;
   find("h3").textContent = clip.kind === "sound" ? name : `${clip.title} `;
   if (clip.kind !== "sound") find("h3").append(Object.assign(document.createElement("span"), { textContent: `seed ${clip.seed}` }));
-  find("audio").dataset.sound = clip.sound;
-  find("audio").loop = Boolean(clip.loop);
-  near.observe(find("audio"));
+  if (clip.by === undefined) find(".player").append(newPlayer(clip));
+  near.observe(find(".player"));
   find("h3").id = `clip-${clip.id}`;
   item.querySelectorAll("button, .get").forEach((part) => part.setAttribute("aria-describedby", `clip-${clip.id}`));
-  find("audio").setAttribute("aria-label", name);
   Object.assign(find("img"), { src: clip.picture, alt: `Log-mel spectrogram: ${name}` });
   find(".lc-caption").textContent = caption(clip);
   find(".like").addEventListener("click", () => like(item));
@@ -287,7 +304,7 @@ const place = (into, told) => {
   const there = new Set(told.map((clip) => clip.id));
   known.forEach((item, id) => {
     if (there.has(id)) return;
-    near.unobserve(item.querySelector("audio"));
+    near.unobserve(item.querySelector(".player"));
     heard = heard.filter((player) => !item.contains(player));
     item.remove();
   });
@@ -320,8 +337,8 @@ const list = async () => {
   get("count").textContent = made ? `${made}, the newest first` : "none yet";
   showWhat();
   showStarred();
-  if (!first && get("play").checked && fresh.length && players().every((player) => player.paused)) {
-    startFrom(get("clips").querySelector(`[data-id="${fresh[fresh.length - 1].id}"] audio`), 0);
+  if (!first && get("play").checked && fresh.length && Array.from(document.querySelectorAll("#clips audio")).every((player) => player.paused)) {
+    startFrom(playerOf(get("now").querySelector(`[data-id="${fresh[fresh.length - 1].id}"]`)), 0);
   }
 };
 
@@ -408,8 +425,8 @@ const begin = async () => {
 
 // --- players ----------------------------------------------------------------------------------------------------
 
-// Those of the clips that are seen.
-const players = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred audio" : "#clips audio"));
+// The clips that are seen.
+const seen = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred" : "#clips li"));
 const startFrom = (player, seconds) => {
   ready(player);
   player.currentTime = seconds;
@@ -440,8 +457,8 @@ get("clips").addEventListener("click", (event) => {
   const picture = event.target.closest(".lc-picture");
   if (!picture) return;
   const box = picture.getBoundingClientRect();
-  const player = picture.closest("li").querySelector("audio");
-  const clip = clips.find((one) => one.id === Number(picture.closest("li").dataset.id));
+  const player = playerOf(picture.closest("li"));
+  const clip = clipOf(picture.closest("li"));
   const at = about.seconds * (event.clientX - box.left) / box.width;
   startFrom(player, clip && at < clip.seconds ? at : 0);
 });
@@ -456,9 +473,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (typing || !get("keys").checked) return;
   const key = event.key.toLowerCase();
-  const player = players()[Number(key) - 1];
+  const asked = /^[1-9]$/.test(key) ? seen()[Number(key) - 1] : null;
   const last = event.target.closest("#clips li") || heard[0]?.closest("li");
-  if (/^[1-9]$/.test(key) && player) {
+  if (asked) {
+    const player = playerOf(asked);
     if (player.paused) startFrom(player, 0);
     else player.pause();
   } else if (key === "x" && heard[1]) {
