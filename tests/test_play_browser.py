@@ -368,9 +368,14 @@ def test_clips_of_an_earlier_session(browser, maker, kept, tmp_path):
             "rain seed 41",
         ]
         assert page.inner_text("#earlier h2") == "Earlier sessions 3, the newest first"
-        assert page.inner_text("#count") == "none yet" and "3 clips of earlier sessions" in page.inner_text("#kept")
+        assert page.inner_text("#count") == "none yet" and "3 clips of earlier sessions" in page.inner_text(
+            "#kept"
+        )
         assert page.inner_text("#before li:last-child .by") == "made by <img src=x onerror=alert(1)>"
-        assert page.locator("#before .by:visible").count() == 1 and not page.locator("#before img[src=x]").count()
+        assert (
+            page.locator("#before .by:visible").count() == 1
+            and not page.locator("#before img[src=x]").count()
+        )
         assert page.get_attribute("#before li:nth-child(2)", "class") == "starred"
         until(page, "document.querySelector('#before img').naturalWidth === 480")
         page.click("h1")
