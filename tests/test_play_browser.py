@@ -342,7 +342,7 @@ def edit_record(out, change):
 
 @pytest.fixture
 def kept(maker, tmp_path):
-    """A folder with three clips of an earlier session, of which one is starred and another one has a strange maker."""
+    """A folder with three clips of an earlier session: one is starred, and another one has a strange maker."""
     with playing(maker, tmp_path / "earlier", tmp_path / "out") as served:
         fast = {"steps": 2, "sampler": "ddim"}
         make(served.url, **fast, **{"class": "rain", "seed": 41, "fade": 5})
@@ -459,8 +459,10 @@ def test_a_phone_has_earlier_clips_in_one_column(browser, maker, kept, tmp_path,
     with playing(maker, tmp_path / "play", kept) as served:
         page.goto(served.url)
         page.wait_for_selector("#make:enabled")
-        lefts = "new Set(Array.from(document.querySelectorAll('#before li'), (x) => x.getBoundingClientRect().left)).size"
-        assert page.evaluate(lefts) == 1 and page.evaluate(NO_SCROLL)
+        lefts = (
+            "Array.from(document.querySelectorAll('#before li'), (item) => item.getBoundingClientRect().left)"
+        )
+        assert len(set(page.evaluate(lefts))) == 1 and page.evaluate(NO_SCROLL)
         assert not page.failures
     context.close()
 
