@@ -124,9 +124,9 @@ def picture_of(item: Item, seconds: float) -> bytes:
     if item.within is not None:
         with _DRAWING:
             if not item.picture.exists():
-                item.read()
-                (wave,), sr = read_wave(item.path)
-                spectrogram_png(wave, sr, item.picture, seconds=seconds)
+                item.read()  # or say that it is gone
+                waves, sr = read_wave(item.path)
+                spectrogram_png(waves[0], sr, item.picture, seconds=seconds)
     return item.picture.read_bytes()
 
 
