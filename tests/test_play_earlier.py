@@ -222,8 +222,8 @@ def test_files_that_are_not_as_the_record_says(maker, out, tmp_path):
     found = Session(maker, shelf := Shelf(tmp_path / "play", out)).found
     assert found == Found(gone=1, changed=3, unknown=2) and shelf.earlier() == []
     assert found.said() == (
-        "not shown and left as they are: 1 clip whose file is gone, 3 clips whose files were changed, 2 sound files"
-        " without a record"
+        "no clip of an earlier session; not shown and left as they are: 1 clip whose file is gone, 3 clips whose"
+        " files were changed, 2 sound files without a record"
     )
     assert sorted(path for path in out.rglob("*")) == there
     shelf.put(out / files[1], "rain", "rain", 5)  # its name is free again

@@ -72,10 +72,14 @@ class Found:
             (self.unknown, "sound file without a record", "sound files without a record"),
         ]  # fmt: skip
         words = ", ".join(plural(number, one, many) for number, one, many in left if number)
-        shown = f"{plural(self.shown, 'clip')} of earlier sessions" if self.shown else ""
-        return "; ".join(
-            part for part in (shown, words and f"not shown and left as they are: {words}") if part
+        shown = (
+            f"{plural(self.shown, 'clip')} of earlier sessions"
+            if self.shown
+            else "no clip of an earlier session"
         )
+        if not words:
+            return shown if self.shown else ""
+        return f"{shown}; not shown and left as they are: {words}"
 
 
 def recall(maker: Maker, shelf: Shelf) -> Found:
