@@ -1,5 +1,6 @@
 """Players, grids, tables, and the steps between executed notebooks and the book."""
 
+import ast
 import base64
 import json
 import re
@@ -879,6 +880,24 @@ def test_the_table_of_contents_is_complete(repo_root):
     assert prose == {page for page in pages if not page.startswith("notebooks/")}
     notebooks = {page.split("/")[1][:2] for page in pages if page.startswith("notebooks/")}
     assert notebooks == {f"0{k}" for k in range(8)}
+
+
+def test_the_reference_has_nothing_on_two_pages(repo_root):
+    """A source's page leads to where its module is described: what another page took over would lead nowhere."""
+    text = "".join(page.read_text() for page in sorted((repo_root / "book/reference").glob("*.md")))
+    shown = dict(re.findall(r"automodule:: latentclap\.(\S+)\n((?: +:.*\n)*)", text))
+    assert {"losses", "diffusion", "audio"} < set(shown)
+    for name, options in shown.items():
+        path = repo_root.joinpath("src/latentclap", *name.split(".")).with_suffix(".py")
+        tree = ast.parse((path if path.is_file() else path.with_suffix("") / "__init__.py").read_text())
+        names = {target.id: node.value for node in tree.body if isinstance(node, ast.Assign)
+                 for target in node.targets if isinstance(target, ast.Name)}  # fmt: skip
+        public = ast.literal_eval(names["__all__"]) if "__all__" in names else []
+        left_out = "".join(re.findall(r":exclude-members: (.*)", options)).split(", ")
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module.removeprefix("latentclap.") in shown:
+                taken = {alias.name for alias in node.names} & set(public) - set(left_out)
+                assert not taken, f"{name} shows {taken}, which is on the page of {node.module} too"
 
 
 def test_the_words_used_here_are_in_order_and_each_leads_on(repo_root):

@@ -23,11 +23,12 @@ from latentclap.audio import loudness, read_wave, write_wave
 from latentclap.checkpoints import Sampling
 from latentclap.classes import CLASSES
 from latentclap.describe import describe
-from latentclap.earlier import differences
+from latentclap.earlier import differences, same_model
 from latentclap.embeddings import get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import evaluate
 from latentclap.fad import GaussianStats, save_stats
+from latentclap.files import read_json
 from latentclap.finish import Finish
 from latentclap.formats import check_format
 from latentclap.generation.clips import _batches, within_full_scale
@@ -359,6 +360,32 @@ def test_weights_copied_or_installed_again_are_the_same(tmp_path, fake):
     changed[-1] ^= 1
     weights.write_bytes(changed)
     assert "(the model's weights have changed)" in refused(*command, 3)
+
+
+def test_a_model_is_one_however_its_place_is_written(tmp_path, fake, monkeypatch):
+    """The record has what was typed; another folder is another model, even with the same weights."""
+    shutil.copytree(checkpoints.resolve("mini"), tmp_path / "x")
+    (tmp_path / "link").symlink_to("x")
+    monkeypatch.chdir(tmp_path)
+    command = ("generate", "--classes", "rain", "-o", tmp_path / "out", "-n")
+    assert run(*command, 1, "--model", "x").exit_code == 0
+    for n, name in enumerate(("./x", tmp_path / "x", "x/", "y/../x", "link"), 2):
+        (tmp_path / "y").mkdir(exist_ok=True)
+        said = run(*command, n, "--model", name)
+        assert f"{n - 1} of them made before" in said.output, said.exception
+        assert read_json(tmp_path / "out/generation.json")["model"] == str(name)
+    commands = read_json(tmp_path / "out/generation.json")["commands"]
+    assert len(commands) == 6 and "--model ./x" in commands[1]
+    shutil.copytree(tmp_path / "x", tmp_path / "z")
+    assert "(--model z, there " in refused(*command, 7, "--model", "z")
+
+
+def test_names_of_a_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()
+    assert same_model("mini", "./mini") and same_model("mini", str(tmp_path / "mini"))
+    assert same_model("gone", "gone") and not same_model("gone", "./gone")  # nothing says where it lay
+    assert same_model("cvssp/audioldm", "cvssp/audioldm") and not same_model("cvssp/audioldm", "audioldm")
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])

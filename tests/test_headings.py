@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from latentclap.book.headings import HEADINGS, headed, probability
+from latentclap.book.headings import HEADINGS, degrees, headed, probability
 from latentclap.classes import LABELS
+from latentclap.files import read_json
 
 
 def test_columns_rows_and_axes_get_words_and_values_stay():
@@ -33,3 +34,19 @@ def test_no_two_names_of_one_table_share_a_heading():
 )
 def test_probabilities(p, told):
     assert probability(p) == told
+
+
+@pytest.mark.parametrize(
+    ("df", "told"),
+    [(12, "12"), (12.0, "12"), (1368.0, "1368"), (1.9534, "1.95"), (12.5, "12.50"), (float("nan"), "nan")],
+)
+def test_degrees_of_freedom(df, told):
+    assert degrees(df) == told
+
+
+def test_notebook_05_prints_its_degrees_of_freedom_so(repo_root):
+    cells = read_json(repo_root / "notebooks/05_table2.ipynb")["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for table in ("interaction.assign(", '"df1_gg", "df2_gg"', "**corrected", "min_f_prime("):
+        (text,) = [text for text in code if table in text]
+        assert text.rindex("format(degrees") > text.find("precision="), text  # which formats all numbers

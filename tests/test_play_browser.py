@@ -1,5 +1,6 @@
 """The page of `latentclap play` in a real browser, with the tiny model behind it."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from browsing import CHROMIUM, DESK, PHONE, leaving, watched
 from latentclap.audio import write_wave
 from latentclap.foley import synthesize
 from latentclap.play.maker import Maker
-from playing import playing
+from playing import ask, make, playing
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -331,6 +332,139 @@ def test_players_far_from_the_window_give_their_sound_back(page, served):
     page.keyboard.press("1")
     moves(page, 1)
     assert not page.failures
+
+
+def edit_record(out, change):
+    record = json.loads((out / "generation.json").read_text())
+    change(record)
+    (out / "generation.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def kept(maker, tmp_path):
+    """A folder with three clips of an earlier session: one is starred, and another one has a strange maker."""
+    with playing(maker, tmp_path / "earlier", tmp_path / "out") as served:
+        fast = {"steps": 2, "sampler": "ddim"}
+        make(served.url, **fast, **{"class": "rain", "seed": 41, "fade": 5})
+        (star,) = make(served.url, **fast, prompt="a <b>door</b>", seed=42)
+        (source,) = make(served.url, **fast, **{"class": "rain", "seed": 43})
+        make(served.url, **fast, sound=source["id"], strength=0.3, seed=44)
+        ask(served.url, "POST", "/api/star", {"id": star["id"], "starred": True})
+        ask(served.url, "POST", "/api/remove", {"id": source["id"]})
+    strange = {"model": "<img src=x onerror=alert(1)>", "weights": "0" * 12}
+    edit_record(tmp_path / "out", lambda record: record["clips"][0].update(strange))
+    return tmp_path / "out"
+
+
+def test_clips_of_an_earlier_session(browser, maker, kept, tmp_path):
+    page = watched(browser.new_context(viewport=DESK))
+    with playing(maker, tmp_path / "play", kept) as served:
+        page.goto(served.url)
+        page.wait_for_selector("#make:enabled")
+        heads = page.locator("#before h3").all_inner_texts()
+        assert [text.split("·")[-1].strip() for text in heads] == [
+            "take of rain_43 seed 44",
+            "“a <b>door</b>” seed 42",
+            "rain seed 41",
+        ]
+        assert page.inner_text("#earlier h2") == "Earlier sessions 3, the newest first"
+        assert page.inner_text("#count") == "none yet" and "3 clips of earlier sessions" in page.inner_text(
+            "#kept"
+        )
+        assert page.inner_text("#before li:last-child .by") == "made by <img src=x onerror=alert(1)>"
+        assert (
+            page.locator("#before .by:visible").count() == 1
+            and not page.locator("#before img[src=x]").count()
+        )
+        assert page.get_attribute("#before li:nth-child(2)", "class") == "starred"
+        until(page, "document.querySelector('#before img').naturalWidth === 480")
+        page.click("h1")
+        page.keyboard.press("1")
+        until(page, "document.querySelector('#before li:nth-child(1) audio').currentTime > 0.05")
+        page.keyboard.press("3")
+        until(page, "document.querySelector('#before li:nth-child(3) audio').currentTime > 0.05")
+        page.keyboard.press("x")  # and back to the one before
+        until(page, "!document.querySelector('#before li:nth-child(1) audio').paused")
+        page.keyboard.press("s")
+        until(page, "document.querySelectorAll('#before .starred').length === 2")
+        page.click("#before li:nth-child(2) .star")
+        until(page, "document.querySelectorAll('#before .starred').length === 1")
+        page.click("#before li:nth-child(3) .reuse")
+        chosen = {"seed": "41", "steps": "2", "sampler": "ddim", "fade": "5", "loop": "", "n": "4"}
+        assert {name: page.input_value(f"[name={name}]") for name in chosen} == chosen
+        assert page.is_checked("[value=rain]") and page.is_visible("[name=fade]")
+        page.fill("[name=n]", "1")
+        page.click("#make")
+        until(page, "document.querySelectorAll('#now li').length === 1")
+        page.wait_for_selector("#make:enabled")
+        assert page.inner_text("#count") == "1, the newest first" and page.locator("#before li").count() == 3
+        page.click("#before li:nth-child(1) .reuse")  # a take, whose sound is not there any more
+        assert page.inner_text("#source") == "No sound yet." and page.input_value("[name=strength]") == "0.3"
+        page.click("#before li:nth-child(3) .like")
+        assert page.inner_text("#source") == "Like rain, seed 41."
+        page.click("#make")
+        until(page, "document.querySelectorAll('#now li').length === 2")
+        page.click("#before li:nth-child(2) .drop")
+        until(page, "document.querySelectorAll('#before li').length === 2")
+        leaving(page, page.reload)
+        page.wait_for_selector("#make:enabled")
+        assert page.locator("#now li").count() == page.locator("#before li").count() == 2
+        with page.expect_download() as got:
+            page.click("text=Download 1 starred (zip)")
+        with zipfile.ZipFile(got.value.path()) as packed:
+            assert packed.namelist() == ["rain/rain_43_take_44.wav", "generation.json"]
+        assert not page.failures
+    page.context.close()
+
+
+def test_a_thousand_earlier_clips_do_not_make_the_page_slow(browser, maker, kept, tmp_path):
+    def grow(record):
+        entry, call = record["clips"][0], record["calls"][0]
+        for seed in range(1000, 2000):
+            one = json.loads(json.dumps(entry).replace("rain_41", f"rain_{seed}"))
+            one["settings"]["seed"] = seed
+            (kept / one["file"]).hardlink_to(kept / entry["file"])
+            record["clips"].append(one)
+            call["clips"].append(one["file"])
+
+    edit_record(kept, grow)
+    page = watched(browser.new_context(viewport=DESK))
+    with playing(maker, tmp_path / "play", kept) as served:
+        page.goto(served.url)
+        page.wait_for_selector("#make:enabled")
+        assert page.locator("#before li").count() == 1003
+        assert page.locator("audio").count() < 60 and page.evaluate(NO_SCROLL)
+        assert len([url for url in page.requests if url.endswith("/api/earlier")]) == 1
+
+        def scroll():
+            page.evaluate("scrollTo(0, document.body.scrollHeight)")
+            until(page, "document.querySelector('#before li:last-child audio')?.duration > 0")
+            until(page, "document.querySelector('#before li:last-child img').naturalWidth === 480")
+
+        leaving(page, scroll)
+        assert page.locator("audio").count() < 150
+        leaving(page, lambda: page.evaluate("scrollTo(0, 0)"))
+        page.click("#before li:first-child .star")
+        until(page, "document.querySelector('#before li:first-child').classList.contains('starred')")
+        assert len([url for url in page.requests if url.endswith("/api/earlier")]) == 1
+        assert not page.failures
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_has_earlier_clips_in_one_column(browser, maker, kept, tmp_path, scheme):
+    context = browser.new_context(viewport=PHONE, color_scheme=scheme)
+    page = watched(context)
+    edit_record(kept, lambda record: record["clips"][0].update(model="a" * 200))
+    with playing(maker, tmp_path / "play", kept) as served:
+        page.goto(served.url)
+        page.wait_for_selector("#make:enabled")
+        lefts = (
+            "Array.from(document.querySelectorAll('#before li'), (item) => item.getBoundingClientRect().left)"
+        )
+        assert len(set(page.evaluate(lefts))) == 1 and page.evaluate(NO_SCROLL)
+        assert not page.failures
+    context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -28,6 +28,7 @@ from latentclap.generation import within_full_scale
 from latentclap.lora import ADAPTER, add_adapters, save_adapter, take_adapters
 from latentclap.publish import source
 from latentclap.publish.card import LICENSES, TEXTS, card
+from latentclap.publish.earlier import dropped
 from latentclap.publish.private import check_private, forget_machine
 from latentclap.publish.records import base_of, read_records
 from published import FOLDER, STEM, fast, finetuned, publish
@@ -479,6 +480,32 @@ def test_an_edited_card_is_kept(made, tmp_path):
     (out / "README.md").unlink()
     assert publish(made[0], "-o", out, *MIT).exit_code == 0
     assert "in a field" not in readme(out)[1]
+
+
+def test_the_header_of_a_card_beside_the_system_is_not_dropped_without_a_word(made, tmp_path):
+    system = Path(shutil.copytree(made[0] / "system", tmp_path / "beeps"))
+    header = "---\nlicense: mit\ntitle: Beeps of mine\ntags: [birds]\n---\n# Beeps\n"
+    (system / "README.md").write_text(header)
+    said = publish(system, "-o", tmp_path / "out", *MIT)
+    assert said.exit_code == 0, said.output
+    line = f"README.md in {system} has a header of its own, which is not taken over: "
+    assert f"{line}title: Beeps of mine, tags: ['birds']" in said.output.splitlines()
+    (tmp_path / "out/README.md").write_text(header)  # by hand: it is kept
+    again = publish(system, "-o", tmp_path / "out", *MIT)
+    assert "README.md was edited and is kept" in again.output and "not taken over" not in again.output
+    assert (tmp_path / "out/README.md").read_text() == header
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# Beeps\n", "---\n[\n---\n", "---\n- a\n---\n", "---\nlicense: mit\n---\n", "---\n"]
+)
+def test_headers_that_say_nothing_else(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    assert dropped(tmp_path, "---\nlicense: mit\ntags: [foley]\n---\n# T\n") == []
+    (tmp_path / "adapters.safetensors").write_bytes(b"")
+    (tmp_path / "README.md").write_text("---\r\ntitle: |\r\n  two\r\n  lines\r\n---\r\n")
+    (line,) = dropped(tmp_path / "adapters.safetensors", "# no header\n")
+    assert line.endswith("not taken over: title: two lines")
 
 
 def test_what_was_added_to_the_folder_stays(made, tmp_path):

@@ -145,6 +145,8 @@ def test_other_content_is_replaced_only_when_asked(hub, push, tmp_path):
     assert said.exit_code == 0, said.output
     assert hub.repos[NAME].files.keys() - {".gitattributes"} == content(tmp_path / "out").keys()
     assert b"license: cc0-1.0" in hub.repos[NAME].files["README.md"]
+    line = f"README.md of {NAME} on the hub is another one: replaced, with what its header says"
+    assert line in said.output.splitlines()
     assert not hub.puts()  # the weights were there
 
 

@@ -13,6 +13,7 @@ from latentclap.book.speed import speed_page
 from latentclap.errors import InputError
 from latentclap.files import write_json
 from latentclap.models import audioldm_unet
+from latentclap.runs import device_name
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts" / "benchmarks"))
 import speed
@@ -99,6 +100,24 @@ def test_every_part_reaches_the_page(tmp_path):
                    "0.0e+00 | – | yes |", "Triton's interpreter", "recomputed activations | 9.5", "16 GiB | 0 | 2",
                    "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
         assert figure in text, figure
+
+
+def test_what_an_earlier_run_measured_is_replaced_with_a_word(tmp_path, capsys):
+    out = tmp_path / "speed.json"
+    old = {"size": "tiny", "device": device_name(), "train": {"rows": [{}]}, "memory": {"rows": []}}
+    write_json(out, old | {"commit": "abc"})
+    run = speed.Measurement("tiny", "cpu", out, parts=("train", "generate"))
+    said = capsys.readouterr().out
+    assert (
+        said
+        == f"{out} holds train of commit abc: replaced, as a whole, once its first row is measured again\n"
+    )
+    run.record("train", {"rows": [{"new": True}]})
+    told = json.loads(out.read_text())
+    assert told["train"] == {"rows": [{"new": True}]} and told["memory"] == old["memory"]
+    speed.Measurement("tiny", "cpu", out, parts=("generate",))
+    speed.Measurement("tiny", "cpu", tmp_path / "new.json")
+    assert not capsys.readouterr().out
 
 
 def test_rented_minutes_end(uncompiled, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Measure training and generation of AudioLDM's full-size architecture, with random weights.
 
-Run by hand, on the GPU that one wants to know about; each command adds its part to one JSON file:
+Run by hand, on the GPU that one wants to know about; each command adds its part to one JSON file, and says so first
+where it replaces one of an earlier run:
 
 \b
 python data_scripts/benchmarks/speed.py all                      # everything below, in this order
@@ -60,7 +61,10 @@ from latentclap.train import TrainingError
 
 app = application(__doc__)
 Size = Annotated[str, typer.Option("--size", help="paper (audioldm-m-full), mini or tiny.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="JSON file; parts that are not measured now stay.")]
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="JSON file; parts that are measured again are replaced, others stay."),
+]
 Minutes = Annotated[
     float, typer.Option(help="Begin no row that will not end in this time; 0: all rows.", min=0)
 ]
@@ -98,6 +102,20 @@ def earlier(out: Path, name: str, device: str) -> dict[str, Any]:
     return old | {"size": name, "device": where}
 
 
+#: what the file may hold, of each a command
+PARTS = ("train", "generate", "agree", "memory", "profile", "compile", "count")
+
+
+def tell_earlier(out: Path, old: dict[str, Any], parts: Iterable[str]) -> None:
+    """Say in a line what of an earlier run is going to be replaced, all rows of it; nothing where nothing is."""
+    there = [part for part in parts if part in old]
+    if there:
+        by = f" of commit {old['commit']}" if "commit" in old else ""
+        typer.echo(
+            f"{out} holds {', '.join(there)}{by}: replaced, as a whole, once its first row is measured again"
+        )
+
+
 def record(out: Path, name: str, device: str, part: str, found: Any) -> None:
     """Put a part into the file."""
     about = {"versions": versions(), "commit": commit()}
@@ -125,6 +143,8 @@ class Measurement:
     out: Path
     minutes: float = 0.0
     patient: bool = False
+    #: parts that the command measures
+    parts: tuple[str, ...] = PARTS
     #: what was not measured since it failed
     failed: list[str] = field(default_factory=list)
     #: seconds that compilation took so far, at most
@@ -134,7 +154,8 @@ class Measurement:
         self.device = named(self.device)
         self.end = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
         self.peak = start(self.name, self.device, patient=self.patient)
-        earlier(self.out, self.name, self.device)  # not after the first minutes of measuring
+        # not after the first minutes of measuring
+        tell_earlier(self.out, earlier(self.out, self.name, self.device), self.parts)
         self.systems = Systems(self.name, self.device)
         self.tables: dict[str, dict[int, dict[str, Any]]] = {}
 
@@ -292,7 +313,7 @@ def train_command(
     name: Size = "paper", device: Device = "auto", out: Out = OUT, steps: Steps = 40, minutes: Minutes = 0.0
 ) -> None:
     """Clips per second by precision, compilation, batch and loss."""
-    run = Measurement(name, device, out, minutes)
+    run = Measurement(name, device, out, minutes, parts=("train",))
     run.train(steps)
     run.close()
 
@@ -307,7 +328,7 @@ def generate_command(
     minutes: Minutes = 0.0,
 ) -> None:
     """Seconds for 100 clips with guidance: latents, as the rest takes little."""
-    run = Measurement(name, device, out, minutes)
+    run = Measurement(name, device, out, minutes, parts=("generate",))
     run.generate(clips, most_steps)
     run.close()
 
@@ -321,7 +342,7 @@ def agree(
     batch: Annotated[int, typer.Option(help="Clips a step.", min=1)] = 4,
 ) -> None:
     """Losses and generated latents of the fast ways against fp32; on a CPU in an hour or two, with --batch 1."""
-    run = Measurement(name, device, out, patient=True)
+    run = Measurement(name, device, out, patient=True, parts=("agree",))
     run.agree(steps, batch, AGREEMENT)
     run.close()
 
@@ -336,7 +357,7 @@ def memory(
     """Peak memory by batch, and which batch fits a card of 16, 24 and 80 GiB."""
     if named(device) == "cpu":
         raise InputError("memory: peak memory is measured on a GPU only")
-    run = Measurement(name, device, out)
+    run = Measurement(name, device, out, parts=("memory",))
     run.memory([int(b) for b in batches.split(",")])
     run.close()
 
@@ -344,7 +365,7 @@ def memory(
 @app.command("profile")
 def profile_command(name: Size = "paper", device: Device = "auto", out: Out = OUT) -> None:
     """Where the time of a training step goes, without and with compilation."""
-    run = Measurement(name, device, out)
+    run = Measurement(name, device, out, parts=("profile",))
     run.profile()
     run.close()
 
@@ -353,7 +374,7 @@ def profile_command(name: Size = "paper", device: Device = "auto", out: Out = OU
 def compile_command(name: Size = "paper", device: Device = "auto", out: Out = OUT) -> None:
     """Seconds to compile a training step, with an empty cache and in a later run."""
     empty_cache()
-    run = Measurement(name, device, out)
+    run = Measurement(name, device, out, parts=("compile",))
     run.compile()
     run.close()
 
@@ -361,6 +382,7 @@ def compile_command(name: Size = "paper", device: Device = "auto", out: Out = OU
 @app.command()
 def count(out: Out = Path("runs/speed_counts.json")) -> None:
     """Operations of a step of the full size, the share of eq. 3 in them, and the memory of weights and Adam."""
+    tell_earlier(out, earlier(out, "paper", "any"), ["count"])
     found = counted()
     typer.echo(
         f"per clip: forward {found['forward_gflop']:.1f} GFLOP, a step by eq. 1 {found['eq1_gflop']:.1f},"

@@ -6,6 +6,7 @@ varied), ``prompts`` {name: text} and ``format``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,10 +43,25 @@ def read(told: Any) -> dict[str, Any]:
     }
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: the same name, or two ways to write the place of one folder or file."""
+    return one == other or _place(one) == _place(other)
+
+
+def _place(model: str) -> str:
+    """Where a model of one's own lies, links followed; a name that is no place here stays as it is."""
+    return os.path.realpath(model) if os.path.exists(model) else model
+
+
 def _parts(plan: Plan) -> tuple[Plan, dict[str, str], dict[str, Any]]:
     """What decides about every clip of a plan; each name's text; each name's sound."""
     settings = {key: value for key, value in plan["settings"].items() if key != "sounds"}
-    return plan | {"settings": settings, "prompts": None}, plan["prompts"], plan["settings"].get("sounds", {})
+    model = _place(plan["model"])
+    return (
+        plan | {"model": model, "settings": settings, "prompts": None},
+        plan["prompts"],
+        plan["settings"].get("sounds", {}),
+    )
 
 
 def alike(theirs: Plan, plan: Plan) -> set[str]:
@@ -75,7 +91,7 @@ def joined(plan: Plan, earlier: Iterable[Plan]) -> Plan:
 
 def differences(theirs: Plan, plan: Plan) -> list[str]:
     """What differs between two plans, in words: what this one says, and what the earlier one said."""
-    if theirs["model"] != plan["model"]:
+    if not same_model(theirs["model"], plan["model"]):
         found = [f"--model {plan['model']}, there {theirs['model']}"]
     else:
         found = ["the model's weights have changed"] if theirs["weights"] != plan["weights"] else []

@@ -49,6 +49,11 @@ def probability(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def degrees(df: float) -> str:
+    """Degrees of freedom as tables have them: whole ones without decimals, others (Welch's, times ε) with two."""
+    return f"{df:.0f}" if float(df).is_integer() else f"{df:.2f}"
+
+
 def headed(table: pd.DataFrame, **more: str) -> pd.DataFrame:
     """Return a copy of a table whose columns and rows have the headings of a page; values stay as they are.
 

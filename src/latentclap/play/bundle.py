@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from latentclap.errors import InputError
 from latentclap.generation import RECORD
-from latentclap.play.shelf import Item, record_of
+from latentclap.play.items import Item
+from latentclap.play.record import record_of
 
 _FIRST, _LAST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 
@@ -28,7 +29,7 @@ def bundle(items: Iterable[Item]) -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as file:
         for item in items:
             try:
-                sound, when = item.path.read_bytes(), item.path.stat().st_mtime
+                sound, when = item.read(), item.path.stat().st_mtime
             except OSError:  # removed by hand
                 continue
             file.writestr(_entry(item.name, when), sound)

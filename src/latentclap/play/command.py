@@ -28,8 +28,9 @@ and the command that makes the very same file again on this machine. Takes of a 
 the page, are made as by latentclap vary. The model is loaded once. Nothing is asked of another machine, and none can
 reach the page unless --host says so.
 
-With --out every clip is saved as <class>/<class>_<seed>.wav, with a record; without it clips are gone when the
-command ends, but for those that were downloaded. Ctrl-C ends it."""
+With --out every clip is saved as <class>/<class>_<seed>.wav, with a record, and the clips of earlier sessions in the
+same folder are on the page too, with a label where another model or version made them. Without it clips are gone when
+the command ends, but for those that were downloaded. Ctrl-C ends it."""
 
 
 def play(
@@ -91,19 +92,21 @@ def _play(
         server.about = about(maker, out)
         server.session = session
         try:
-            _tell(maker, server.url, browser)
+            _tell(maker, server.url, browser, session.found.said())
             session.run()
         except KeyboardInterrupt:
             where = f", saved in {out}" if out and shelf.made else ""
             typer.echo(f"\nended; {plural(shelf.made, 'clip')} made{where}")
 
 
-def _tell(maker: Maker, url: str, browser: bool) -> None:
+def _tell(maker: Maker, url: str, browser: bool, found: str) -> None:
     length, chosen = maker.system.seconds, maker.own
     typer.echo(
         f"{maker.model} on {maker.system.device}: clips of {length:.2f} s ({chosen.sampler},"
         f" {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g})"
     )
+    if found:
+        typer.echo(f"--out holds {found}")
     typer.echo(f"the page is at {url} and Ctrl-C ends it")
     if browser and _has_windows():
         webbrowser.open(url)

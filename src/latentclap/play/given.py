@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentclap.errors import InputError
-from latentclap.play.shelf import Item, Shelf
+from latentclap.play.items import Item
+from latentclap.play.shelf import Shelf
 from latentclap.vary.sounds import LONGEST, Sounds, find_sources, word_of
 
 if TYPE_CHECKING:

@@ -9,18 +9,18 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from latentclap.classes import LABELS
 from latentclap.errors import InputError, reason
 from latentclap.play.given import given
+from latentclap.play.items import Asked, Item, title_of
 from latentclap.play.maker import Made, Maker
-from latentclap.play.shelf import Item, Shelf
+from latentclap.play.recall import picture_of, recall
+from latentclap.play.shelf import Shelf
 from latentclap.play.wish import Wish, on_the_page, read_wish
 from latentclap.vary.sounds import word_of
-from latentclap.wording import plural
 
 
 class Busy(InputError):
@@ -71,7 +71,7 @@ class Job:
     def page(self) -> dict[str, Any]:
         """How far it is, for the page."""
         return {
-            "title": title_of(self.wish, self.sound),
+            "title": title_of(self.wish.cls, self.wish.text, self.sound.source.name if self.sound else ""),
             "clip": self.done + 1,
             "clips": self.wish.n,
             "step": self.step,
@@ -96,6 +96,7 @@ class Session:
         self._job: Job | None = None
         self._closed = False
         self._note = self._error = ""
+        self.found = recall(maker, shelf)
 
     # ------------------------------------------------------------------------ what the page asks
 
@@ -122,7 +123,7 @@ class Session:
         sound = None
         if wish.sound is not None:
             sound = self.shelf.get(wish.sound)
-            if sound is None:
+            if sound is None or (sound.within and not sound.there):
                 raise InputError("Sound: it is not there any more; choose another one")
             if self.maker.steered_not and not wish.text:
                 raise InputError(f"Words: {self.maker.steered_not}: say what takes are to be like")
@@ -144,6 +145,16 @@ class Session:
         item = given(name, content, self.shelf, self.maker.system)
         self.shelf.add(item)
         return item.id
+
+    def picture(self, number: int) -> bytes:
+        """The picture of a clip or sound; nothing where there is none of that number.
+
+        Raises:
+            InputError: an earlier session's clip can no longer be decoded.
+            OSError: its file is gone.
+        """
+        item = self.shelf.get(number)
+        return picture_of(item, self.maker.system.seconds) if item else b""
 
     def remove(self, number: int) -> None:
         """Take a clip or sound off the page.
@@ -240,6 +251,9 @@ class Session:
         # a clip that stays is named by its place, so that the command runs where this one was started
         named = sound.source.as_posix() if sound and out and sound.record is not None else ""
         command = self.maker.command(wish, seed, path.stem, named or (sound.source.name if sound else ""))
+        asked = Asked(wish.cls, wish.text, seed, wish.sampling, wish.finish)
+        if sound:
+            asked = replace(asked, strength=wish.strength, sound=sound.source.name, source=sound.id)
         word = path.parent.name
         record = {
             "class": word,
@@ -247,49 +261,27 @@ class Session:
             "index": 0,
             **made.about,
             "model": self.maker.model,
+            "weights": self.maker.weights,
             "settings": made.settings,
             "sampling_rate": heard["rate"],
             "seconds": heard["seconds"],
             "command": command,
         }
-        told = {
-            "seed": seed,
-            **heard,
-            "how": how_of(wish),
-            "text": wish.text,
-            "command": command,
-            "loop": bool(wish.finish.loop),
-            "saved": path.as_posix() if out else "",
-        }
         return Item(
             id=self.shelf.number(),
             kind="take" if sound else "clip",
-            title=title_of(wish, sound),
+            title=asked.title,
             file=path.name,
             path=path,
             picture=picture,
             word=word,
             root=sound.root if sound else path.stem,
             source=path,
-            told=told,
+            told={
+                **asked.told(),
+                **heard,
+                "command": command,
+            },
             record=record,
             maker=made.maker,
         )
-
-
-def title_of(wish: Wish, sound: Item | None) -> str:
-    """What a clip is called on the page."""
-    if sound:
-        return f"take of {Path(sound.source.name).stem}"
-    return LABELS[wish.cls] if wish.cls else f"“{wish.text}”"
-
-
-def how_of(wish: Wish) -> str:
-    """How a clip was sampled and finished, in a few words."""
-    chosen, finish = wish.sampling, wish.finish
-    words = [f"strength {wish.strength:g}"] if wish.sound is not None else []
-    words += [f"{chosen.sampler}, {plural(chosen.steps, 'step')}, guidance {chosen.guidance_scale:g}"]
-    words += [f"looped over {finish.loop:g} ms"] if finish.loop else []
-    words += [f"fades of {finish.fade:g} ms"] if finish.fade else []
-    words += [f"at {finish.lufs:g} LUFS"] if finish.lufs is not None else []
-    return ", ".join(words)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from latentclap.errors import InputError
 from latentclap.generation import make_plan, write_clips
 from latentclap.options import asked_sampling, load_system, read_adapter
 from latentclap.play.wish import Wish
+from latentclap.runs import config_hash
 from latentclap.vary.sounds import STRENGTH, Sounds, check_files, find_sources
 from latentclap.vary.takes import lengths_of, make_takes
 
@@ -88,6 +90,12 @@ class Maker:
         except InputError as error:
             steered_not = str(error).partition(":")[0]
         return cls(model, system, own, lora, adapter, device, steered_not)
+
+    @cached_property
+    def weights(self) -> str:
+        """Twelve digits that change with the weights; empty for large ones, which a plan knows by their time."""
+        stamps = make_plan(self.model, {}, {}, "wav")["weights"]
+        return config_hash(stamps) if all(isinstance(stamp[-1], str) for stamp in stamps) else ""
 
     def calls(self, wish: Wish) -> int:
         """Calls of the UNet that one clip takes."""

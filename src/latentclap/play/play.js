@@ -6,7 +6,8 @@ const form = get("ask");
 const field = (name) => form.elements[name];
 let about = null; // the model, and what can be chosen
 let state = null; // what goes on
-let clips = []; // as the list shows them, the newest first
+let clips = []; // as the lists show them, the newest first
+let before = null; // those of earlier sessions: all that changes of them is stars, and which are there
 let source = null; // the clip or sound that takes are made of
 let shown = -1; // revision of the list
 let asking = false;
@@ -107,13 +108,18 @@ const recall = () => {
     if ((name === "what" || name === "sampler") && field(name).value !== told[name]) field(name).value = before;
   });
   TICKS.forEach((name) => { get(name).checked = told[name] === "yes"; });
-  const open = (names) => names.some((name) => field(name).value !== usual[name]);
-  if (open(["sampler", "steps", "guidance_scale"])) form.querySelectorAll("details")[0].open = true;
-  if (open(["seconds", "loop", "fade", "lufs", "sampling_rate"])) form.querySelectorAll("details")[1].open = true;
+  unfold();
   showWhat();
   showStrength();
   showStarred();
 };
+
+// What is not as usual is seen.
+const SAMPLING = ["sampler", "steps", "guidance_scale"];
+const FINISH = ["seconds", "loop", "fade", "lufs", "sampling_rate"];
+const unfold = () => [SAMPLING, FINISH].forEach((names, k) => {
+  if (names.some((name) => field(name).value !== usual[name])) form.querySelectorAll("details")[k].open = true;
+});
 
 const make = async () => {
   say("");
@@ -156,16 +162,36 @@ const giveOne = async (file) => {
 // --- the list ---------------------------------------------------------------------------------------------------
 
 // A browser has a limit of players, a phone one of forty: those far from the window get their sound when they come near.
+// A player has many parts that are slow to make: one of an earlier session is made when it comes near.
 const PLAYERS = 30;
 const ready = (player) => { if (!player.hasAttribute("src")) player.src = player.dataset.sound; };
-const near = new IntersectionObserver((seen) => seen.forEach(({ target: player, isIntersecting }) => {
-  if (isIntersecting) return ready(player);
+const near = new IntersectionObserver((seen) => seen.forEach(({ target, isIntersecting }) => {
+  if (isIntersecting) return ready(playerOf(target.closest("li")));
+  const player = target.firstElementChild;
+  if (!player?.hasAttribute("src")) return;
   const full = document.querySelectorAll("#clips audio[src]").length > PLAYERS;
   if (full && player.paused && !heard.includes(player)) {
     player.removeAttribute("src");
     player.load();
   }
 }), { rootMargin: "600px" });
+
+const clipOf = (item) => clips.find((one) => one.id === Number(item.dataset.id));
+const nameOf = (clip) => (clip.kind === "sound" ? `your sound: ${clip.title}` : `${clip.title}, seed ${clip.seed}`);
+
+const playerOf = (item) => {
+  const at = item.querySelector(".player");
+  if (!at.firstElementChild) at.append(newPlayer(clipOf(item)));
+  return at.firstElementChild;
+};
+
+const newPlayer = (clip) => {
+  const player = get("player").content.firstElementChild.cloneNode(true);
+  player.dataset.sound = clip.sound;
+  player.loop = Boolean(clip.loop);
+  player.setAttribute("aria-label", nameOf(clip));
+  return player;
+};
 
 const showStar = (item, clip) => {
   item.classList.toggle("starred", clip.starred);
@@ -174,27 +200,47 @@ const showStar = (item, clip) => {
 };
 
 const star = (item) => {
-  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  const clip = clipOf(item);
   if (clip && clip.kind !== "sound") post("/api/star", { id: clip.id, starred: !clip.starred }).then(list).catch(say);
 };
 
 // Numbers of the clips that are seen, and what there is to download.
 const showStarred = () => {
   get("clips").classList.toggle("only", get("only").checked);
-  Array.from(get("clips").children).forEach((item) => item.querySelector("h3").removeAttribute("data-place"));
-  players().slice(0, 9).forEach((player, k) => { player.closest("li").querySelector("h3").dataset.place = k + 1; });
+  document.querySelectorAll("#clips h3[data-place]").forEach((heading) => heading.removeAttribute("data-place"));
+  seen().slice(0, 9).forEach((item, k) => { item.querySelector("h3").dataset.place = k + 1; });
   const count = clips.filter((clip) => clip.starred).length;
   get("zip").hidden = !count;
   get("zip").textContent = `Download ${count} starred (zip)`;
 };
 
 const like = (item) => {
-  const clip = clips.find((one) => one.id === Number(item.dataset.id));
+  const clip = clipOf(item);
   if (!clip) return;
   choose(clip);
+  toForm(field("strength"));
+};
+
+const toForm = (part) => {
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   form.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
-  field("strength").focus({ preventScroll: true });
+  part.focus({ preventScroll: true });
+};
+
+// How a clip was made, as the form has it; what was not asked for is empty.
+const reuse = (item) => {
+  const clip = clipOf(item);
+  if (!clip) return;
+  const asked = { prompt: "", towards: "", ...clip.asked, seed: clip.seed };
+  ["what", "prompt", "towards", "strength", "seed", ...SAMPLING, ...FINISH].forEach((name) => {
+    if (name !== "strength" || asked.strength) field(name).value = asked[name] ?? "";
+  });
+  if (asked.what === "sound") choose(clips.find((one) => one.id === asked.source) || null);
+  unfold();
+  showWhat();
+  showStrength();
+  remember();
+  toForm(get("make").disabled ? field("seed") : get("make"));
 };
 
 // Its neighbour's button gets the focus: whoever has no mouse goes on from there.
@@ -210,22 +256,21 @@ const caption = (clip) => {
   if (clip.kind === "sound") {
     return `${clip.seconds.toFixed(2)} s, as the model hears it${clip.cut ? ": its beginning" : ""}`;
   }
-  return `${clip.seconds.toFixed(2)} s at ${clip.rate / 1000} kHz · ${clip.how}`;
+  const beyond = clip.seconds > about.seconds + 0.005 ? " (the picture shows its beginning)" : "";
+  return `${clip.seconds.toFixed(2)} s at ${clip.rate / 1000} kHz${beyond} · ${clip.how}`;
 };
 
 const card = (clip) => {
   const item = get("card").content.firstElementChild.cloneNode(true);
   const find = (selector) => item.querySelector(selector);
-  const name = clip.kind === "sound" ? `your sound: ${clip.title}` : `${clip.title}, seed ${clip.seed}`;
+  const name = nameOf(clip);
   item.dataset.id = clip.id;
   find("h3").textContent = clip.kind === "sound" ? name : `${clip.title} `;
   if (clip.kind !== "sound") find("h3").append(Object.assign(document.createElement("span"), { textContent: `seed ${clip.seed}` }));
-  find("audio").dataset.sound = clip.sound;
-  find("audio").loop = Boolean(clip.loop);
-  near.observe(find("audio"));
+  if (clip.by === undefined) find(".player").append(newPlayer(clip));
+  near.observe(find(".player"));
   find("h3").id = `clip-${clip.id}`;
   item.querySelectorAll("button, .get").forEach((part) => part.setAttribute("aria-describedby", `clip-${clip.id}`));
-  find("audio").setAttribute("aria-label", name);
   Object.assign(find("img"), { src: clip.picture, alt: `Log-mel spectrogram: ${name}` });
   find(".lc-caption").textContent = caption(clip);
   find(".like").addEventListener("click", () => like(item));
@@ -239,7 +284,9 @@ const card = (clip) => {
   Object.assign(find(".get"), { href: clip.sound, download: clip.file });
   find(".line code").textContent = clip.command;
   find(".copy").addEventListener("click", () => copy(find(".line code"), find(".copy")));
+  find(".reuse").addEventListener("click", () => reuse(item));
   find(".star").addEventListener("click", () => star(item));
+  if (clip.by) find(".by").textContent = `made by ${clip.by}`;
   return item;
 };
 
@@ -251,35 +298,47 @@ const copy = async (code, button) => {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 };
 
-const list = async () => {
-  const told = await call("/api/clips");
-  const first = shown < 0;
-  const known = new Map(Array.from(get("clips").children, (item) => [Number(item.dataset.id), item]));
-  const fresh = told.clips.filter((clip) => !known.has(clip.id) && clip.kind !== "sound");
-  shown = told.revision;
-  clips = told.clips;
-  const there = new Set(clips.map((clip) => clip.id));
+// Cards of one list. What is there stays where it is: a player that is moved falls silent.
+const place = (into, told) => {
+  const known = new Map(Array.from(into.children, (item) => [Number(item.dataset.id), item]));
+  const there = new Set(told.map((clip) => clip.id));
   known.forEach((item, id) => {
     if (there.has(id)) return;
-    near.unobserve(item.querySelector("audio"));
+    near.unobserve(item.querySelector(".player"));
     heard = heard.filter((player) => !item.contains(player));
     item.remove();
   });
-  // what is there stays where it is: a player that is moved falls silent
-  let before = null;
-  [...clips].reverse().forEach((clip) => {
+  let after = null;
+  [...told].reverse().forEach((clip) => {
     const item = known.get(clip.id) || card(clip);
-    if (!known.has(clip.id)) get("clips").insertBefore(item, before);
+    if (!known.has(clip.id)) into.insertBefore(item, after);
     showStar(item, clip);
-    before = item;
+    after = item;
   });
+};
+
+const list = async () => {
+  const told = await call("/api/clips");
+  const first = shown < 0;
+  const old = new Set(clips.map((clip) => clip.id));
+  const fresh = told.clips.filter((clip) => !old.has(clip.id) && clip.kind !== "sound");
+  if (!before) before = Object.keys(told.earlier).length ? (await call("/api/earlier")).clips : [];
+  before = before.filter((clip) => clip.id in told.earlier);
+  before.forEach((clip) => { clip.starred = told.earlier[clip.id]; });
+  shown = told.revision;
+  clips = [...told.clips, ...before];
+  place(get("now"), told.clips);
+  place(get("before"), before);
+  get("earlier").hidden = !before.length;
+  get("many").textContent = `${before.length}, the newest first`;
+  const there = new Set(clips.map((clip) => clip.id));
   if (source && !there.has(source.id)) { source = null; choose(null); }
-  const made = clips.filter((clip) => clip.kind !== "sound").length;
+  const made = told.clips.filter((clip) => clip.kind !== "sound").length;
   get("count").textContent = made ? `${made}, the newest first` : "none yet";
   showWhat();
   showStarred();
-  if (!first && get("play").checked && fresh.length && players().every((player) => player.paused)) {
-    startFrom(get("clips").querySelector(`[data-id="${fresh[fresh.length - 1].id}"] audio`), 0);
+  if (!first && get("play").checked && fresh.length && Array.from(document.querySelectorAll("#clips audio")).every((player) => player.paused)) {
+    startFrom(playerOf(get("now").querySelector(`[data-id="${fresh[fresh.length - 1].id}"]`)), 0);
   }
 };
 
@@ -340,7 +399,7 @@ const begin = async () => {
   about = told;
   get("about").textContent = `Model: ${about.model} on ${about.device}, clips of ${about.seconds.toFixed(2)} s at ${about.sampling_rate / 1000} kHz. ${about.card}`;
   get("kept").textContent = about.out
-    ? `Every clip is saved in ${about.out}, with a record of how it was made; Remove deletes its file.`
+    ? `Every clip is saved in ${about.out}, with a record of how it was made; Remove deletes its file.${about.found ? ` The folder holds ${about.found}.` : ""}`
     : "Nothing is saved: clips are gone when the command ends, so download those that you want (or start it with --out FOLDER).";
   get("across").textContent = `${about.seconds.toFixed(2)} s`;
   const words = get("classes").firstElementChild;
@@ -366,8 +425,8 @@ const begin = async () => {
 
 // --- players ----------------------------------------------------------------------------------------------------
 
-// Those of the clips that are seen.
-const players = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred audio" : "#clips audio"));
+// The clips that are seen.
+const seen = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred" : "#clips li"));
 const startFrom = (player, seconds) => {
   ready(player);
   player.currentTime = seconds;
@@ -398,8 +457,8 @@ get("clips").addEventListener("click", (event) => {
   const picture = event.target.closest(".lc-picture");
   if (!picture) return;
   const box = picture.getBoundingClientRect();
-  const player = picture.closest("li").querySelector("audio");
-  const clip = clips.find((one) => one.id === Number(picture.closest("li").dataset.id));
+  const player = playerOf(picture.closest("li"));
+  const clip = clipOf(picture.closest("li"));
   const at = about.seconds * (event.clientX - box.left) / box.width;
   startFrom(player, clip && at < clip.seconds ? at : 0);
 });
@@ -414,9 +473,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (typing || !get("keys").checked) return;
   const key = event.key.toLowerCase();
-  const player = players()[Number(key) - 1];
+  const asked = /^[1-9]$/.test(key) ? seen()[Number(key) - 1] : null;
   const last = event.target.closest("#clips li") || heard[0]?.closest("li");
-  if (/^[1-9]$/.test(key) && player) {
+  if (asked) {
+    const player = playerOf(asked);
     if (player.paused) startFrom(player, 0);
     else player.pause();
   } else if (key === "x" && heard[1]) {

@@ -193,11 +193,14 @@ class Handler(BaseHTTPRequestHandler):
                 raise Refused(503, "the model is being loaded")
             self._json({"loading": True})
         elif path == "/api/about":
-            self._json(self.server.about | {"session": session.name})
+            self._json(self.server.about | {"session": session.name, "found": session.found.said()})
         elif path == "/api/state":
             self._json(session.state())
         elif path == "/api/clips":
-            self._json({"revision": session.shelf.revision, "clips": session.shelf.page()})
+            shelf = session.shelf
+            self._json({"revision": shelf.revision, "clips": shelf.page(), "earlier": shelf.marks()})
+        elif path == "/api/earlier":
+            self._json({"clips": session.shelf.earlier()})
         elif path == "/starred.zip":
             self._send(bundle(session.shelf.starred()), "application/zip")
         elif found := _CLIP.fullmatch(path):
@@ -256,10 +259,11 @@ class Handler(BaseHTTPRequestHandler):
     # ------------------------------------------------------------------------------------ answers
 
     def _clip(self, number: int, suffix: str) -> None:
-        item = self.server.session.shelf.get(number)
+        session = self.server.session
+        item = session.shelf.get(number)
         try:
-            content = (item.picture if suffix == "png" else item.path).read_bytes() if item else b""
-        except OSError:
+            content = session.picture(number) if suffix == "png" else item.read() if item else b""
+        except (OSError, InputError):
             content = b""
         if not content:
             raise Refused(404, "there is no such clip any more")

@@ -5,85 +5,27 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from latentclap.errors import InputError
-from latentclap.files import NO_ROOM, atomic_path, check_place, read_json, write_json
-from latentclap.generation import RECORD, calls_of, makers_of
+from latentclap.files import NO_ROOM, atomic_path, check_place, write_json
+from latentclap.generation import RECORD
 from latentclap.locks import alone
+from latentclap.play.items import Item
+from latentclap.play.record import file_of, read_record, record_of
 
-#: What a record of ours says of itself, which one of generate or vary does not.
-BY = "latentclap play"
 #: Seconds to wait for another page that writes into the same folder.
 PATIENCE = 20
-
-
-@dataclass
-class Item:
-    """A clip or sound on the page.
-
-    Attributes:
-        id: its number.
-        kind: "clip", "take" or "sound", which is one of the user's.
-        title: its heading.
-        file: the file's name, under which it is downloaded.
-        path: what is played, and downloaded.
-        picture: its spectrogram.
-        word: of its folder.
-        root: what its takes' files are called after.
-        source: the file that takes of it are made of: of a user's sound the one that was given.
-        told: more for the page.
-        record: what a record says of the clip; a sound of the user's has none.
-        maker: what made it, for a record.
-        starred: the user wants to keep it.
-    """
-
-    id: int
-    kind: str
-    title: str
-    file: str
-    path: Path
-    picture: Path
-    word: str
-    root: str
-    source: Path
-    told: dict[str, Any]
-    record: Mapping[str, Any] | None = None
-    maker: dict[str, Any] = field(default_factory=dict)
-    starred: bool = False
-
-    @property
-    def name(self) -> str:
-        """Where a clip lies below the folder of clips."""
-        return f"{self.word}/{self.file}"
-
-    def entry(self) -> dict[str, Any]:
-        """A clip's entry in a record."""
-        return {"file": self.name, **(self.record or {}), **({"starred": True} if self.starred else {})}
-
-    def page(self) -> dict[str, Any]:
-        """What the page gets."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "title": self.title,
-            "file": self.file,
-            "sound": f"/clips/{self.id}.wav",
-            "picture": f"/clips/{self.id}.png",
-            "starred": self.starred,
-            **self.told,
-        }
 
 
 class Shelf:
     """The items of a session; any thread may ask.
 
-    Clips lie in ``out/<word>/<word>_<seed>.wav``, and ``out/generation.json`` lists them, as far as they are there;
-    without ``out`` they lie in a folder that goes with the session.
+    Clips lie in ``out/<word>/<word>_<seed>.wav``, and ``out/generation.json`` lists them; without ``out`` they lie in
+    a folder that goes with the session. Clips of earlier sessions are put here by :meth:`recall`.
 
     Args:
         folder: for what goes with the session.
@@ -105,29 +47,18 @@ class Shelf:
                 check_place(out / RECORD)
             except OSError as error:
                 raise InputError(f"--out {out}: {error.filename} {error.strerror}") from None
-            self._recorded()
+            read_record(out)
 
-    def _recorded(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-        """Clips of the folder's record that are there, and what made each.
+    def _record(
+        self, change: Callable[[list[Any]], list[Any]], makers: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
+        """Change the entries of the folder's record; what made a clip that is new is in ``makers``.
 
         It is read each time anew: another model's page may have the same folder.
         """
-        path = self.out / RECORD
-        if not path.exists():
-            return [], {}
-        try:
-            record = read_json(path)
-            ours = record["by"] == BY
-            clips = [clip for clip in record["clips"] if (self.out / clip["file"]).is_file()]
-            makers = makers_of(record)
-        except (LookupError, TypeError, AttributeError):
-            ours = False
-        if not ours:
-            raise InputError(f"--out {self.out} holds clips of another command: choose another folder")
-        return clips, makers
-
-    def _record(self, clips: list[dict[str, Any]], makers: Mapping[str, dict[str, Any]]) -> None:
-        write_json(self.out / RECORD, record_of(clips, makers))
+        if self.out:
+            clips, known = read_record(self.out)
+            write_json(self.out / RECORD, record_of(change(clips), known | dict(makers or {})))
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -142,16 +73,32 @@ class Shelf:
     @property
     def made(self) -> int:
         """Clips and takes of this session that are there."""
-        return sum(item.kind != "sound" for item in self._items.values())
+        return sum(item.kind != "sound" and item.within is None for item in self._items.values())
 
     def get(self, number: int) -> Item | None:
         """The item of a number, if it is there."""
         return self._items.get(number)
 
     def page(self) -> list[dict[str, Any]]:
-        """All items as the page gets them, the newest first."""
+        """What this session made and was given, as the page gets it, the newest first."""
         with self._lock:
-            return [item.page() for item in reversed(self._items.values())]
+            return [item.page() for item in reversed(self._items.values()) if item.within is None]
+
+    def earlier(self) -> list[dict[str, Any]]:
+        """Clips of earlier sessions, as the page gets them, the newest first."""
+        with self._lock:
+            return [item.page() for item in reversed(self._items.values()) if item.within is not None]
+
+    def marks(self) -> dict[int, bool]:
+        """Numbers of the earlier sessions' clips that are there, and which are starred: all that may change."""
+        with self._lock:
+            return {item.id: item.starred for item in self._items.values() if item.within is not None}
+
+    def recall(self, items: Iterable[Item]) -> None:
+        """Put clips of earlier sessions here, as the folder's record has them."""
+        with self._lock:
+            self._items |= {item.id: item for item in items}
+            self.revision += 1
 
     def place(self, name: str) -> Path:
         """A new folder of the session's own."""
@@ -189,9 +136,8 @@ class Shelf:
         """
         with self._kept():
             try:
-                if self.out and item.record is not None:
-                    clips, makers = self._recorded()
-                    self._record([*clips, item.entry()], makers | {item.name: item.maker})
+                if item.record is not None:
+                    self._record(lambda clips: [*without(clips, item), item.entry()], {item.name: item.maker})
             except BaseException:  # stopped, or a full disk: no clip without its record
                 self.drop(item.path)
                 raise
@@ -210,9 +156,7 @@ class Shelf:
                 raise InputError("there is no such clip any more")
             item.starred = starred
             self.revision += 1
-            if self.out:
-                clips, makers = self._recorded()
-                self._record([item.entry() if c["file"] == item.name else c for c in clips], makers)
+            self._record(lambda clips: [item.entry() if file_of(c) == item.name else c for c in clips])
 
     def starred(self) -> list[Item]:
         """The clips to keep, in the order in which they were made."""
@@ -235,14 +179,14 @@ class Shelf:
             item = self._items.get(number)
             if item is None:
                 raise InputError("there is no such clip any more")
-            self.drop(item.path)
-            shutil.rmtree(
-                item.picture.parent, ignore_errors=True
-            )  # of a sound, what was given lies there too
+            if item.within is None or item.there:  # by a link that is new it may lie elsewhere
+                self.drop(item.path)
+            # of a sound, what was given lies there too
+            shutil.rmtree(item.picture.parent, ignore_errors=True)
             del self._items[number]
             self.revision += 1
-            if self.out and item.record is not None:
-                self._record(*self._recorded())
+            if item.record is not None:
+                self._record(lambda clips: without(clips, item))
 
     @staticmethod
     def drop(path: Path) -> None:
@@ -252,12 +196,6 @@ class Shelf:
             path.parent.rmdir()
 
 
-def record_of(clips: list[dict[str, Any]], makers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The record of some clips.
-
-    Args:
-        clips: their entries, see :meth:`Item.entry`.
-        makers: file -> what made it.
-    """
-    there = {Path(clip["file"]): makers.get(clip["file"], {}) for clip in clips}
-    return {"by": BY, "calls": calls_of(there, Path()), "clips": clips}
+def without(clips: list[Any], item: Item) -> list[Any]:
+    """A record's entries but for a clip's own."""
+    return [clip for clip in clips if file_of(clip) != item.name]

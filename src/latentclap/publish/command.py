@@ -113,9 +113,14 @@ def _publish(order: Order, device: str, private: bool, overwrite: bool, dry_run:
         )
         return
     from latentclap.publish import push
+    from latentclap.publish.earlier import CARD
 
     remote = push.look(order.name)
     if push.check_remote(remote, order.name, order.out, private=private, overwrite=overwrite):
+        if remote.other(order.out, CARD):
+            typer.echo(
+                f"README.md of {order.name} on the hub is another one: replaced, with what its header says"
+            )
         url = push.push(order.out, order.name, remote, private=private, overwrite=overwrite, quiet=quiet)
         typer.echo(f"pushed, and all files have arrived: {url}")
     else:

@@ -93,6 +93,36 @@ def notes(folder: Path, license: str, kept: bool, taken: Collection[str]) -> lis
     return lines
 
 
+def dropped(source: Path, text: str) -> list[str]:
+    """What the header of a card beside the system says and the new card's does not: a line, or nothing.
+
+    Args:
+        source: the system's folder, or the adapters' file.
+        text: the new card.
+    """
+    old = (source.parent if source.is_file() else source) / CARD
+    if not old.is_file():
+        return []
+    theirs, ours = (_header(card) for card in (old.read_text(encoding="utf-8", errors="replace"), text))
+    other = [f"{key}: {value}" for key, value in theirs.items() if ours.get(key) != value]
+    if not other:
+        return []
+    shown = ", ".join(" ".join(word.split())[:80] for word in other[:3]) + (", ..." if len(other) > 3 else "")
+    return [f"README.md in {old.parent} has a header of its own, which is not taken over: {shown}"]
+
+
+def _header(text: str) -> dict[str, Any]:
+    """The entries between a card's first two lines of dashes; none where they are no YAML."""
+    import yaml
+
+    head = re.match(r"---\n(.*?)\n---\s*(?:\n|$)", text.replace("\r\n", "\n"), re.S)
+    try:
+        told = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def write_record(folder: Path, told: dict[str, Any], text: str, taken: Collection[str]) -> None:
     """What the card says, for programs, and every file's size and digest, for whoever downloads them.
 

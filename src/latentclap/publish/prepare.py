@@ -22,7 +22,17 @@ from latentclap.files import (
 )
 from latentclap.publish import check
 from latentclap.publish.card import card
-from latentclap.publish.earlier import CARD, LICENSE, RECORD, added, edited, notes, take_along, write_record
+from latentclap.publish.earlier import (
+    CARD,
+    LICENSE,
+    RECORD,
+    added,
+    dropped,
+    edited,
+    notes,
+    take_along,
+    write_record,
+)
 from latentclap.publish.figures import evaluations
 from latentclap.publish.private import check_private, forget_machine
 from latentclap.publish.records import base_name, base_of, read_records
@@ -149,6 +159,7 @@ def prepare(order: Order, say: Callable[[str], None], *, keep: bool = True) -> P
         check_private(folder, _secrets(order))
         sizes = check.inventory(folder)
         told_by_hand = notes(folder, order.license, kept, taken)
+        told_by_hand += [] if kept else dropped(order.source.place, text)
         if keep:
             folder.chmod(0o755)
             exchange(place, folder)

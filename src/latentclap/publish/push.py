@@ -44,6 +44,11 @@ class Remote:
                 found |= {name} if ours == digest else set()
         return found
 
+    def other(self, folder: Path, name: str) -> bool:
+        """Whether it holds a small file of this name with another content than a folder does."""
+        told = (self.files or {}).get(name)
+        return told is not None and told[1] != git_digest(folder / name)
+
 
 def git_digest(path: Path) -> str:
     """What git calls a file's content: SHA-1 with its kind and size in front."""
