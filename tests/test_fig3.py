@@ -11,6 +11,7 @@ RISES, VALLEY, FALLS, LEVEL = (1, 2, 3, 4, 5), (5, 3, 1, 3, 5), (5, 4, 3, 2, 1),
 LOWEST = " On both curves the mean is lowest at λ = 0, without the loss."
 ALL_THE_SAME = (
     " Eq. 3 falls all the same: the loss does what it says, and in this run that does not lower FAD."
+    " Eq. 1, the error in the predicted noise, rises with λ on both curves."
 )
 
 

@@ -103,6 +103,8 @@ class Sweep:
             found.word.startswith("falls") for found in fad.values()
         ):
             verdict += f" {_ALL_THE_SAME}"
+            if {self.courses[tuning, "ddpm"].word for tuning in (False, True)} == {"rises"}:
+                verdict += " Eq. 1, the error in the predicted noise, rises with λ on both curves."
         return verdict
 
     def _told(self, *, tuning: bool) -> str:

@@ -100,7 +100,7 @@ def _figure(points: pd.DataFrame, out: Path) -> None:
                 wide = points[points["tuning"] == tuning].pivot(index="lam", columns="seed", values=key)
                 x = [i + (0.06 if tuning else -0.06) for i in range(len(lams))]
                 colour = SYSTEM_COLOURS[system]
-                label = "with tuning layer" if tuning else "without"
+                label = f"{'with' if tuning else 'without'} tuning layer"
                 axes.plot(x, wide.mean(axis=1), "--" if tuning else "-", color=colour, label=label)
                 for seed in wide:
                     axes.plot(x, wide[seed], "s" if tuning else "o", ms=4, color=colour, alpha=0.6)
