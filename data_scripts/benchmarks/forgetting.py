@@ -120,7 +120,8 @@ def main(
     reference: Annotated[int, typer.Option(help="Real clips of each kind.")] = 100,
     old: Annotated[int, typer.Option(help="Old clips of each class in the third fine-tuning.")] = 8,
     sounds: Annotated[int, typer.Option(help="Sounds of each new kind.")] = 30,
-    steps: Annotated[int, typer.Option(help="Steps of a generation.")] = 200,
+    steps: Annotated[int, typer.Option(help="Steps of a generation.")] = 25,
+    sampler: Annotated[str, typer.Option(help="Sampler, as of latentclap generate.")] = "dpmsolver++",
     epochs: Annotated[int, typer.Option(help="Passes of each fine-tuning; 0: the command's own choice.")] = 0,
 ) -> None:
     """Fine-tune, generate old and new sounds before and after, compare, and write the record."""
@@ -141,7 +142,7 @@ def main(
     for tuned in TUNED:
         run(*command, "finetune", folder / tuned.sounds, "-o", folder / tuned.slug, *tuned.options, *passes)
     systems = [(BEFORE, ["--model", "mini"]), *((tuned.name, tuned.model(folder)) for tuned in TUNED)]
-    wanted = ("-n", str(number), "--steps", str(steps))
+    wanted = ("-n", str(number), "--steps", str(steps), "--sampler", sampler)
     for kind, texts, real in (
         ("old", ["--classes", "all"], folder / "foley" / "eval"),
         ("new", prompts, folder / "new"),
@@ -152,7 +153,13 @@ def main(
         named = [f"{name}={place}" for name, place in clips.items()]
         where = ("--reference", real, "-o", folder / f"compared-{kind}")
         run(*command, "compare", *named, *where, "--items", "0")
-    sizes = {"number": number, "reference": reference, "old_clips": old, "generation_steps": steps}
+    sizes = {
+        "number": number,
+        "reference": reference,
+        "old_clips": old,
+        "generation_steps": steps,
+        "sampler": sampler,
+    }
     write_json(out, {"model": "mini", **sizes, **kept(folder), **origin("cpu")})
     typer.echo(f"{out}: {len(systems)} systems")
 

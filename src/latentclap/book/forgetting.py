@@ -70,9 +70,9 @@ def _words(told: Mapping[str, Any]) -> str:
         f" adapters (rank {lora['rank']}) {lora['lr']:g}; {first['steps']:,} steps of"
         f" {counted(first['batch_size'], 'clip')}, {told['systems'][-1]['steps']:,} of them with the old sounds:"
         f" {counted(told['old_clips'], 'clip')} of each class."
-        f" {told['number']} generated clips of each kind and system ({told['generation_steps']} steps) against"
-        f" {told['reference']} real ones; means over kinds. {told['fad_name']}."
-        " Intervals are over clips, not trainings."
+        f" {told['number']} generated clips of each kind and system ({told['sampler']},"
+        f" {told['generation_steps']} steps) against {told['reference']} real ones; means over kinds."
+        f" {told['fad_name']}. Intervals are over clips, not trainings."
     )
 
 
