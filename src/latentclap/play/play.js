@@ -427,7 +427,11 @@ const begin = async () => {
 
 // The clips that are seen.
 const seen = () => Array.from(document.querySelectorAll(get("only").checked ? "#clips .starred" : "#clips li"));
+const hearing = (player) => {
+  if (heard[0] !== player) heard = [player, ...heard.slice(0, 1)];
+};
 const startFrom = (player, seconds) => {
+  hearing(player); // from now on: the next key may come before the player says that it plays
   ready(player);
   player.currentTime = seconds;
   player.play().catch(() => {}); // broken off by the next one
@@ -441,7 +445,7 @@ const line = (player) => {
 };
 
 document.addEventListener("play", (event) => {
-  if (heard[0] !== event.target) heard = [event.target, ...heard.slice(0, 1)];
+  hearing(event.target);
   document.querySelectorAll("#clips audio").forEach((other) => {
     if (other === event.target) return;
     other.pause();
