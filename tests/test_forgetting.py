@@ -37,6 +37,7 @@ def record():
         "old_clips": 8,
         "generation_steps": 25,
         "sampler": "dpmsolver++",
+        "silent": {"old": {"Before": 0, "LoRA": 1}, "new": {"Before": 0, "LoRA": 0}},
         "fad_name": "FAD[of a test]",
         "systems": [{"system": "LoRA", **trained, "seconds": 60.0}],
         "old": kind(0, "dog_bark", "rain"),
@@ -55,6 +56,7 @@ def test_the_page_has_what_was_learnt_and_what_was_forgotten(record, tmp_path):
     change = "+1.50 [+1.00, +2.00]"
     assert ["LoRA", "higher", "54", "12.00 [11.50, 12.50]", "2.00 [1.50, 2.50]", change] in rows
     assert ["dog bark", "2.00", "2.00"] in rows
+    assert "Silent clips are left out: 1 of LoRA (seven classes)." in text
     assert "1,500 steps of 8 clips" in text and "FAD[of a test]" in text and "0123456789" in text
 
 
@@ -94,3 +96,11 @@ def test_a_command_that_fails_ends_the_run_in_one_line(tmp_path, capfd):
     with pytest.raises(InputError, match=r"this command failed \(2\); the message is above"):
         forgetting.run("-m", "latentclap", "generate", "-o", tmp_path / "o", "--classes", "cats")
     assert capfd.readouterr().out.startswith("$ python -m latentclap generate")
+
+
+def test_silent_clips_are_left_out_and_counted(tmp_path):
+    for name, peak in (("a", 0.5), ("b", 0.0005)):
+        write_wave(tmp_path / f"clips/rain/{name}.wav", np.sin(np.arange(800)) * np.float32(peak), 8000)
+    for _ in range(2):
+        assert forgetting.audible(tmp_path / "clips", tmp_path / "heard") == 1
+    assert [path.name for path in (tmp_path / "heard").rglob("*.wav")] == ["a.wav"]

@@ -10,6 +10,7 @@ the old classes. Each step is a command, is printed, and goes on where it was st
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,8 @@ SCRIPTS = Path(__file__).resolve().parents[1]
 BEFORE, RANK = "Before", 16
 #: how long mini's clips are: what it learns from is padded to this length, and so is what it is compared with
 SECONDS = 4.0
+#: a clip whose peak is below it is silent
+SILENT = 1e-3
 #: what the record holds of a training, and of a comparison's rows
 TRAINING = ("lora_rank", "lam", "lr", "batch_size")
 FAD = ("system", "fad", "fad_low", "fad_high")
@@ -112,6 +115,20 @@ def sort(sounds: Path, out: Path) -> list[str]:
     return texts
 
 
+def audible(clips: Path, out: Path) -> int:
+    """Link the clips that are not silent, which ``latentclap compare`` does not take; return how many are."""
+    shutil.rmtree(out, ignore_errors=True)
+    silent = 0
+    for path in sorted(clips.glob("*/*.wav")):
+        wave, _ = read_wave(path)
+        if np.abs(wave[0] - wave[0].mean()).max() < SILENT:
+            silent += 1
+            continue
+        (out / path.parent.name).mkdir(parents=True, exist_ok=True)
+        os.link(path, out / path.parent.name / path.name)
+    return silent
+
+
 @app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder for sounds, systems and clips.")],
@@ -142,6 +159,7 @@ def main(
     for tuned in TUNED:
         run(*command, "finetune", folder / tuned.sounds, "-o", folder / tuned.slug, *tuned.options, *passes)
     systems = [(BEFORE, ["--model", "mini"]), *((tuned.name, tuned.model(folder)) for tuned in TUNED)]
+    silent: dict[str, dict[str, int]] = {}
     wanted = ("-n", str(number), "--steps", str(steps), "--sampler", sampler)
     for kind, texts, real in (
         ("old", ["--classes", "all"], folder / "foley" / "eval"),
@@ -150,7 +168,9 @@ def main(
         clips = {name: folder / f"clips-{kind}" / name.lower().replace(" ", "-") for name, _ in systems}
         for name, model in systems:
             run(*command, "generate", "-o", clips[name], *texts, *wanted, *model)
-        named = [f"{name}={place}" for name, place in clips.items()]
+        heard = {name: folder / f"heard-{kind}" / place.name for name, place in clips.items()}
+        silent[kind] = {name: audible(clips[name], heard[name]) for name in clips}
+        named = [f"{name}={place}" for name, place in heard.items()]
         where = ("--reference", real, "-o", folder / f"compared-{kind}")
         run(*command, "compare", *named, *where, "--items", "0")
     sizes = {
@@ -159,6 +179,7 @@ def main(
         "old_clips": old,
         "generation_steps": steps,
         "sampler": sampler,
+        "silent": silent,
     }
     write_json(out, {"model": "mini", **sizes, **kept(folder), **origin("cpu")})
     typer.echo(f"{out}: {len(systems)} systems")

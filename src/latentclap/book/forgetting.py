@@ -72,8 +72,19 @@ def _words(told: Mapping[str, Any]) -> str:
         f" {counted(told['old_clips'], 'clip')} of each class."
         f" {told['number']} generated clips of each kind and system ({told['sampler']},"
         f" {told['generation_steps']} steps) against {told['reference']} real ones; means over kinds."
-        f" {told['fad_name']}. Intervals are over clips, not trainings."
+        f" {told['fad_name']}. Intervals are over clips, not trainings. {_silent(told['silent'])}"
     )
+
+
+def _silent(told: Mapping[str, Mapping[str, int]]) -> str:
+    """Which clips were left out of the comparison."""
+    found = [
+        f"{number} of {system} ({kind})"
+        for kind, of in (("seven classes", told["old"]), ("new kinds", told["new"]))
+        for system, number in of.items()
+        if number
+    ]
+    return f"Silent clips are left out: {', '.join(found)}." if found else "No generated clip is silent."
 
 
 def _classes(told: Mapping[str, Any]) -> str:
