@@ -9,7 +9,7 @@ import pytest
 from latentclap.audio import read_wave, write_wave
 from latentclap.book.forgetting import forgetting_page
 from latentclap.errors import InputError
-from latentclap.files import write_json
+from latentclap.files import read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_scripts/benchmarks"))
 import forgetting
@@ -104,3 +104,18 @@ def test_silent_clips_are_left_out_and_counted(tmp_path):
     for _ in range(2):
         assert forgetting.audible(tmp_path / "clips", tmp_path / "heard") == 1
     assert [path.name for path in (tmp_path / "heard").rglob("*.wav")] == ["a.wav"]
+
+
+def test_the_page_s_words_are_those_of_the_record(repo_root):
+    told = read_json(repo_root / "book/runs/forgetting.json")
+    old, new = ({row["system"]: row for row in told[kind]["summary"]} for kind in ("old", "new"))
+    for system in ("LoRA", "With old sounds"):
+        assert (
+            old["Before"]["fad_high"]
+            < old[system]["fad"]
+            < old[system]["fad_high"]
+            < old["All weights"]["fad_low"]
+        )
+        assert new[system]["fad"] < new["All weights"]["fad"] < new["Before"]["fad_low"]
+    words = " ".join((repo_root / "book/own.md").read_text(encoding="utf-8").split())
+    assert "Adapters and old sounds both forget less here, and learn no worse." in words
