@@ -68,8 +68,8 @@ def _words(told: Mapping[str, Any]) -> str:
     return (
         f"`{told['model']}`, one training each, λ = {first['lam']:g}; learning rate {first['lr']:g}, of the"
         f" adapters (rank {lora['rank']}) {lora['lr']:g}; {first['steps']:,} steps of"
-        f" {counted(first['batch_size'], 'clip')}, {told['systems'][-1]['steps']:,} of them with the old sounds:"
-        f" {counted(told['old_clips'], 'clip')} of each class."
+        f" {counted(first['batch_size'], 'clip')}; with old sounds, {counted(told['old_clips'], 'clip')} of each"
+        f" class, {told['systems'][-1]['steps']:,} steps."
         f" {told['number']} generated clips of each kind and system ({told['sampler']},"
         f" {told['generation_steps']} steps) against {told['reference']} real ones; means over kinds."
         f" {told['fad_name']}. Intervals are over clips, not trainings. {_silent(told['silent'])}"
