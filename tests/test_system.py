@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from latentclap import FoleySystem
-from latentclap import system as system_module
 from latentclap.audio import clap_features
 from latentclap.diffusion import randn_per_item
 from latentclap.errors import InputError
 from latentclap.models import random_system
-from latentclap.system import item_seed, tuning_layer
+from latentclap.system import encoders, generator, item_seed, tuning_layer
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +104,13 @@ def test_first_goes_on_where_a_call_ended(tiny):
     assert apart > 0 and np.abs(three[1:] - rest).max() < 0.01 * apart
 
 
+@pytest.mark.parametrize("options", [{"sampler": "euler"}, {"sampler": "unipc", "eta": 0.5}])
+def test_a_sampler_s_refusal_is_a_user_s_mistake(tiny, options):
+    """Latents by themselves are refused as clips are: the sampler raises a ValueError of its own."""
+    with pytest.raises(InputError, match=r"unknown sampler|only ddim has an eta"):
+        tiny.generate_latents(["rain"], [3], steps=2, **options)
+
+
 def test_seeds_and_prompts_matter(tiny):
     a = latents(tiny)
     assert not torch.allclose(a, latents(tiny, seeds=(4,)))
@@ -127,7 +133,7 @@ def test_eta_s_noise_is_not_the_first_noise_again(tiny, monkeypatch):
         seen.append((noise, randn_per_item(noise.shape, generators)))
         return noise
 
-    monkeypatch.setattr(system_module, "sample", told)
+    monkeypatch.setattr(generator, "sample", told)
     tiny.generate_latents(["rain", "a dog"], [3, 8], steps=4, eta=1.0)
     ((first, then),) = seen
     for seed, a, b in zip((3, 8), first, then, strict=True):
@@ -174,7 +180,7 @@ def test_a_tuning_layer_stays_free_to_train(tuned):
 def test_a_wave_is_polished_as_often_as_the_system_says(tiny, monkeypatch):
     asked, own = [], copy.copy(tiny)
     own.polish = 3
-    monkeypatch.setattr(system_module, "polish", lambda wave, mel, n, config: asked.append(n) or wave)
+    monkeypatch.setattr(encoders, "polish", lambda wave, mel, n, config: asked.append(n) or wave)
     own.vocode(torch.randn(1, 1, 64, 64))
     assert asked == [3]
 
