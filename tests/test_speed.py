@@ -246,7 +246,7 @@ def test_a_file_of_another_device_is_refused_before_anything_runs(card, tmp_path
 
 def test_adapters_train_and_nothing_is_saved(uncompiled, monkeypatch):
     """A row of LoRA: the weights stay; no checkpoint of 5 GB is written; the next system is as drawn."""
-    monkeypatch.setattr("latentclap.train.loop.save_checkpoint", lambda *_: pytest.fail("saved"))
+    monkeypatch.setattr("latentclap.train.state.save_checkpoint", lambda *_: pytest.fail("saved"))
     systems = parts.Systems("tiny", "cpu")
     row = parts.Training("no", False, 2, True, lora=4)
     before = parts.bench_system("tiny", "cpu")[0].unet.state_dict()

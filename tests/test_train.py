@@ -29,6 +29,7 @@ from latentclap.train import (
     TensorBatches,
     TrainConfig,
     TrainingError,
+    agreement,
     item_generators,
     learning_rate,
     loop,
@@ -36,12 +37,15 @@ from latentclap.train import (
     sample_order,
     signals,
     train,
+    values,
 )
 from latentclap.train import task as train_task
 from latentclap.train.compiler import need_compiler
 from latentclap.train.config import has_bf16, resolved
 from latentclap.train.records import pack
+from latentclap.train.state import RunState
 from latentclap.train.task import for_processes
+from latentclap.train.values import Values
 
 
 class Regression(Task):
@@ -440,13 +444,13 @@ def test_saving_takes_a_twentieth_of_the_time(data, tmp_path, monkeypatch):
     """By a clock that goes by one second a step and by ten a checkpoint."""
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    save = loop._Loop._save
+    save = RunState.save
 
     def slow(self):
         now[0] += 10
         save(self)
 
-    monkeypatch.setattr(loop._Loop, "_save", slow)
+    monkeypatch.setattr(RunState, "save", slow)
 
     class Ticks(Regression):
         def forward(self, batch, rngs):
@@ -568,20 +572,20 @@ def test_the_scale_of_fp16_goes_on(data, tmp_path, monkeypatch):
     """A GPU's; here the scaler is put in by hand, and only written and read."""
     scales = []
 
-    class Scaled(loop._Loop):
-        def _save(self):
+    class Scaled(RunState):
+        def save(self):
             self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7)
             self.accelerator.scaler._lazy_init_scale_growth_tracker(torch.device("cpu"))
-            super()._save()
+            super().save()
             self.accelerator.scaler = None
 
-        def _take(self, state):
+        def take(self, state):
             self.accelerator.scaler = torch.amp.GradScaler("cpu")
-            super()._take(state)
+            super().take(state)
             scales.append(self.accelerator.scaler.get_scale())
             self.accelerator.scaler = None
 
-    monkeypatch.setattr(loop, "_Loop", Scaled)
+    monkeypatch.setattr(loop, "RunState", Scaled)
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     assert scales == [2.0**7]
@@ -759,11 +763,11 @@ def test_a_late_nan_names_its_step_and_is_not_saved(data, tmp_path, lagging):
 
 
 def test_losses_are_read_now_and_then_though_nothing_is_logged(data, tmp_path, lagging, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_UNREAD", 4)
+    monkeypatch.setattr(values, "MOST_UNREAD", 4)
     read = []
-    numbers = loop._Loop._numbers
+    numbers = Values.numbers
     monkeypatch.setattr(
-        loop._Loop, "_numbers", lambda self: read.append(len(self.unread)) or numbers(self), raising=True
+        Values, "numbers", lambda self: read.append(len(self.unread)) or numbers(self), raising=True
     )
     train(Regression(), data, config(steps=12, log_every=100, ema_decay=0.0), tmp_path, progress=False)
     assert read[:4] == [1, 4, 4, 3]
@@ -799,7 +803,8 @@ def test_time_budget_leaves_a_checkpoint(data, tmp_path):
 def test_a_minute_has_sixty_seconds(data, tmp_path, monkeypatch):
     """Of steps of ten seconds the seventh is the first to end beyond a minute."""
     clock = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for module in (loop, agreement):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
     class Slow(Regression):
         def forward(self, batch, rngs):

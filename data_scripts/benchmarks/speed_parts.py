@@ -258,7 +258,7 @@ def run_training(
     data = fixed_data(system, max(256, row.batch))
     try:
         # the full size's checkpoint is 5 GB, which nobody reads here and which takes seconds of a rented GPU
-        with mock.patch("latentclap.train.loop.save_checkpoint"):
+        with mock.patch("latentclap.train.state.save_checkpoint"):
             return train(task, data, config, folder, progress=False).history
     finally:
         system.unet.zero_grad(set_to_none=True)
