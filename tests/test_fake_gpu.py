@@ -43,7 +43,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 @pytest.fixture
 def gpus(monkeypatch):
     """Two GPUs, and what happened on them; what a step would take of their memory is not estimated each time."""
-    monkeypatch.setattr("latentclap.finetune.foretold", lambda *_, **__: None)
+    monkeypatch.setattr("latentclap.finetune.device.foretold", lambda *_, **__: None)
     with fake_gpu.gpus(monkeypatch) as told:
         yield told
 
@@ -254,7 +254,7 @@ def test_a_batch_too_large(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
     """It is foretold; and one that the GPU refuses is a line, with everything back in its place."""
     system = loaded(tiny, "cuda")
     gpus.free = 2**30
-    monkeypatch.setattr("latentclap.finetune.foretold", memory.foretold)
+    monkeypatch.setattr("latentclap.finetune.device.foretold", memory.foretold)
     task = FinetuneTask.forward
 
     def full(self, *args):

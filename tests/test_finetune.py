@@ -5,13 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from latentclap import finetune as finetuning
 from latentclap.errors import InputError
-from latentclap.finetune import FinetuneConfig, finetune, load_weights, train_latent_clap
+from latentclap.finetune import (
+    FinetuneConfig,
+    device,
+    finetune,
+    load_weights,
+    save_weights,
+    train_latent_clap,
+)
 from latentclap.latent_clap import LatentCLAP
 from latentclap.measure import embedded, gradient_ratios, heldout_losses, noise_curve, summarise
+from latentclap.models import random_system
 from latentclap.profiles import load_profile
 from latentclap.train import TrainResult, loop
+from latentclap.train.stream import Stream
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def test_a_system_s_own_tuning_layer_is_gone_on_with(tiny, phi, tiny_cache, tmp_
     ]  # whatever the system's own did
     assert all(p.requires_grad for part in trains for p in part.parameters())
     # and the file that is left says the same, whatever it is loaded over
-    finetuning.save_weights(tuned, tmp_path / "w.safetensors")
+    save_weights(tuned, tmp_path / "w.safetensors")
     for base in (own, tiny):
         assert torch.equal(told(load_weights(base, tmp_path / "w.safetensors")), told(tuned))
 
@@ -120,13 +128,13 @@ def test_a_thread_draws_the_same_noise(tiny, phi, tiny_cache, tmp_path, monkeypa
     changes = {"lam": 100.0, "epochs": 2}
     _, here = run(tiny, phi, tiny_cache, tmp_path / "a", **changes)
     names = set()
-    drawn = loop._Loop._drawn
+    drawn = Stream.drawn
     monkeypatch.setattr(
         loop._Loop, "lags", property(lambda self: True, lambda self, value: None), raising=False
     )
     monkeypatch.setattr(
-        loop._Loop,
-        "_drawn",
+        Stream,
+        "drawn",
         lambda self, *at: names.add(threading.current_thread().name) or drawn(self, *at),
     )
     _, ahead = run(tiny, phi, tiny_cache, tmp_path / "b", **changes)
@@ -198,7 +206,7 @@ def asked(monkeypatch):
         task.train()
         return TrainResult(settings.steps, True, 0.0, [], folder)
 
-    monkeypatch.setattr(finetuning, "train", train)
+    monkeypatch.setattr("latentclap.finetune.run.train", train)
     return calls
 
 
@@ -260,13 +268,15 @@ def test_accumulation_is_a_larger_batch(tiny, phi, tiny_cache, tmp_path):
 def test_what_training_took_along_comes_back(tiny, phi, tiny_cache, tmp_path, monkeypatch):
     """A system on the CPU beside a GPU: accelerate's device is where the parts lie while they train, not after."""
     there, here = torch.nn.Linear(2, 2, device="meta"), torch.nn.Linear(2, 2)
-    with pytest.raises(KeyError), finetuning._brought_back([there, None, here]):
+    with pytest.raises(KeyError), device.brought_back([there, None, here]):
         there.to_empty(device="cpu")
         raise KeyError
     assert there.weight.device.type == "meta" and here.weight.device.type == "cpu"
     seen = []
-    real = finetuning._brought_back
-    monkeypatch.setattr(finetuning, "_brought_back", lambda modules: seen.extend(modules) or real(modules))
+    real = device.brought_back
+    monkeypatch.setattr(
+        "latentclap.finetune.run.brought_back", lambda modules: seen.extend(modules) or real(modules)
+    )
     tuned, _ = run(tiny, phi, tiny_cache, tmp_path, lam=1.0, tuning=True, epochs=1)
     assert [id(m) for m in seen] == [id(m) for m in (tuned.unet, tuned.tuning, tiny.schedule, phi)]
 
@@ -275,6 +285,16 @@ def test_damaged_weights_are_one_line(tiny, phi, tiny_cache, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"cut short")
     with pytest.raises(InputError, match=r"weights\.safetensors: damaged"):
         load_weights(tiny, tmp_path / "weights.safetensors")
+
+
+def test_weights_of_another_system_are_one_line(tiny, tmp_path):
+    """torch lists each of some hundred weights, in a traceback."""
+    save_weights(random_system("tiny"), tmp_path / "weights.safetensors")
+    other = copy.copy(tiny)
+    other.unet = torch.nn.Linear(2, 2)
+    with pytest.raises(InputError, match=r"weights\.safetensors: not weights of .* \(Missing key") as refused:
+        load_weights(other, tmp_path / "weights.safetensors")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
 def test_compiled_modules_are_ordinary_ones_after_a_failure(tiny, phi, tiny_cache, tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from latentclap import finetune as finetuning
 from latentclap import memory
 from latentclap.diffusion import NoiseSchedule
 from latentclap.errors import InputError
+from latentclap.finetune import device
 from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import LatentCLAPLoss
 from latentclap.memory import (
@@ -197,10 +197,10 @@ def test_fine_tuning_warns(tiny):
     system, phi = tiny
     config = TrainConfig(steps=1, batch_size=4096)
     with pytest.warns(UserWarning, match="a step of 4096 clips takes about"):
-        finetuning._warn_of_memory(system, phi, config, lambda: SPARE + 10**8)
+        device.warn_of_memory(system, phi, config, lambda: SPARE + 10**8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        finetuning._warn_of_memory(system, phi, config, lambda: 80 * GIB)
+        device.warn_of_memory(system, phi, config, lambda: 80 * GIB)
 
 
 def test_an_estimate_that_fails_is_a_line(tiny):
@@ -210,7 +210,7 @@ def test_an_estimate_that_fails_is_a_line(tiny):
         raise RuntimeError("no such counter\nat line 3")
 
     with pytest.warns(UserWarning, match=r"could not be told \(RuntimeError: no such counter\)$"):
-        finetuning._warn_of_memory(system, phi, TrainConfig(steps=1), broken)
+        device.warn_of_memory(system, phi, TrainConfig(steps=1), broken)
 
 
 def test_what_training_does_not_need_steps_aside():
@@ -224,12 +224,12 @@ def test_what_training_does_not_need_steps_aside():
     system = random_system("tiny")
     tuned = copy.copy(system)
     tuned.unet, tuned.tuning = copy.deepcopy(system.unet), torch.nn.Linear(2, 2)
-    idle = finetuning._idle(system, tuned)
+    idle = device.idle(system, tuned)
     assert {id(m) for m in idle} == {
         id(m) for m in (system.unet, system.vae, system.vocoder, system.text_encoder, system.clap)
     }
     here, elsewhere = Moved(2, 2), Moved(2, 2, device="meta")
-    with pytest.raises(KeyError), finetuning._aside([here, elsewhere], torch.device("cpu")):
+    with pytest.raises(KeyError), device.aside([here, elsewhere], torch.device("cpu")):
         assert here.places == ["cpu"]
         raise KeyError
     assert here.places == ["cpu", "cpu"] and not hasattr(elsewhere, "places")
