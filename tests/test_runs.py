@@ -174,8 +174,7 @@ def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monk
 
 @pytest.mark.parametrize(
     ("file", "counts"),
-    [(f"{name.replace('.', '/')}.py", True) for name in CORE if "." in name]
-    + [
+    [
         ("audio/mel.py", True),
         ("cache/build.py", True),
         ("classes.py", True),
@@ -184,11 +183,14 @@ def test_code_hash_finds_every_module_and_every_file_of_a_package(tmp_path, monk
         ("embeddings/judge.py", True),
         ("evaluate/table.py", True),
         ("fad/distance.py", True),
+        ("finetune/run.py", True),
         ("lab.py", True),
         ("latent_clap.py", True),
         ("measure.py", True),
         ("postfilter/tries.py", True),
+        ("pretrain/tasks/draws.py", True),
         ("storage.py", True),
+        ("system/generator.py", True),
         ("train/loop.py", True),
         ("book/figures.py", False),
         ("cli.py", False),
