@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from latentclap import lab as lab_module
 from latentclap.book.settings import settings_beside
 from latentclap.cache import build_cache
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.finetune import FinetuneConfig, finetune
-from latentclap.lab import SYSTEMS, Lab, _relevant
+from latentclap.lab import SYSTEMS, Lab
+from latentclap.lab import bench as bench_module
+from latentclap.lab import clips as clips_module
+from latentclap.lab import points as points_module
+from latentclap.lab import scores as scores_module
+from latentclap.lab.points import _relevant
 from latentclap.limits import check_profile
 from latentclap.profiles import load_profile
 from latentclap.system import FoleySystem
@@ -66,10 +70,12 @@ def test_clips_are_those_asked_for(bench):
 
 def test_filtered_clips_are_those_of_the_filter_and_the_seed(bench, monkeypatch):
     asked = []
-    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
-    real = lab_module.filter_generate
     monkeypatch.setattr(
-        lab_module, "filter_generate", lambda *a, **k: asked.append(k["seed"]) or real(*a, **k)
+        clips_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9)
+    )
+    real = clips_module.filter_generate
+    monkeypatch.setattr(
+        clips_module, "filter_generate", lambda *a, **k: asked.append(k["seed"]) or real(*a, **k)
     )
     bench.filtered(None, 1)
     bench.filtered(None, 1, seed=2)
@@ -81,7 +87,9 @@ def test_filtered_clips_are_those_of_the_filter_and_the_seed(bench, monkeypatch)
 
 
 def test_a_filter_that_passes_all_gives_the_plain_clips(bench, monkeypatch):
-    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
+    monkeypatch.setattr(
+        clips_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9)
+    )
     bench.profile = load_profile("quick").override(evaluate__candidates=1, evaluate__max_tries=1)
     passed, plain = bench.filtered(None, 2, seed=3).by_class(), bench.generate(None, 2, seed=3)
     assert all(np.array_equal(passed[cls], plain[cls]) for cls in CLASSES)
@@ -92,7 +100,7 @@ def test_points_and_caches_are_of_their_data_and_weights(bench, monkeypatch):
     monkeypatch.setattr(Lab, "_train", lambda self, config, folder, tensorboard: trained.append(folder) or
                         write_json(folder / "summary.json", {"seconds": 1.0, "step": 1}))  # fmt: skip
     monkeypatch.setattr(
-        lab_module, "build_cache", lambda system, clips, folder, **k: encoded.append((clips, folder))
+        bench_module, "build_cache", lambda system, clips, folder, **k: encoded.append((clips, folder))
     )
     bench.__dict__["dataset"] = Namespace(split=lambda split: split)
     for name in (None, "data_id", "checkpoint_id"):
@@ -130,8 +138,8 @@ def test_a_point_is_scored_on_held_out_clips_with_its_own_weights(bench, monkeyp
     monkeypatch.setattr(Lab, "generate", lambda self, p, n, seed: (p, n, seed))
     monkeypatch.setattr(Lab, "fad", lambda self, clips, seed: seen.update(clips=clips, seed=seed) or
                         Namespace(average=3.0, name="FAD"))  # fmt: skip
-    monkeypatch.setattr(lab_module, "heldout_losses", lambda *a, **k: seen.update(losses=a) or "losses")
-    monkeypatch.setattr(lab_module, "summarise", lambda losses: {"ddpm": losses})
+    monkeypatch.setattr(scores_module, "heldout_losses", lambda *a, **k: seen.update(losses=a) or "losses")
+    monkeypatch.setattr(scores_module, "summarise", lambda losses: {"ddpm": losses})
     scores = bench.score_point(FinetuneConfig(seed=5), clips_per_class=9)
     assert seen["losses"] == (("system of", point), "phi", "eval")
     assert (seen["clips"], seen["seed"]) == ((point, 9, 5), 5)
@@ -262,7 +270,9 @@ def test_filtered_counts_its_cost(lab):
 
 def test_a_filter_that_passes_all_changes_nothing(lab, monkeypatch):
     """What Table I's rows with and without a filter differ by is the filter."""
-    monkeypatch.setattr(lab_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9))
+    monkeypatch.setattr(
+        clips_module, "clap_score", lambda system: lambda waves, cls: np.full(len(waves), 0.9)
+    )
     profile = lab.profile.override(evaluate__candidates=1, evaluate__max_tries=1)
     passed = Lab(profile, progress=False, device="cpu").filtered(None, 2, seed=3).by_class()
     plain = lab.generate(None, 2, seed=3)
@@ -276,7 +286,7 @@ def test_a_gpu_compiles_where_the_profile_says_so(lab, monkeypatch):
     monkeypatch.setattr(Lab, "_compiles", True)
     monkeypatch.setattr(FoleySystem, "for_generation", lambda self: asked.append("generation") or self)
     monkeypatch.setattr(
-        lab_module,
+        points_module,
         "finetune",
         lambda *a, compile, **k: asked.append(f"finetune {compile}") or finetune(*a, **k),
     )
@@ -293,7 +303,7 @@ def test_a_gpu_compiles_where_the_profile_says_so(lab, monkeypatch):
 def test_recordings_against_the_organisers_statistics_are_files(lab, tmp_path, monkeypatch):
     """Through the model's 16 kHz they would lose what VGGish hears above 8 kHz at the tool's misread rate."""
     seen = {}
-    monkeypatch.setattr(lab_module, "evaluate", lambda clips, *a, **k: seen.update(clips))
+    monkeypatch.setattr(scores_module, "evaluate", lambda clips, *a, **k: seen.update(clips))
     own = Lab(
         lab.profile.override(evaluate__reference=str(tmp_path / "stats.npz")), progress=False, device="cpu"
     )
@@ -335,7 +345,7 @@ def test_results_of_other_settings_are_not_taken_for_theirs(tiny_family, tiny_pr
     seen.append(Lab(profile, device="cpu").checkpoint_id)
     judged = profile.override(model__judge=str(folder / "clap"))
     seen.append(Lab(judged, device="cpu").checkpoint_id)
-    monkeypatch.setattr("latentclap.lab.code_hash", lambda: "another")
+    monkeypatch.setattr("latentclap.lab.bench.code_hash", lambda: "another")
     seen.append(Lab(judged, device="cpu").checkpoint_id)
     assert len(set(seen)) == len(seen)
     write_json(folder / "quality.json", {"accuracy": 1.0})  # what was measured of it changes nothing

@@ -25,6 +25,7 @@ from latentclap.errors import InputError
 from latentclap.fast import slow_down, speed_up
 from latentclap.files import read_json, weights_digest, write_json
 from latentclap.finetune import FinetuneConfig, finetune
+from latentclap.lab.points import _relevant
 from latentclap.latent_clap import LatentCLAP
 from latentclap.limits import check_values
 from latentclap.lora import (
@@ -746,8 +747,8 @@ def test_a_point_of_the_lab(tiny_profile, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTCLAP_RUNS", str(tmp_path))
     bench = lab.Lab(load_profile(tiny_profile), progress=False)
     config = bench.config("LDM", lora_rank=2)
-    assert "lora_rank" not in lab._relevant(replace(config, lora_rank=0))
-    assert lab._relevant(config)["lora_rank"] == 2
+    assert "lora_rank" not in _relevant(replace(config, lora_rank=0))
+    assert _relevant(config)["lora_rank"] == 2
     point = bench.point(config)
     assert same(bench.load(point).unet, bench.system.with_lora(point.folder).unet)
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from latentclap import lab as bench
+from latentclap import FoleySystem
 from latentclap.errors import InputError
 from latentclap.files import read_json
 from latentclap.point import app, grid
@@ -55,8 +55,8 @@ def test_notebook_06_finds_a_point_made(tiny_profile, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(bench, "finetune", refuse)
-    monkeypatch.setattr(bench.FoleySystem, "generate", refuse)
+    monkeypatch.setattr("latentclap.lab.points.finetune", refuse)
+    monkeypatch.setattr(FoleySystem, "generate", refuse)
     each = lambda name, items, make, of: [make(*item) for item in items]  # noqa: E731
     run = SimpleNamespace(profile=profile, data_dir="", each=each)
     names = {"run": run, "lams": [], "seeds": [], "epochs": 0, "clips_per_class": 0, "force": False}
