@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from badinput import Shelf
-from latentclap import FoleySystem, diffusion, storage
+from latentclap import FoleySystem, diffusion
 from latentclap.checkpoints import SAMPLERS, Sampling, check_system, header, own_sampling, shipped
 from latentclap.describe import as_text, describe
 from latentclap.errors import InputError
@@ -21,6 +21,7 @@ from latentclap.files import read_json, write_json
 from latentclap.latent_clap import LatentCLAP
 from latentclap.models import random_system, train_tokenizer
 from latentclap.profiles import load_profile
+from latentclap.storage.judge import shortened
 from latentclap.system import tuning_layer
 
 
@@ -166,7 +167,9 @@ def test_where_no_system_can_be_saved_is_said_before_the_work(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path / "work")
     (tmp_path / "work" / "link").symlink_to(tmp_path / "work")
     (tmp_path / "work" / "round").symlink_to("round")
-    monkeypatch.setattr(storage, "_write_parts", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(
+        "latentclap.storage.saving._write_parts", lambda *_: pytest.fail("the work was begun")
+    )
     with pytest.raises(InputError, match=r"working folder is there and cannot be replaced|round in circles"):
         random_system("tiny").save_pretrained(where)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["link", "round", "work"]
@@ -391,4 +394,4 @@ def test_a_description_of_what_has_another_form(tmp_path, file, content):
 def test_texts_are_no_longer_than_roberta_s_positions(own, longest):
     """514 of them, of which the first two are not for words."""
     clap = SimpleNamespace(config=SimpleNamespace(text_config=SimpleNamespace(max_position_embeddings=514)))
-    assert storage._shortened(SimpleNamespace(model_max_length=own), clap).model_max_length == longest
+    assert shortened(SimpleNamespace(model_max_length=own), clap).model_max_length == longest
