@@ -77,7 +77,7 @@ class Lab(Clips):
             force: train again.
 
         Returns:
-            What :func:`latentclap.measure.summarise` tells of the losses, and fad and fad_name with generated clips.
+            What ``measure.summarise`` tells of the losses, and fad and fad_name with generated clips.
         """
         point, sweep = self.point(config, force=force), self.profile.sweep
         losses = heldout_losses(

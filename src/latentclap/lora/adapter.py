@@ -1,157 +1,28 @@
-"""LoRA: fine-tuning of small adapters beside the UNet's frozen weights, and the file in which they travel.
-
-An option; in the paper all of the UNet's weights train (IV-B). peft's layers learn, diffusers puts them in and merges
-them, and the file is in diffusers' own format. What is ours: where adapters go, how they begin, and the note of which
-base they are of.
-"""
+"""An adapter file that was read: what is in it, whether it fits a system, and the system with it."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import math
-import os
 import re
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from latentclap.errors import InputError
-from latentclap.files import add_weights, atomic_path, file_sha256, load_tensors
+from latentclap.files import file_sha256, load_tensors
+from latentclap.lora.files import adapter_file, one_line, read_header
+from latentclap.lora.layers import base_digest, merge_adapters
 from latentclap.storage import fold
 
 if TYPE_CHECKING:
     from latentclap.system import FoleySystem
 
-#: the name that diffusers looks for in a folder
-ADAPTER = "pytorch_lora_weights.safetensors"
-#: Where adapters go. AudioLDM's UNet has no attention to text: the text enters by class_embedding, and each residual
-#: block takes it in by time_emb_proj. Attention and what surrounds it are where pixels far apart meet. All of these
-#: are matrix products; left out are the 3x3 convolutions, half of the weights.
-TARGETS = (
-    "class_embedding",
-    "time_emb_proj",
-    "proj_in",
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "ff.net.0.proj",
-    "ff.net.2",
-    "proj_out",
-)
-#: keys of the file's header: diffusers' own, and ours
-_CONFIG, _ABOUT = "lora_adapter_metadata", "latentclap"
+
 #: no rank or alpha of a header is beyond: one that is would make weights that are not finite
 _LARGEST = 1e6
-
-
-def add_adapters(unet: nn.Module, rank: int, *, seed: int = 0) -> nn.Module:
-    """Freeze a UNet and put adapters beside its :data:`TARGETS`, in place: W x becomes W x + B A x.
-
-    B begins with zeros, so that the function stays what it is; A (rank, in) is of the seed, whatever was drawn
-    before. The scale, peft's alpha / rank, is 1.
-
-    Args:
-        unet: diffusers' ``UNet2DConditionModel``.
-        rank: rows of A and columns of B.
-        seed: of A.
-
-    Returns:
-        ``unet`` itself; only A and B require gradients.
-
-    Raises:
-        InputError: it has adapters already.
-    """
-    from peft import LoraConfig
-
-    if getattr(unet, "peft_config", None):
-        raise InputError(
-            "the UNet has adapters already: merge them first (unet.fuse_lora(), unet.unload_lora())"
-        )
-    with torch.random.fork_rng(devices=[]):  # peft draws too
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in unet.named_parameters():
-            p.requires_grad_(".lora_A." in name or ".lora_B." in name)
-            if ".lora_A." in name:  # as peft begins, and as a linear layer does
-                drawn = torch.empty(p.shape, device="cpu", dtype=torch.float32)
-                p.copy_(nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator))
-    return unet
-
-
-def take_adapters(unet: nn.Module) -> dict[str, Tensor]:
-    """A and B of every adapter, float32 on the CPU: ``<module>.lora_A.weight`` (rank, in), ``lora_B`` (out, rank).
-
-    Those of 1x1 convolutions have two more dimensions of 1.
-    """
-    from peft.utils import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(unet, adapter_name="default")
-    return {k: v.detach().float().cpu().contiguous() for k, v in state.items()}
-
-
-def merge_adapters(unet: nn.Module) -> nn.Module:
-    """Add the adapters to the weights that they belong to, and take them away, in place: an ordinary UNet is left."""
-    unet.fuse_lora()
-    unet.unload_lora()
-    return unet
-
-
-def base_digest(system: FoleySystem) -> str:
-    """Digest of what adapters are of: the UNet's weights, and the tuning layer's where there is one."""
-    hasher = hashlib.sha256()
-    add_weights(hasher, system.unet)
-    if system.tuning is not None:
-        add_weights(hasher, system.tuning, "tuning.")
-    return hasher.hexdigest()[:16]
-
-
-def save_adapter(
-    path: str | Path, adapters: Mapping[str, Tensor], base: FoleySystem, tuning: nn.Module | None = None
-) -> None:
-    """Write an adapter file, whole or not at all.
-
-    diffusers opens it, or its folder, by ``pipe.unet.load_lora_adapter(path, prefix="unet", use_safetensors=True)``;
-    it takes no notice of a tuning layer.
-
-    Args:
-        path: :data:`ADAPTER` in a folder is what diffusers looks for.
-        adapters: of :func:`take_adapters`.
-        base: the system that they were trained on, as it was.
-        tuning: the tuning layer that was trained along.
-    """
-    rank = _rank(adapters)
-    config = {"r": rank, "lora_alpha": rank, "target_modules": list(TARGETS)}
-    place = Path(base.name)
-    # a place on this machine says nothing elsewhere
-    name = Path(os.path.abspath(place)).name if place.is_absolute() or place.exists() else base.name
-    about = {"rank": rank, "alpha": rank, "base": name, "base_digest": base_digest(base)}
-    header = {
-        "format": "pt",
-        _CONFIG: json.dumps({f"unet.{k}": v for k, v in config.items()}),
-        _ABOUT: json.dumps(about | {"tuning": tuning is not None}),
-    }
-    tensors = {f"unet.{k}": v for k, v in adapters.items()}
-    if tuning is not None:
-        tensors |= {
-            f"tuning.{k}": v.detach().float().cpu().contiguous() for k, v in tuning.state_dict().items()
-        }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
-
-
-def _rank(adapters: Mapping[str, Tensor]) -> int:
-    return next(len(v) for k, v in adapters.items() if k.endswith(".lora_A.weight"))
 
 
 @dataclass(frozen=True)
@@ -197,12 +68,12 @@ class Adapter:
         others = sorted(k for k in tensors if not k.startswith((start, "tuning.")))
         if others:  # of a text encoder, say: the UNet's by themselves are not what was trained
             raise InputError(
-                f"{path}: holds more than adapters of a UNet ({_line(others[0])}), which has no place here"
+                f"{path}: holds more than adapters of a UNet ({one_line(others[0])}), which has no place here"
             )
         for key, value in sorted(tensors.items()):
             if not (value.is_floating_point() and value.float().isfinite().all()):
-                raise InputError(f"{path}: {_line(key)} is not of finite floats: the file is damaged")
-        return cls(path, unet, tuning, *_header(path, start))
+                raise InputError(f"{path}: {one_line(key)} is not of finite floats: the file is damaged")
+        return cls(path, unet, tuning, *read_header(path, start))
 
     @property
     def digest(self) -> str:
@@ -290,13 +161,13 @@ class Adapter:
         for key, own in patterns.items():
             # peft takes them for regular expressions; one that was made for it would never come to an end
             if not re.fullmatch(r"\^?[\w.-]+", key):
-                raise InputError(f"{self.path}: {pattern} in its header names no layer by {_line(key)}")
+                raise InputError(f"{self.path}: {pattern} in its header names no layer by {one_line(key)}")
             if name == key.removeprefix("^") or name.endswith(f".{key}"):
                 value = own
                 break
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and abs(value) < _LARGEST):  # of NaN, too
-            raise InputError(f"{self.path}: {_line(value)} in its header is no rank or alpha of {name}")
+            raise InputError(f"{self.path}: {one_line(value)} in its header is no rank or alpha of {name}")
         return value
 
     def _check(self, system: FoleySystem) -> None:
@@ -330,58 +201,3 @@ class Adapter:
         if self.tuning and {k: tuple(v.shape) for k, v in self.tuning.items()} != needed:
             problems.append(("tuning", f"is not a layer of {dim} x {dim} with bias"))
         return problems
-
-
-def _header(path: Path, start: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """peft's configuration of the modules named so, and our note; what others wrote there is not trusted."""
-    try:
-        with safe_open(path, "pt") as opened:
-            header = opened.metadata() or {}
-        config, about = (json.loads(header.get(key, "{}")) for key in (_CONFIG, _ABOUT))
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({error}); copy or download it again") from None
-    if not (isinstance(config, dict) and isinstance(about, dict)):
-        raise InputError(f"{path}: damaged (its header holds no tables); copy or download it again")
-    config = {k.removeprefix(start): v for k, v in config.items() if k.startswith(start)}
-    about |= {key: _line(about[key]) for key in ("base", "base_digest") if key in about}
-    return config or None, about
-
-
-def _line(value: object, most: int = 100) -> str:
-    """A file's text for a message: one line, not long, and nothing that a terminal obeys."""
-    text = "".join(c if c.isprintable() else " " for c in str(value)[: most + 1])
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def adapter_file(path: str | Path) -> Path:
-    """The adapter file that a file or folder names.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = Path(path)
-    file = path / ADAPTER if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"{path}: no {ADAPTER} there" if path.is_dir() else f"{path}: no such adapter file")
-    return file
-
-
-def adapter_parameters(unet: Mapping[str, Any], rank: int) -> tuple[int, int]:
-    """How many parameters train at a rank, and how many there are, without any memory.
-
-    Args:
-        unet: configuration of a diffusers ``UNet2DConditionModel``.
-        rank: of the adapters; 0: all train.
-    """
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        net = UNet2DConditionModel.from_config(unet)
-    total = sum(p.numel() for p in net.parameters())
-    if not rank:
-        return total, total
-    trained = 0
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and any(f".{name}".endswith(f".{t}") for t in TARGETS):
-            trained += rank * (layer.weight.shape[0] + layer.weight.shape[1])
-    return trained, total
