@@ -1075,7 +1075,15 @@ def test_help_and_version_do_not_import_torch():
 
 
 @pytest.mark.parametrize(
-    "what", ["get.py", "pack_shards.py", "cache_latents.py", "example_sounds.py", "latentclap.launch"]
+    "what",
+    [
+        "get.py",
+        "pack_shards.py",
+        "cache_latents.py",
+        "example_sounds.py",
+        "latentclap.launch",
+        "latentclap.train",
+    ],
 )
 def test_help_of_what_users_call_does_not_import_torch(what):
     """It took seconds before the first word."""

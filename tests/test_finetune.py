@@ -206,7 +206,8 @@ def asked(monkeypatch):
         task.train()
         return TrainResult(settings.steps, True, 0.0, [], folder)
 
-    monkeypatch.setattr("latentclap.finetune.run.train", train)
+    for module in ("run", "encoder"):
+        monkeypatch.setattr(f"latentclap.finetune.{module}.train", train)
     return calls
 
 

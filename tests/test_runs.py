@@ -236,7 +236,7 @@ def test_code_that_makes_clips_counts(tmp_path, monkeypatch, file, counts):
     assert (code_hash.__wrapped__(MAKERS) != before) is counts
 
 
-#: what the bench imports although no result depends on its code
+#: what CORE imports although no result depends on its code
 NO_RESULTS = {
     "errors": "messages",
     "files": "files are read and written whole, or not",
@@ -246,30 +246,52 @@ NO_RESULTS = {
     "limits": "refuses values, and changes none",
     "locks": "who comes first",
     "memory": "foretells what a training needs",
-    "meta": "captions, which count by their content",
-    "pretrain": "all but its tasks makes the shipped weights, which count by their content",
+    "pretrain.adversary": "critics of what makes the shipped weights, which count by their content",
     "profiles": "values, which count themselves",
     "runs": "this hash",
     "scan": "finds clips, which count by their content",
+    "scan.layout": "says where clips lie, which count by their content",
+    "stats.posthoc": "tests of what is there, made anew each time; nothing of them is kept",
     "tables": "reads captions, which count by their content",
-    "stats": "tests of what is there, made anew each time; nothing of them is kept",
 }
 
 
-def test_no_module_behind_the_bench_is_forgotten():
-    seen, ahead = set(), ["lab"]
-    while ahead:
-        name = ahead.pop()
-        seen.add(name)
-        if name in NO_RESULTS:
+def is_module(name):
+    path = Path(provenance.__file__).parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imported(path):
+    """Modules of ours that a file imports, at its top or in a function: named from the package on."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            named = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import, which is not looked at"
+            named = [[*node.module.split("."), alias.name] for alias in node.names]
+        else:
             continue
-        for path in provenance._sources(name):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("latentclap"):
-                    parts = node.module.split(".")[1:]
-                    found = [parts[0]] if parts else [alias.name for alias in node.names]
-                    ahead += [n for n in found if n not in seen]
-    assert seen - {name.partition(".")[0] for name in CORE} - set(NO_RESULTS) == set()
+        for parts in (parts[1:] for parts in named if parts[0] == "latentclap"):
+            name = ".".join(parts)
+            yield name if is_module(name) else ".".join(parts[:-1])
+
+
+def outside(core):
+    """What the files of these modules import of ours beside them."""
+    found = {name for module in core for path in provenance._sources(module) for name in imported(path)}
+    return {name for name in found if not any(f"{name}.".startswith(f"{module}.") for module in core)}
+
+
+def test_no_module_behind_the_results_is_forgotten():
+    assert outside(CORE) == set(NO_RESULTS)
+
+
+@pytest.mark.parametrize("left_out", ["losses", "pretrain.tasks", "storage", "convert"])
+def test_a_module_that_is_left_out_is_noticed(left_out):
+    """One by ``from latentclap import``, one below a package, one in a function."""
+    assert {
+        name.partition(".")[0] for name in outside([m for m in CORE if m != left_out]) - set(NO_RESULTS)
+    } == {left_out.partition(".")[0]}
 
 
 def test_files_are_whole_or_absent(tmp_path):

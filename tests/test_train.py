@@ -1,3 +1,4 @@
+import importlib
 import json
 import math
 import os
@@ -589,6 +590,17 @@ def test_the_scale_of_fp16_goes_on(data, tmp_path, monkeypatch):
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     assert scales == [2.0**7]
+
+
+def test_every_name_of_the_package_is_found_where_it_is_said_to_be():
+    """They are imported when they are asked for, since torch takes seconds."""
+    package = importlib.import_module("latentclap.train")
+    assert sorted(name for names in package._HOME.values() for name in names) == sorted(package.__all__)
+    for module, names in package._HOME.items():
+        home = importlib.import_module(f"latentclap.train.{module}")
+        assert all(getattr(package, name) is getattr(home, name) for name in names), module
+    with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
+        _ = package.Trainer
 
 
 def test_automatic_precision(monkeypatch):

@@ -59,14 +59,14 @@ def train(
     ] = False,
 ) -> None:
     """Train from a configuration file."""
-    from latentclap.train import processes
-
     check_values({"minutes": minutes}, "--")
     file = TrainFile.read(config)
     need_launcher()
     given = os.environ.get("LATENTCLAP_DEVICE")
     if given and (given == "cpu" or os.environ.get("WORLD_SIZE", "1") == "1"):  # of several, each has its own
         use(given, named="LATENTCLAP_DEVICE")
+    from latentclap.train import processes  # with torch, which takes seconds
+
     state = processes()
     on_gpu = {
         "--compile": compile,

@@ -10,21 +10,27 @@ several processes sees the same items and the same noise as in one.
 ``accelerate launch -m latentclap.train CONFIG`` trains from a configuration file (``latentclap.launch``).
 """
 
-from latentclap.train.config import TrainConfig, TrainingError, learning_rate, override
-from latentclap.train.data import (
-    Batches,
-    GroupedBatches,
-    TensorBatches,
-    item_generators,
-    onto,
-    sample_order,
-    share,
-)
-from latentclap.train.ema import EMA
-from latentclap.train.loop import train
-from latentclap.train.records import CHECKPOINT, STATS
-from latentclap.train.signals import Interrupted
-from latentclap.train.task import Task, TrainResult, processes
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentclap.train.config import TrainConfig, TrainingError, learning_rate, override
+    from latentclap.train.data import (
+        Batches,
+        GroupedBatches,
+        TensorBatches,
+        item_generators,
+        onto,
+        sample_order,
+        share,
+    )
+    from latentclap.train.ema import EMA
+    from latentclap.train.loop import train
+    from latentclap.train.records import CHECKPOINT, STATS
+    from latentclap.train.signals import Interrupted
+    from latentclap.train.task import Task, TrainResult, processes
 
 __all__ = [
     "CHECKPOINT",
@@ -47,3 +53,29 @@ __all__ = [
     "share",
     "train",
 ]
+
+# torch takes seconds to import: the command's --help must not wait for it
+_HOME = {
+    "config": ("TrainConfig", "TrainingError", "learning_rate", "override"),
+    "data": (
+        "Batches",
+        "GroupedBatches",
+        "TensorBatches",
+        "item_generators",
+        "onto",
+        "sample_order",
+        "share",
+    ),
+    "ema": ("EMA",),
+    "loop": ("train",),
+    "records": ("CHECKPOINT", "STATS"),
+    "signals": ("Interrupted",),
+    "task": ("Task", "TrainResult", "processes"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
