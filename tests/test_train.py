@@ -599,6 +599,7 @@ def test_every_name_of_the_package_is_found_where_it_is_said_to_be():
     for module, names in package._HOME.items():
         home = importlib.import_module(f"latentclap.train.{module}")
         assert all(getattr(package, name) is getattr(home, name) for name in names), module
+    assert set(package.__all__) <= set(dir(package))  # by which the reference finds them
     with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
         _ = package.Trainer
 

@@ -79,3 +79,8 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    # for who looks what there is: a notebook's completion, and the reference
+    return sorted({*globals(), *__all__})
