@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
@@ -737,6 +738,20 @@ def test_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
     with pytest.raises(TrainingError, match="no checkpoint was saved yet"):
         train(Explodes(), data, config(), tmp_path / "none", progress=False)
     assert all(torch.isfinite(v).all() for v in state["modules"]["net"].values())
+
+
+def test_the_bar_is_gone_where_training_fails(data, tmp_path, monkeypatch):
+    """The message would stand on its line."""
+    bars = []
+    monkeypatch.setattr(loop, "tqdm", lambda *a, **k: bars.append(tqdm(*a, **k)) or bars[-1])
+
+    class Explodes(Regression):
+        def forward(self, batch, rngs):
+            return {"loss": super().forward(batch, rngs)["loss"] * float("nan")}
+
+    with pytest.raises(TrainingError) as stop:
+        train(Explodes(), data, config(), tmp_path, progress=True)
+    assert stop.value.__traceback__ and bars[0].disable  # what a closed one says
 
 
 @pytest.fixture

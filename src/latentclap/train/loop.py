@@ -1,4 +1,8 @@
-"""The loop itself."""
+"""The loop itself: one optimiser step after the other, and a checkpoint now and then.
+
+Beside it are the batches that it walks along (``stream``), what it looks at (``values``), what it keeps (``state``),
+what several processes tell each other (``agreement``), and how modules are made ready for it (``modules``).
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ def train(
     Raises:
         InputError: no data, the folder's checkpoint is of another configuration, or the task or batch cannot be
             shared by this number of processes.
-        TrainingError: a loss or gradient that is not finite, in every process.
+        TrainingError: a loss or gradient that is not finite, in every process; or a GPU too small for the batch.
         OSError: a checkpoint cannot be written; the one before it is still there.
         Interrupted: SIGTERM or SIGUSR1 came, to one of the processes at least; a checkpoint was saved. (Ctrl-C, too,
             saves one before its KeyboardInterrupt; a second Ctrl-C does not wait for it.)
@@ -77,6 +81,7 @@ def train(
         finally:
             if loop:
                 loop.stream.stop()
+                loop.bar.close()  # of a run that failed, it would stand before the message
             restore_modules(task, config)
         loop.obey()
     return result
@@ -173,7 +178,6 @@ class _Loop:
                     on_checkpoint(state.step)
             if leaving:
                 break
-        self.bar.close()
         if writer:
             writer.close()
         if self.main and config.steps == 0 and done_at_start == 0:
