@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from latentclap.book.predictions import FORMULAS, predictions_page, processes
 from latentclap.diffusion import CosineTime, NoiseSchedule, RectifiedFlow, sample
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
@@ -469,6 +470,58 @@ def test_it_pulls_the_embedding_nearer_in_a_few_steps(name):
     (before, with_it), (same, without) = (toy_training(process, weight) for weight in (lam, 0.0))
     assert before == same
     assert with_it < 0.5 * before and with_it < 0.5 * without
+
+
+# ------------------------------------------------------------------------------ the page's tables
+
+
+def in_numbers(form, **values):
+    """A formula of the page, computed."""
+    for tex, code in (
+        (r"\lvert", "abs("),
+        (r"\rvert", ")"),
+        (r"\,", "*"),
+        ("a'", "a_to"),
+        ("b'", "b_to"),
+        ("t'", "t_to"),
+    ):
+        form = form.replace(tex, code)
+    return eval(form, {}, values)
+
+
+def test_the_page_s_formulas_are_the_derivatives():
+    n, t = 300, 0.3
+    abar = NoiseSchedule().abar.double()
+    c = NoiseSchedule().posterior_c0[n].item()
+    (a, b), (a_to, b_to) = (((x.sqrt()).item(), (1 - x).sqrt().item()) for x in (abar[n], abar[n - 5]))
+    for name, row in FORMULAS.items():
+        prediction = name.split("`")[1]
+        process = RectifiedFlow() if prediction == "flow_prediction" else NoiseSchedule(prediction=prediction)
+        at = torch.tensor([t]) if process.continuous else torch.tensor([n])
+        for reading, form in zip(READINGS, row, strict=True):
+            if not form:
+                assert reading not in readings_of(process)
+                continue
+            expected = in_numbers(form, a=a, b=b, a_to=a_to, b_to=b_to, c=c, t=t, t_to=t - 1 / 200)
+            found = gradient_factor(reading, process, at).item()
+            assert found == pytest.approx(expected, rel=2e-3), (name, reading)
+
+
+def test_the_page_has_the_pull_of_every_process(tmp_path):
+    text = predictions_page(tmp_path / "predictions.md").read_text(encoding="utf-8")
+    paper = mean_pull()
+    for name, process in processes().items():
+        (line,) = (row for row in text.splitlines() if row.startswith(f"| {name} |"))
+        *cells, snr = line.strip("| ").split(" | ")[1:]
+        for reading, cell in zip(READINGS, cells, strict=True):
+            if reading in readings_of(process):
+                pull = mean_pull(reading=reading, schedule=process) / paper
+                assert float(cell) == pytest.approx(pull, rel=5e-3)
+            else:
+                assert cell == "none"
+        assert float(snr) > 1
+    assert (tmp_path / "predictions.png").stat().st_size > 10_000
+    assert "(predictions.png)" in text
 
 
 # ---------------------------------------------------------------- what stays with predicted noise
