@@ -262,7 +262,7 @@ def test_continuous_time_has_no_posterior(process, phi):
 @pytest.mark.parametrize(
     ("n", "says"),
     [
-        (torch.tensor([0.1, 0.5, 1.5, 0.2]), "n=1.5 is no time; they are 0 to 1"),
+        (torch.tensor([0.1, 0.5, 1.5, 0.2]), r"n=1.5 is no time \(diffusers' sigma\); they are 0 to 1"),
         (torch.tensor([0.1, -0.5, 0.5, 0.2]), "n=-0.5 is no time"),
         (torch.tensor([0.1, float("nan"), 0.5, 0.2]), "n=nan is no time"),
         (torch.tensor([1, 0, 1, 0]), "n is torch.int64 .*; give one time within 0 ... 1 for each of the 4"),

@@ -159,7 +159,7 @@ def _renoised(step: _Step) -> Tensor:
 #: gradient.
 #:
 #: :meta hide-value:
-READINGS: dict[str, Callable[[_Step], Tensor]] = {
+READINGS: dict[str, Callable[..., Tensor]] = {
     "x0": _x0,
     "posterior": _posterior,
     "ddim": _ddim,
@@ -461,9 +461,10 @@ def _check_steps(schedule: Process, n: Tensor, count: int) -> None:
         )
     # a subclass may have no values (memory is estimated by tensors without contents)
     if type(n) is Tensor and n.device.type == "cpu" and not torch.compiler.is_compiling() and n.numel():
-        kind, last = ("time", 1) if schedule.continuous else ("step", schedule.steps - 1)
+        last = 1 if schedule.continuous else schedule.steps - 1
         low, high = n.min().item(), n.max().item()
         if not (low >= 0 and high <= last):
+            kind = "time (diffusers' sigma)" if schedule.continuous else "step"
             wrong = high if low >= 0 else low
             raise InputError(f"LatentCLAPLoss: n={wrong:.6g} is no {kind}; they are 0 to {last}")
 

@@ -10,17 +10,19 @@ other schedules, and what a network may predict instead of noise, are there for 
 
 from __future__ import annotations
 
+from latentclap.diffusion import process, sampling
 from latentclap.diffusion.continuous import CosineTime, RectifiedFlow
-from latentclap.diffusion.process import PREDICTIONS, Process, append_dims
-from latentclap.diffusion.sampling import (
-    SAMPLERS,
-    NoiseModel,
-    guide,
-    randn_per_item,
-    sample,
-    sampling_steps,
-)
+from latentclap.diffusion.process import Process, append_dims
+from latentclap.diffusion.sampling import guide, randn_per_item, sample, sampling_steps
 from latentclap.diffusion.schedule import NoiseSchedule
+
+# named here with their words, for the reference: it takes what is said of a value from the module that shows it
+#: what a network may predict, by diffusers' names (``prediction_type``)
+PREDICTIONS = process.PREDICTIONS
+#: name -> (diffusers class, what it is given besides the checkpoint's scheduler config).
+SAMPLERS = sampling.SAMPLERS
+#: (s_n, n) -> predicted noise, both of the latent's shape; n is a tensor (B,) of step numbers
+NoiseModel = sampling.NoiseModel
 
 __all__ = [
     "PREDICTIONS",
