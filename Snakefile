@@ -195,6 +195,7 @@ rule book:
         "{BIN}/python -m latentclap.book lora {input.lora} && "
         "{BIN}/python -m latentclap.book forgetting {input.forgetting} && "
         "{BIN}/python -m latentclap.book compare {input.compare} {input.real} {input.measures} && "
+        "{BIN}/python -m latentclap.book predictions && "
         "{BIN}/python -m latentclap.book commands && "
         "{BIN}/jupyter-book build book -W -n --keep-going --quiet && {BIN}/python -m latentclap.book downloads book/_build/html; }} > {log} 2>&1 "
         "|| {{ rm -rf book/_build; tail -n 40 {log} >&2; exit 1; }}"

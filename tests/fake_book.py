@@ -40,6 +40,7 @@ from latentclap.book.loops import loops_page
 from latentclap.book.lora import lora_tables
 from latentclap.book.own import own_page
 from latentclap.book.pages import listening_page, model_card
+from latentclap.book.predictions import predictions_page
 from latentclap.book.rating import rating_page
 from latentclap.book.scale import cache_table, cost_tables
 from latentclap.book.speed import speed_page
@@ -210,6 +211,7 @@ def make_sources(book: Path, scratch: Path, repo_root: Path) -> None:
     )
     forgetting_page(repo_root / "book/runs/forgetting.json", book / "generated/forgetting.md")
     lora_tables(repo_root / "book/runs/lora.json", book / "generated/lora.md")
+    predictions_page(book / "generated/predictions.md")
     speed_page(sorted((repo_root / "book/runs").glob("speed*.json")), book / "generated/speed.md")
 
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from latentclap.cache import fingerprint
-from latentclap.diffusion import NoiseSchedule, _ddim_update, randn_per_item
+from latentclap.diffusion import NoiseSchedule, randn_per_item
+from latentclap.diffusion.sampling import _ddim_update
 from latentclap.embeddings.front_end import log_mel_patches
 from latentclap.evaluate import EvalResult
 from latentclap.fad import ClipEmbeddings, fad_with_ci

@@ -18,6 +18,7 @@ import torch
 
 import fake_gpu
 from latentclap import memory
+from latentclap.diffusion import CosineTime, NoiseSchedule, RectifiedFlow
 from latentclap.embeddings import JudgeEmbedding, get_embedding
 from latentclap.errors import InputError
 from latentclap.files import write_json
@@ -31,7 +32,7 @@ from latentclap.finetune import (
 )
 from latentclap.gpus import use
 from latentclap.latent_clap import LatentCLAP
-from latentclap.losses import LatentCLAPLoss
+from latentclap.losses import READINGS, LatentCLAPLoss, ddpm_loss
 from latentclap.models import size
 from latentclap.system import FoleySystem, tuning_layer
 from latentclap.train import TensorBatches, TrainConfig, train
@@ -192,6 +193,41 @@ def test_a_step_keeps_the_cpu_from_nothing(gpus, tiny, phi, tiny_cache, tmp_path
     assert Counter(waits)["tolist"] == 2 and set(waits) == {"tolist", "copy from cpu to cuda"}
     first = waits.index("tolist")
     assert waits[first:] == ["tolist", "tolist"]
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        NoiseSchedule(),
+        NoiseSchedule(prediction="v_prediction", rescale_betas_zero_snr=True),
+        NoiseSchedule(prediction="sample"),
+        RectifiedFlow(),
+        CosineTime(),
+    ],
+    ids=lambda process: f"{type(process).__name__}-{process.prediction}",
+)
+def test_eq_3_of_any_prediction_keeps_the_cpu_from_nothing(gpus, phi, process):
+    """And it is computed where the latents lie, to the CPU's numbers."""
+    torch.manual_seed(0)
+    own, (s_0, eps, output) = copy.deepcopy(phi), torch.randn(3, 2, 8, 16, 16)
+    n = torch.tensor([0.2, 0.9]) if process.continuous else torch.tensor([100, 900])
+    E_audio, process = torch.randn(2, 512), copy.deepcopy(process)
+    for reading in [r for r in READINGS if not (process.continuous and r == "posterior")]:
+        found = []
+        for device in ("cpu", "cuda"):
+            loss = LatentCLAPLoss(
+                own.to(device), schedule=process.to(device), reading=reading, weighting="snr"
+            )
+            own_s_0, own_eps, made, at, E = (x.detach().to(device) for x in (s_0, eps, output, n, E_audio))
+            made = made.detach().requires_grad_(True)
+            begun = len(gpus.waits)
+            s_n = process.q_sample(own_s_0, at, own_eps)
+            eq_1 = ddpm_loss(made, loss.training_target(own_s_0, own_eps, at))
+            value = eq_1 + loss(made, s_n, at, E, s_0=own_s_0)
+            value.backward()
+            assert gpus.waits[begun:] == []
+            found.append(torch.stack([value.detach().cpu(), made.grad.cpu().norm()]))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])

@@ -74,9 +74,9 @@ def loss_of(loss, b):
             r"E_audio is \(4, 256\), but φ embeds these latents as \(4, 512\)",
         ),
         ({"E_audio": torch.randn(512)}, r"E_audio is \(512,\)"),
-        ({"eps_theta": torch.randn(4, 8, 16, 16)}, r"eps_theta is \(4, 8, 16, 16\) and s_n \(4, 8, 32, 16\)"),
+        ({"eps_theta": torch.randn(4, 8, 16, 16)}, r"output is \(4, 8, 16, 16\) and s_n \(4, 8, 32, 16\)"),
         ({"s_0": torch.randn(1, 8, 32, 16)}, "s_0 is"),
-        ({"s_n": torch.randn(4, 32, 16)}, r"latents are \(B, C, T, F\)"),
+        ({"s_n": torch.randn(4, 32)}, r"latents are \(B, C, T, F\)"),
     ],
 )
 def test_wrong_shapes_and_steps_are_one_clear_line(phi, batch, change, says):

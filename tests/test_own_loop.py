@@ -92,13 +92,13 @@ def test_accumulated_parts_of_a_batch_give_the_gradient_of_all_of_it(batch, late
     torch.testing.assert_close(gradient(unet), whole, rtol=1e-3, atol=1e-6)
 
 
-def test_a_predicted_velocity_becomes_noise_as_the_page_has_it(batch, latent_clap):
+def test_a_predicted_velocity_becomes_noise(batch, latent_clap):
     """diffusers' own velocity, sqrt(abar) eps - sqrt(1 - abar) s_0, leads back to the noise, with its gradient."""
     schedule, n = latent_clap.schedule, batch["n"]
     s_n = schedule.q_sample(batch["s_0"], n, batch["eps"])
     theirs = DDPMScheduler(num_train_timesteps=1000, prediction_type="v_prediction", **SCHEDULE)
     v = theirs.get_velocity(batch["s_0"], batch["eps"], n).requires_grad_()
-    eps_theta = schedule.at("sqrt_abar", n, v) * v + schedule.at("sqrt_one_minus_abar", n, v) * s_n
+    eps_theta = schedule.output_to_eps(v, s_n, n, prediction="v_prediction")
     torch.testing.assert_close(eps_theta, batch["eps"], rtol=1e-4, atol=1e-4)
     latent_clap(eps_theta, s_n, n, batch["E_audio"]).backward()
     assert v.grad.abs().sum() > 0

@@ -64,6 +64,10 @@ for _part, _file in {
     _model(f"no_{_part}", lambda path, part=_part: shutil.rmtree(path / part))
     _model(f"no_{_part}_file", lambda path, file=_file: (path / file).unlink())
 _model("no_scheduler", lambda path: shutil.rmtree(path / "scheduler"))
+_model(
+    "predicts_v",
+    lambda path: _edit(path / "scheduler" / "scheduler_config.json", prediction_type="v_prediction"),
+)
 _model("text_unet", lambda path: (path / UNET).write_text("weights, in a way\n" * 9))
 _model("locked_unet", lambda path: (path / UNET).chmod(0))
 _model("cut_config", lambda path: cut(path / "unet" / "config.json"))

@@ -285,6 +285,16 @@ def compare(
 
 
 @app.command()
+def predictions(
+    out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/predictions.md"),
+) -> None:
+    """Write how eq. 3 pulls at networks that predict something else than noise, with its figure."""
+    from latentclap.book.predictions import predictions_page
+
+    typer.echo(str(predictions_page(out)))
+
+
+@app.command()
 def commands(
     out: Annotated[Path, typer.Option(help="Markdown to write.")] = Path("book/generated/commands.md"),
 ) -> None:

@@ -1,9 +1,4 @@
-"""The diffusion process of AudioLDM: schedule, forward process, inverses, guidance and samplers (III-B, eq. 1).
-
-Notation is the paper's: ``s_0`` is a clean latent, ``s_n`` the same latent after ``n`` noise steps,
-``eps`` the noise. Steps are counted 0 ... N-1 here, as every public code base does; the paper counts 1 ... N.
-Latents have shape (B, C, T, F); nothing below depends on more than the leading B.
-"""
+"""Guidance, and the samplers: from noise, or from a noised latent, to a clean one (eq. 1 turned round)."""
 
 from __future__ import annotations
 
@@ -12,114 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
+
+from latentclap.diffusion.schedule import NoiseSchedule
 
 #: (s_n, n) -> predicted noise, both of the latent's shape; n is a tensor (B,) of step numbers
 NoiseModel = Callable[[Tensor, Tensor], Tensor]
-
-
-def append_dims(values: Tensor, like: Tensor) -> Tensor:
-    """Give a (B,) tensor trailing axes of size one, so that it broadcasts over (B, ...)."""
-    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))
-
-
-class NoiseSchedule(nn.Module):
-    """AudioLDM's noise schedule, "linear" in its code and "scaled_linear" in diffusers (facts A4).
-
-    beta_n = linspace(sqrt(beta_start), sqrt(beta_end), N)^2, alpha_n = 1 - beta_n and
-    abar_n = prod alpha_i. Quantities are computed in float64 and kept as float32 buffers.
-
-    Args:
-        steps: N, the number of training steps.
-        beta_start: first beta (AudioLDM 0.0015).
-        beta_end: last beta (AudioLDM 0.0195).
-    """
-
-    betas: Tensor
-    alphas: Tensor
-    abar: Tensor
-
-    def __init__(self, *, steps: int = 1000, beta_start: float = 0.0015, beta_end: float = 0.0195) -> None:
-        super().__init__()
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
-        abar = torch.cumprod(1 - betas, dim=0)
-        # abar_{n-1}, with abar_{-1} = 1: before the first step nothing is noise
-        previous = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
-        for name, value in {
-            "betas": betas,
-            "alphas": 1 - betas,
-            "abar": abar,
-            "abar_previous": previous,
-            "sqrt_abar": abar.sqrt(),
-            "sqrt_one_minus_abar": (1 - abar).sqrt(),
-            # q(s_{n-1} | s_n, s_0) has mean c_0 s_0 + c_n s_n (DDPM, eq. 7)
-            "posterior_c0": betas * previous.sqrt() / (1 - abar),
-            "posterior_cn": (1 - previous) * (1 - betas).sqrt() / (1 - abar),
-        }.items():
-            self.register_buffer(name, value.float(), persistent=False)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> NoiseSchedule:
-        """Build from a diffusers scheduler's config.
-
-        Raises:
-            ValueError: its beta schedule is not "scaled_linear" or it does not predict noise.
-        """
-        if config.get("beta_schedule", "scaled_linear") != "scaled_linear":
-            raise ValueError(f"beta_schedule {config['beta_schedule']!r} is not AudioLDM's scaled_linear")
-        if config.get("prediction_type", "epsilon") != "epsilon":
-            raise ValueError(f"prediction_type {config['prediction_type']!r}: eq. 1 predicts noise (epsilon)")
-        return cls(
-            steps=config["num_train_timesteps"], beta_start=config["beta_start"], beta_end=config["beta_end"]
-        )
-
-    def _apply(self, fn: Any, recurse: bool = True) -> NoiseSchedule:
-        """A schedule goes to other devices, and stays float32: in bf16, abar of the first steps would be 1."""
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, value in exact.items():
-            moved = getattr(self, name)
-            if moved.dtype != value.dtype:
-                setattr(self, name, value.to(moved.device))
-        return self
-
-    @property
-    def steps(self) -> int:
-        """N, the number of training steps."""
-        return len(self.betas)
-
-    def at(self, name: str, n: Tensor, like: Tensor) -> Tensor:
-        """Return the buffer ``name`` at steps ``n`` (B,), shaped to broadcast over ``like`` (B, ...)."""
-        return append_dims(getattr(self, name)[n], like)
-
-    def q_sample(self, s_0: Tensor, n: Tensor, eps: Tensor) -> Tensor:
-        """Forward process: s_n = sqrt(abar_n) s_0 + sqrt(1 - abar_n) eps. Shapes (B, ...), (B,), (B, ...)."""
-        return self.at("sqrt_abar", n, s_0) * s_0 + self.at("sqrt_one_minus_abar", n, s_0) * eps
-
-    def predict_x0(self, s_n: Tensor, n: Tensor, eps: Tensor) -> Tensor:
-        """Inverse of :meth:`q_sample` for a predicted noise: the one-step estimate of s_0."""
-        return (s_n - self.at("sqrt_one_minus_abar", n, s_n) * eps) / self.at("sqrt_abar", n, s_n)
-
-    def predict_eps(self, s_n: Tensor, n: Tensor, s_0: Tensor) -> Tensor:
-        """Inverse of :meth:`q_sample` for a known s_0: the noise that leads from it to s_n."""
-        return (s_n - self.at("sqrt_abar", n, s_n) * s_0) / self.at("sqrt_one_minus_abar", n, s_n)
-
-    def posterior_mean(self, s_0: Tensor, s_n: Tensor, n: Tensor) -> Tensor:
-        """Mean of q(s_{n-1} | s_n, s_0). At n = 0 it is s_0 itself."""
-        return self.at("posterior_c0", n, s_n) * s_0 + self.at("posterior_cn", n, s_n) * s_n
-
-    def ddim_step(self, s_0: Tensor, eps: Tensor, n_to: Tensor) -> Tensor:
-        """One deterministic DDIM jump (eta 0) to step ``n_to`` (B,); n_to < 0 lands on s_0."""
-        clean = append_dims(n_to < 0, s_0)
-        n_to = n_to.clamp(min=0)
-        jump = self.at("sqrt_abar", n_to, s_0) * s_0 + self.at("sqrt_one_minus_abar", n_to, s_0) * eps
-        return torch.where(clean, s_0, jump)
-
-    def snr(self, n: Tensor) -> Tensor:
-        """Signal-to-noise ratio abar_n / (1 - abar_n) at steps n (B,)."""
-        abar = self.abar[n]
-        return abar / (1 - abar)
 
 
 def guide(eps_uncond: Tensor, eps_cond: Tensor, scale: float) -> Tensor:
@@ -188,7 +82,8 @@ def sample(
     Args:
         model: predicts the noise, guidance included.
         noise: standard normal; with ``start``, the s_n to begin with (:meth:`NoiseSchedule.q_sample`).
-        schedule: the training schedule.
+        schedule: the training schedule; one that ends in noise alone, or whose network predicts something else than
+            noise, is not sampled here.
         steps: number of model calls (the paper: 200). One gives little but noise, and a warning.
         sampler: one of :data:`SAMPLERS`; DDIM is ours, the few-step solvers are diffusers'.
         eta: DDIM's stochasticity (the original AudioLDM samples with 1.0, diffusers with 0.0).
@@ -199,10 +94,11 @@ def sample(
         start: the step n of an s_n to begin with; None: pure noise.
 
     Raises:
-        ValueError: unknown sampler, or steps or start out of range.
+        ValueError: unknown sampler, steps or start out of range, or a schedule that is not sampled here.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+    _check_schedule(schedule, scheduler_config or {})
     if steps == 1 < schedule.steps and start is None:
         warnings.warn(
             "steps=1: the one step is that of an all but clean latent, and noise comes out; take 2 or more",
@@ -226,6 +122,21 @@ def sample(
         eps = model(s, torch.full((len(s),), n, device=s.device))
         s = _ddim_update(s, eps, schedule.abar[n], abar_to, eta, generators)
     return s
+
+
+def _check_schedule(schedule: NoiseSchedule, config: dict[str, Any]) -> None:
+    """Only predicted noise is sampled from: another output would be taken for noise, and give noise."""
+    for prediction in (schedule.prediction, config.get("prediction_type", "epsilon")):
+        if prediction != "epsilon":
+            raise ValueError(
+                f"prediction {prediction!r}: only models that predict noise (epsilon) are sampled here; take"
+                " diffusers' own scheduler"
+            )
+    if schedule.zero_terminal_snr:
+        raise ValueError(
+            "zero terminal SNR: at the last step predicted noise says nothing of the latent, and sampling cannot"
+            " begin there; take diffusers' own scheduler, and a model that predicts v"
+        )
 
 
 def _ddim_update(
@@ -279,6 +190,8 @@ def _sample_with_diffusers(
     config.setdefault("beta_schedule", "scaled_linear")
     config.setdefault("beta_start", float(schedule.betas[0]))
     config.setdefault("beta_end", float(schedule.betas[-1]))
+    if not schedule.scaled_linear:  # a schedule that the names above do not tell
+        config["trained_betas"] = schedule.betas.tolist()
     for name in ("_class_name", "_diffusers_version", "clip_sample", "set_alpha_to_one", "skip_prk_steps"):
         config.pop(name, None)
     solver = getattr(diffusers, class_name)(**{k: v for k, v in config.items() if k in _SOLVER_KEYS}, **extra)
@@ -302,4 +215,5 @@ _SOLVER_KEYS = {
     "beta_end",
     "beta_schedule",
     "prediction_type",
+    "trained_betas",
 }
