@@ -172,7 +172,7 @@ def test_the_reference_has_what_is_public_with_its_source_and_links(page, site):
             loss.querySelector('a.reference[title$=".Process"]') !== null,
             loss.querySelector('a.viewcode-link, .viewcode-link')?.closest('a')?.getAttribute('href')] }"""
     )
-    assert shown == [True, "../_modules/latentclap/losses.html#LatentCLAPLoss"]
+    assert shown == [True, "../_modules/latentclap/losses/latent_clap.html#LatentCLAPLoss"]
     page.set_viewport_size({"width": 390, "height": 900})
     for path in sorted(site.glob("reference/*.html")):
         visit(page, path)

@@ -188,7 +188,7 @@ def check_stale(workplace, profile, command):
     (workplace / "src").unlink()  # the same code in another place, with other times
     shutil.copytree(ROOT / "src", workplace / "src", ignore=shutil.ignore_patterns("__pycache__"))
     assert planned(workplace, *command)[0] == 0
-    losses = workplace / "src/latentclap/losses.py"
+    losses = workplace / "src/latentclap/losses/weights.py"
     losses.write_text((before := losses.read_text()) + "# another\n")
     count, said = planned(workplace, *command)
     assert count == 2 and "Params have changed" in said
