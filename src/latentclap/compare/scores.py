@@ -17,7 +17,7 @@ from latentclap.errors import InputError
 from latentclap.evaluate import EvalResult, evaluate
 from latentclap.evaluate.clips import canonical
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
-from latentclap.stats.intervals import percentile_interval
+from latentclap.fad.intervals import percentile_interval
 
 Embedded = Mapping[str, ClipEmbeddings]
 #: what `Scores.classes` has of each class

@@ -14,7 +14,7 @@ import pandas as pd
 from latentclap.compare.changes import paired, said, untested, verdict
 from latentclap.compare.scores import Scores
 from latentclap.evaluate import Change, compare_averages, with_holm
-from latentclap.evaluate.table import _repeated
+from latentclap.evaluate.change import repeated
 from latentclap.files import finite, write_json
 
 #: measures that systems are tested by, with the attribute of `Scores` that holds them
@@ -91,7 +91,7 @@ class Comparison:
         if "KAD" not in out or len(self.systems[first]) == 1:
             return out
         # a folder that was copied is no second training, as `compare_averages` says of FAD
-        twice = {name: _repeated([s.fad for s in trainings]) for name, trainings in self.systems.items()}
+        twice = {name: repeated([s.fad for s in trainings]) for name, trainings in self.systems.items()}
         for measure in SHARES:
             values = {name: [s.mean(measure) for s in trainings] for name, trainings in self.systems.items()}
             made = [

@@ -6,9 +6,11 @@ the same, or statistics (`fad.GaussianStats`, or an npz of them) such as the cha
 
 from __future__ import annotations
 
+from latentclap.evaluate.change import Change, compare_averages, with_holm
 from latentclap.evaluate.clips import Clips, clips_in_folder, embed_clips, prepare_clip
+from latentclap.evaluate.result import EvalResult
 from latentclap.evaluate.similarity import SimilarityResult, clap_similarity
-from latentclap.evaluate.table import Change, EvalResult, Side, compare_averages, evaluate, with_holm
+from latentclap.evaluate.table import Side, evaluate
 
 __all__ = [
     "Change",

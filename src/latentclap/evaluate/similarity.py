@@ -13,6 +13,7 @@ import pandas as pd
 from latentclap.classes import prompt
 from latentclap.errors import InputError
 from latentclap.evaluate.clips import canonical, in_order
+from latentclap.fad.intervals import percentile_interval
 
 
 @dataclass
@@ -110,8 +111,8 @@ def clap_similarity(
         picks = rng.integers(0, len(waves), (n_boot, len(waves)))
         # a clip by itself cannot be resampled: no interval, rather than one of no width
         draws.append(scores[name][picks].mean(1) if len(waves) > 1 else np.full(n_boot, math.nan))
-        intervals[name] = _interval(draws[-1], level)
-    intervals["all"] = _interval(np.mean(draws, axis=0), level)
+        intervals[name] = percentile_interval(draws[-1], level)
+    intervals["all"] = percentile_interval(np.mean(draws, axis=0), level)
     return SimilarityResult(scores, intervals, used)
 
 
@@ -133,13 +134,6 @@ def _text(name: str, own: Mapping[str, str]) -> str:
     if name not in own:
         raise InputError(f"similarity: no text for {name}; texts has {', '.join(own)}")
     return own[name]
-
-
-def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
-    if draws.size == 0:
-        return math.nan, math.nan
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _json(value: Any) -> Any:
