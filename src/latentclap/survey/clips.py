@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from latentclap.asked import heard
-from latentclap.classes import CLASSES, LABELS
+from latentclap.classes import CLASSES, LABELS, class_key, class_words
 from latentclap.compare.clips import named_as
 from latentclap.errors import InputError
 from latentclap.evaluate.clips import in_order
 from latentclap.files import plain, read_json
 from latentclap.generation import RECORD
-from latentclap.naming import class_key, class_words, spoken
+from latentclap.naming import spoken
 from latentclap.scan import DataReport, Problem, examine, scan
 from latentclap.scan.layout import SPLITS, Found, find, packed, sounds_below, visible
 from latentclap.wording import plural
