@@ -67,6 +67,7 @@ class Comparison:
                 row[column] = float(np.mean([s.mean(column) for s in trainings]))
             row["similarity"] = float(np.mean([s.mean("similarity") for s in trainings]))
             row["nearer_training"] = float(np.mean([s.mean("nearer_training") for s in trainings]))
+            row["n_silent"] = float(np.sum([s.classes()["n_silent"].sum(skipna=False) for s in trainings]))
             row["n_clips"] = sum(e.n_clips for s in trainings for e in s.fad.estimates.values())
             rows.append(row)
         return pd.DataFrame(rows)
@@ -107,6 +108,8 @@ class Comparison:
         """`summary` and `changes` for a terminal."""
         summary = self.summary().to_dict("records")
         shown = [c for c in _SHOWN if any(row[c] == row[c] for row in summary)]
+        if not any(row["n_silent"] > 0 for row in summary):
+            shown = [c for c in shown if c != "n_silent"]
         cells = [["system", *(_SHOWN[c] for c in shown)]]
         cells += [[row["system"], *(_cell(row, c) for c in shown)] for row in summary]
         first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
@@ -177,6 +180,7 @@ _SHOWN = {
     "coverage": "coverage",
     "similarity": "similarity",
     "nearer_training": "nearer to training",
+    "n_silent": "silent",
 }
 
 
@@ -184,6 +188,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if value != value:
         return "-"
+    if column == "n_silent":
+        return f"{value:.0f}"
     if column not in ("fad", "kad"):
         return f"{value:.2f}"
     low, high = row[f"{column}_low"], row[f"{column}_high"]

@@ -24,15 +24,22 @@ class EvalResult:
         estimates: per class.
         infinities: FAD-inf per class, None where n does not suffice.
         settings: everything that fixes the figures.
+        silent: per class, how many of the clips are silent; None where nobody looked.
+        silent_ref: the same of the reference clips; None of statistics too.
     """
 
     name: str
     estimates: dict[str, FadEstimate]
     infinities: dict[str, FadInfinity | None] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    silent: dict[str, int | None] = field(default_factory=dict)
+    silent_ref: dict[str, int | None] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
-        """One row a class: class, fad, ci_low, ci_high, fad_inf, n_clips, n_ref (0: not stated)."""
+        """One row a class: class, fad, ci_low, ci_high, fad_inf, n_clips, n_ref, n_silent, n_ref_silent.
+
+        n_ref is 0 where it is not stated; of the silent ones NaN means that nobody looked.
+        """
         rows = [
             {
                 "class": cls,
@@ -42,6 +49,8 @@ class EvalResult:
                 "fad_inf": inf.value if (inf := self.infinities.get(cls)) else math.nan,
                 "n_clips": e.n_clips,
                 "n_ref": e.n_ref_clips,
+                "n_silent": _known(self.silent.get(cls)),
+                "n_ref_silent": _known(self.silent_ref.get(cls)),
             }
             for cls, e in self.estimates.items()
         ]
@@ -53,14 +62,34 @@ class EvalResult:
         def number(value: float) -> str:
             return f"{value:9.3f}" if value == value else "        -"
 
-        lines = [f"{'class':<22}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"]
+        silent = any(self.silent.values())
+        head = f"{'class':<22}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"
+        lines = [head + (f"{'silent':>8}" if silent else "")]
         for row in self.table().to_dict("records"):
             numbers = " ".join(number(row[key]) for key in ("fad", "ci_low", "ci_high", "fad_inf"))
-            lines.append(f"{row['class']:<22}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}")
+            line = f"{row['class']:<22}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}"
+            lines.append(line + (f"{self.silent.get(row['class']) or 0:>8}" if silent else ""))
         low, high = self.average_ci
         lines.append(f"{'average':<22}{number(self.average)} {number(low)} {number(high)}")
         lines.append(f"{'std. over classes':<22}{number(self.std)}")
         return "\n".join([*lines, self.name])
+
+    def silence(self) -> list[str]:
+        """Lines that tell of silent clips, of the generated and of the reference; none where there are none."""
+        sides = (
+            ("generated", self.silent, [e.n_clips for e in self.estimates.values()]),
+            ("reference", self.silent_ref, [e.n_ref_clips for e in self.estimates.values()]),
+        )
+        out = []
+        for which, silent, sizes in sides:
+            told = [
+                f"{cls} {silent[cls]} of {n}"
+                for cls, n in zip(self.estimates, sizes, strict=True)
+                if silent.get(cls)
+            ]
+            if told:
+                out.append(f"silent {which} clips are measured like any other: {', '.join(told)}")
+        return out
 
     @property
     def fads(self) -> np.ndarray:
@@ -105,6 +134,8 @@ class EvalResult:
                 "n_windows": e.n_windows,
                 "n_ref_clips": e.n_ref_clips or None,
                 "n_ref_windows": e.n_ref_windows,
+                "n_silent": self.silent.get(cls),
+                "n_ref_silent": self.silent_ref.get(cls),
             }
         return {
             "name": self.name,
@@ -122,3 +153,7 @@ class EvalResult:
 
 def _json(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _known(count: int | None) -> float | int:
+    return math.nan if count is None else count

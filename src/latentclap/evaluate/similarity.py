@@ -12,7 +12,7 @@ import pandas as pd
 
 from latentclap.classes import prompt
 from latentclap.errors import InputError
-from latentclap.evaluate.clips import canonical, in_order
+from latentclap.evaluate.folders import as_measured, canonical
 from latentclap.fad.intervals import percentile_interval
 
 
@@ -97,7 +97,7 @@ def clap_similarity(
     rng = np.random.default_rng(seed)
     own = {canonical(k): text for k, text in texts.items()} if texts else {}
     scores, intervals, used, draws = {}, {}, {}, []
-    for name in in_order({canonical(k): None for k in generated}):
+    for name in dict.fromkeys(map(canonical, as_measured(generated))):
         waves = _stacked(
             [np.asarray(w) for k, v in generated.items() if canonical(k) == name for w in v], name
         )

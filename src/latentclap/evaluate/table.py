@@ -10,7 +10,8 @@ import numpy as np
 
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.errors import InputError
-from latentclap.evaluate.clips import Clips, canonical, clips_in_folder, embed_clips, in_order
+from latentclap.evaluate.clips import Clips, embed_clips
+from latentclap.evaluate.folders import as_measured, by_class, check_partners, sounds_by_folder
 from latentclap.evaluate.result import EvalResult
 from latentclap.fad import (
     ClipEmbeddings,
@@ -43,8 +44,9 @@ def evaluate(
     """FAD of generated clips against a reference, class by class, with bootstrap intervals over clips.
 
     Args:
-        generated: {class: clips}, or a folder in DCASE layout (``<class>/*.wav``). Clips are arrays (samples,),
-            files, or `ClipEmbeddings`.
+        generated: {class: clips}, or a folder with one for each class (``<class>/*.wav``). Clips are arrays
+            (samples,), files, or `ClipEmbeddings`. Classes have any names, in any spelling (`classes.class_key`);
+            they come in Table I's order, others after them by their names as given, which deals their draws.
         reference: the same, {class: `GaussianStats`}, or a statistics npz. All of its classes that were
             generated are used; a generated class it lacks is an error. Statistics of another embedding are an
             error too; where they do not state theirs, the figure's name says so.
@@ -59,20 +61,23 @@ def evaluate(
         with_infinity: also extrapolate to FAD-inf where n suffices.
 
     Raises:
-        InputError: bad files, a class without reference, different embeddings, too few clips.
+        InputError: bad files, a class without reference or with none that has a sound, different embeddings, too few
+            clips.
     """
     embedding = get_embedding(embedding) if isinstance(embedding, str) else embedding
-    gen = _side(generated, embedding, sr, seconds, "generated", None)
-    ref = _side(reference, embedding, sr, seconds, "reference", set(gen))
-    missing = [cls for cls in gen if cls not in ref]
-    if missing:
-        raise InputError(f"reference has no {', '.join(missing)}; it has {', '.join(sorted(ref))}")
+    ours = _side(generated, "generated")
+    theirs = by_class(_side(reference, "reference"), "reference", like=ours)
+    ours = by_class(ours, "generated")
+    check_partners(list(ours), "generated", list(theirs), "reference")
+    gen = {cls: _embedded(side, embedding, sr, seconds, f"generated {cls}") for cls, side in ours.items()}
+    ref = {cls: _embedded(theirs[cls], embedding, sr, seconds, f"reference {cls}") for cls in ours}
     estimates, infinities = {}, {}
     options: dict[str, Any] = {"n_boot": n_boot, "level": level, "method": method}
-    for i, cls in enumerate(in_order(gen)):
+    for i, cls in enumerate(gen):
         clips_too = isinstance(ref[cls], ClipEmbeddings) if resample_reference is None else resample_reference
         own_seed = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
         try:
+            _check_sound(ref[cls])
             estimates[cls] = fad_with_ci(
                 gen[cls], ref[cls], resample_reference=clips_too, seed=own_seed, **options
             )
@@ -94,7 +99,11 @@ def evaluate(
         else resample_reference,
         "seed": seed,
     }
-    return EvalResult(_full_name(embedding, estimates, settings), estimates, infinities, settings)
+    name = _full_name(embedding, estimates, settings)
+    silent, silent_ref = (
+        {cls: getattr(s, "n_silent", None) for cls, s in side.items()} for side in (gen, ref)
+    )
+    return EvalResult(name, estimates, infinities, settings, silent, silent_ref)
 
 
 def _infinity(
@@ -129,41 +138,43 @@ def _full_name(embedding: Embedding, estimates: dict[str, FadEstimate], settings
     return f"FAD[{embedding.name}, {embedding.front_end}, n={n} clips a class, ref={ref}, {interval}]"
 
 
-def _side(
-    side: Any, embedding: Embedding, sr: int, seconds: float, which: str, wanted: set[str] | None
-) -> dict[str, ClipEmbeddings | GaussianStats]:
-    """Turn any form of a side into embeddings or statistics per class (only ``wanted`` ones)."""
+def _check_sound(reference: ClipEmbeddings | GaussianStats) -> None:
+    """Refuse silence alone as reference: that is a fault of the recordings, and KAD has no scale for it."""
+    if isinstance(reference, ClipEmbeddings) and reference.n_silent == len(reference):
+        raise InputError(
+            f"no reference clip has a sound ({len(reference)} silent): nothing can be near silence"
+        )
+
+
+def _side(side: Any, which: str) -> dict[str, Clips | GaussianStats]:
+    """Any form of a side as clips or statistics by their names as given, in the order in which they are measured."""
     if isinstance(side, (str, Path)):
-        if Path(side).suffix == ".npz":
-            side = load_stats(side)
-        else:
-            # copies are left out of the reference, but in a generated set they are a fault of the generator
-            side = clips_in_folder(side, duplicates_ok=which == "reference")
+        # copies are left out of the reference, but in a generated set they are a fault of the generator
+        is_stats = Path(side).suffix == ".npz"
+        side = load_stats(side) if is_stats else sounds_by_folder(side, duplicates_ok=which == "reference")
     if not isinstance(side, Mapping) or not side:
         raise InputError(f"{which}: expected {{class: clips}}, a folder or a statistics npz")
-    out: dict[str, ClipEmbeddings | GaussianStats] = {}
-    for name, clips in side.items():
-        cls = canonical(name)
-        if wanted is not None and cls not in wanted:
-            continue
-        if isinstance(clips, GaussianStats):
-            if which == "generated":
-                raise InputError("generated: statistics have no clips to resample; give the clips")
-            if clips.mu.size != embedding.dim:
-                raise InputError(
-                    f"{which} {cls}: statistics of {clips.mu.size} dimensions, but {embedding.name} has "
-                    f"{embedding.dim}; choose the embedding they were made with"
-                )
-            if clips.embedding and clips.embedding != embedding.name:
-                raise InputError(
-                    f"{which} {cls}: statistics made with {clips.embedding!r}, not {embedding.name!r}"
-                )
-            out[cls] = clips
-            continue
-        if len(clips) == 0:
-            raise InputError(f"{which} {cls}: no clips")
-        try:
-            out[cls] = embed_clips(clips, embedding, sr, seconds)
-        except InputError as error:
-            raise InputError(f"{which} {cls}: {error}") from None
-    return out
+    return {name: side[name] for name in as_measured(side)}
+
+
+def _embedded(
+    clips: Clips | GaussianStats, embedding: Embedding, sr: int, seconds: float, which: str
+) -> ClipEmbeddings | GaussianStats:
+    """Clips of a class as embeddings; statistics as they are, if they are of this embedding."""
+    if isinstance(clips, GaussianStats):
+        if which.startswith("generated"):
+            raise InputError("generated: statistics have no clips to resample; give the clips")
+        if clips.mu.size != embedding.dim:
+            raise InputError(
+                f"{which}: statistics of {clips.mu.size} dimensions, but {embedding.name} has "
+                f"{embedding.dim}; choose the embedding they were made with"
+            )
+        if clips.embedding and clips.embedding != embedding.name:
+            raise InputError(f"{which}: statistics made with {clips.embedding!r}, not {embedding.name!r}")
+        return clips
+    if len(clips) == 0:
+        raise InputError(f"{which}: no clips")
+    try:
+        return embed_clips(clips, embedding, sr, seconds)
+    except InputError as error:
+        raise InputError(f"{which}: {error}") from None
