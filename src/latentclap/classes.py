@@ -6,7 +6,6 @@ import re
 import unicodedata
 
 from latentclap.errors import InputError
-from latentclap.files import plain
 
 #: Folder names of the published evaluation data, in Table I's order.
 CLASSES: tuple[str, ...] = (
@@ -115,5 +114,7 @@ def class_words(name: str) -> str:
 
 def label(name: str) -> str:
     """A folder's name in words: "Door_Slam", "door-slam", "DoorSlam" and "001 - Door slam" are "door slam"."""
-    words = _HUMP.sub(" ", _NUMBERED.sub("", plain(name)))
+    # bytes of a file's name that are no UTF-8, as `files.plain` writes them
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    words = _HUMP.sub(" ", _NUMBERED.sub("", text))
     return " ".join(re.sub(r"[\s_+-]+", " ", words).lower().split())

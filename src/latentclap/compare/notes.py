@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from scipy.spatial.distance import cdist
 
 from latentclap.compare.manifold import clip_vectors
 from latentclap.compare.scores import Embedded, Scores
+from latentclap.fad import ClipEmbeddings
 
 Files = dict[str, list[Path]]
 #: {system: clips of each training}
@@ -102,6 +104,12 @@ def _resolved(files: Files) -> list[Path]:
 
 
 def _same_sounds(ours: Embedded, theirs: Embedded) -> int:
-    """How many clips have the very embedding of a clip of the other side."""
-    pairs = [(clip_vectors(ours[cls]), clip_vectors(theirs[cls])) for cls in ours if cls in theirs]
-    return sum(int((cdist(one, other).min(1) == 0).sum()) for one, other in pairs)
+    """How many clips have the very embedding of a clip of the other side; silence is no copy of silence."""
+    pairs = [(_sounding(ours[cls]), _sounding(theirs[cls])) for cls in ours if cls in theirs]
+    return sum(int((cdist(one, other).min(1) == 0).sum()) for one, other in pairs if len(one) and len(other))
+
+
+def _sounding(clips: ClipEmbeddings) -> np.ndarray:
+    """Vectors (n, D) of the clips that are not known to be silent."""
+    vectors = clip_vectors(clips)
+    return vectors if clips.silent is None else vectors[~clips.silent]
