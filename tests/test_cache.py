@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from latentclap.cache import ShardedCache, build_cache, cache_parts, find_parts, list_clips
-from latentclap.cache.front import Front, decode_head, stream
+from latentclap.cache.front import Front, stream
 from latentclap.cache.listing import Item, caption_of
 from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part, rank_and_world
 from latentclap.cache.shards import entry_of, settle, write_manifest, write_shard
 from latentclap.cache.tars import count_items, tar_groups
+from latentclap.cache.windows import decode_head
 from latentclap.classes import CLASSES, prompt
 from latentclap.data import Clip
 from latentclap.errors import InputError

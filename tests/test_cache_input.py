@@ -29,13 +29,14 @@ from latentclap.audio import write_wave
 from latentclap.book.scale import cache_table
 from latentclap.cache import ShardedCache, build, cache_parts, find_parts, list_clips
 from latentclap.cache.exclude import read_exclusion
-from latentclap.cache.front import Bad, Front, decode_windows, stream
+from latentclap.cache.front import Bad, Front, stream
 from latentclap.cache.listing import Item
 from latentclap.cache.pack import pack
 from latentclap.cache.parts import Part
 from latentclap.cache.settings import fingerprint
 from latentclap.cache.shards import write_manifest
 from latentclap.cache.tars import count_items, tar_groups
+from latentclap.cache.windows import decode_windows
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.scan import SUFFIXES, scan

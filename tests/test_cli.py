@@ -668,10 +668,12 @@ def test_evaluate_takes_classes_of_ones_own(tmp_path, fake):
     assert rows["door_slam"] == rows["laser_zap"] == ["3", "3"] and "not" not in rows
     shutil.rmtree(tmp_path / "takes/laser_zap")
     message = refused("evaluate", tmp_path / "made", tmp_path / "takes")
-    assert "has no laser_zap; it has door_slam, not generated" in message
-    # two folders that could be meant are none
+    assert "takes has no laser_zap; it has door_slam, not_generated, and " in message
+    assert "made has door_slam, laser_zap: give a class one name in all folders" in message
+    # of two folders that could be meant none is chosen
     shutil.copytree(tmp_path / "takes/Door Slam", tmp_path / "takes/door-slam")
-    assert "has no door_slam, laser_zap" in refused("evaluate", tmp_path / "made", tmp_path / "takes")
+    message = refused("evaluate", tmp_path / "made", tmp_path / "takes")
+    assert "takes: Door Slam and door-slam are one class, door_slam: rename one of them" in message
 
 
 def test_prompts_that_name_one_sound_have_folders_of_their_own(tmp_path, fake):

@@ -27,7 +27,6 @@ from latentclap.compare import (
     clip_rows,
     data_copying,
     expected_coverage,
-    find_clips,
     kernel_distance,
     manifold,
     median_distance,
@@ -35,12 +34,13 @@ from latentclap.compare import (
     verdict,
 )
 from latentclap.compare import kernel as kernels
-from latentclap.compare.clips import named_as
 from latentclap.compare.manifold import NEIGHBOURS, clip_vectors, radii
-from latentclap.compare.run import Run, _same_sounds
+from latentclap.compare.notes import _same_sounds
+from latentclap.compare.run import Run
 from latentclap.embeddings import get_embedding
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips, evaluate
+from latentclap.evaluate.folders import clips_in_folder, named_as
 from latentclap.fad import ClipEmbeddings, GaussianStats, frechet_distance, save_stats
 
 RATE = 16_000
@@ -421,70 +421,6 @@ def sounds(folder, classes, n, seed, **options):
     return folder
 
 
-class TestFindClips:
-    def test_own_names_and_hidden_things(self, tmp_path):
-        sounds(tmp_path, ["wind", "a door"], 2, 0)
-        (tmp_path / ".cache").mkdir()
-        sound(tmp_path / ".cache" / "x.wav", 0)
-        sound(tmp_path / "wind" / ".hidden.wav", 0)
-        sound(tmp_path / "wind" / "take" / "z.flac", 0)
-        (tmp_path / "wind" / "folder.wav").mkdir()
-        (tmp_path / "notes.txt").touch()
-        (tmp_path / "empty").mkdir()
-        found = find_clips(tmp_path)
-        assert list(found) == ["a door", "wind"]
-        assert [p.name for p in found["wind"]] == ["00.wav", "01.wav", "z.flac"]
-
-    def test_a_flat_folder_is_one_class(self, tmp_path):
-        sound(tmp_path / "b.wav", 0)
-        sound(tmp_path / "a.WAV".lower(), 1)
-        assert {cls: [p.name for p in files] for cls, files in find_clips(tmp_path).items()} == {
-            "clips": ["a.wav", "b.wav"]
-        }
-
-    def test_dcase_layout_gives_the_evaluation_side(self, tmp_path):
-        sounds(tmp_path / "dev", ["Rain", "DogBark"], 1, 0, seconds=0.6)
-        sounds(tmp_path / "eval", ["Rain", "DogBark"], 2, 1, seconds=0.6)
-        found = find_clips(tmp_path)
-        assert list(found) == ["dog_bark", "rain"]
-        assert all(p.parents[1].name == "eval" for files in found.values() for p in files)
-
-    def test_copies_are_a_fault_of_generated_clips_alone(self, tmp_path):
-        sound(tmp_path / "rain" / "a.wav", 0, seconds=0.6)
-        sound(tmp_path / "rain" / "b.wav", 0, seconds=0.6)
-        with pytest.raises(InputError, match="duplicate"):
-            find_clips(tmp_path)
-        assert len(find_clips(tmp_path, reference=True)["rain"]) == 1
-
-    def test_a_name_that_is_no_text(self, tmp_path):
-        sound(tmp_path / "caf\udce9" / "x.wav", 0)
-        assert list(find_clips(tmp_path)) == ["caf\\xe9"]
-
-    def test_refuses(self, tmp_path):
-        with pytest.raises(InputError, match="no such folder of clips"):
-            find_clips(tmp_path / "absent")
-        with pytest.raises(InputError, match="no sounds; expected"):
-            find_clips(tmp_path)
-        (tmp_path / "clips.zip").touch()
-        with pytest.raises(InputError, match=r"no sounds, but 1 archive \(clips.zip\): unpack"):
-            find_clips(tmp_path)
-        with pytest.raises(InputError, match="a file, not a folder"):
-            find_clips(tmp_path / "clips.zip")
-        sounds(tmp_path, ["wind"], 1, 0)
-        sound(tmp_path / "loose.wav", 0)
-        with pytest.raises(InputError, match=r"beside them \(loose.wav\)"):
-            find_clips(tmp_path)
-        (tmp_path / "loose.wav").unlink()
-        (tmp_path / "wind" / "x.m4a").touch()
-        with pytest.raises(InputError, match=r"x\.m4a: cannot be decoded \(1 such"):
-            find_clips(tmp_path)
-
-    def test_seven_classes_and_others_are_a_mistake(self, tmp_path):
-        sounds(tmp_path, ["rain", "raining"], 1, 0)
-        with pytest.raises(InputError, match="wrong class name"):
-            find_clips(tmp_path)
-
-
 # --- several systems --------------------------------------------------------------------------------------------
 
 MEL = get_embedding("mel-statistics")
@@ -796,7 +732,7 @@ class TestCommand:
         assert told["settings"]["neighbours"] == 2 and told["settings"]["fad"]["seconds"] == 0.3
         assert told["settings"]["systems"]["b/c"] == [(folders / "b").as_posix()]
         classes = pd.read_csv(out / "classes.csv")
-        assert list(classes["class"]) == ["wind", "x & <y>"] * 2
+        assert list(classes["class"]) == ["wind", "x_y"] * 2
         assert classes["kad"].to_numpy() == pytest.approx([row["kad"] for row in told["classes"]])
         clips = pd.read_csv(out / "clips.csv")
         assert list(clips.columns[:4]) == ["system", "training", "class", "file"] and len(clips) == 16
@@ -813,7 +749,7 @@ class TestCommand:
         for text in ("Side by side", "Furthest from real clips", "Nearest to a training clip"):
             assert f"<h2>{text}</h2>" in page
         assert "<i>" not in page and "<y>" not in page
-        assert "&lt;i&gt;$x_$" in page and "x &amp; &lt;y&gt;" in page
+        assert "&lt;i&gt;$x_$" in page and "x y (1)" in page
         assert "as FAD takes them" not in page and "measured are the first 0.3 s" in page
         # names of what was measured, the same as in the record
         assert "KAD[mel-statistics, x100" in page and "p (Holm)" not in page
@@ -841,7 +777,9 @@ class TestCommand:
 
     def test_figures_are_those_of_the_functions(self, done, folders):
         out, _, _ = done
-        a, real = (embed_clips(find_clips(folders / name)["wind"], MEL, RATE, 0.3) for name in ("a", "real"))
+        a, real = (
+            embed_clips(clips_in_folder(folders / name)["wind"], MEL, RATE, 0.3) for name in ("a", "real")
+        )
         row = pd.read_csv(out / "classes.csv").iloc[0]
         assert row["kad"] == pytest.approx(kernel_distance(a, real, n_boot=0).kad)
         assert row["precision"] == manifold(a, real, 2).precision
@@ -868,7 +806,7 @@ class TestCommand:
         assert "<audio" not in page and "Side by side" not in page
 
     def test_statistics_give_fad_alone(self, folders, tmp_path):
-        clips = find_clips(folders / "real")
+        clips = clips_in_folder(folders / "real")
         stats = {cls: embed_clips(paths, MEL, RATE).stats() for cls, paths in clips.items()}
         save_stats(tmp_path / "real.npz", stats)
         (tmp_path / "o").mkdir()
@@ -904,10 +842,10 @@ class TestCommand:
         options = (*done[2][2:], "-r", folders / "real", "-o", tmp_path / "o", "--items", 0)
         said = compare(*systems, *options)
         assert said.exit_code == 0 and "(2 trainings)" in said.output
-        assert "warning: unequal numbers of clips (wind 3-5, x & <y> 3-5)" in said.output
+        assert "warning: unequal numbers of clips (wind 3-5, x_y 3-5)" in said.output
         assert "10 of 18 clips of q are reference clips too" in said.output
         page = (tmp_path / "o" / "listen" / "index.html").read_text()
-        assert "unequal numbers of clips (wind 3-5, x &amp; &lt;y&gt; 3-5)" in page
+        assert "unequal numbers of clips (wind 3-5, x_y 3-5)" in page
         clips = pd.read_csv(tmp_path / "o" / "clips.csv")
         assert clips.groupby(["system", "training"]).size().to_dict() == {
             ("p", 1): 8, ("p", 2): 6, ("q", 1): 8, ("q", 2): 10
@@ -951,7 +889,10 @@ class TestCommand:
         run.find()
         (told,) = run.measure(MEL, progress=False).systems["a"]
         a, real, known = (
-            {cls: embed_clips(paths, MEL, RATE, 0.3) for cls, paths in find_clips(folders / name).items()}
+            {
+                cls: embed_clips(paths, MEL, RATE, 0.3)
+                for cls, paths in clips_in_folder(folders / name).items()
+            }
             for name in ("a", "real", "train")
         )
         own = score(a, real, MEL, training=known, n_boot=20, seed=7, seconds=0.3, neighbours=2)
@@ -1104,10 +1045,12 @@ class TestRefusals:
         sounds(tmp_path / "other", ["wind", "door"], 6, 8)
         a, less, other = f"a={folders / 'a'}", f"b={tmp_path / 'less'}", f"b={tmp_path / 'other'}"
         rest = ("-r", folders / "real", "-o", tmp_path / "o")
-        assert f"{tmp_path / 'less'} lacks x & <y>: classes are" in refused(a, less, *rest)
-        assert f"{folders / 'a'} lacks x & <y>" not in (said := refused(a, other, *rest))
-        assert "other lacks x & <y>; " in said and "a lacks door: classes" in said
-        assert "has no x & <y>; it has wind" in refused(a, "-r", tmp_path / "less", "-o", tmp_path / "o")
+        both = f"it has wind, and {folders / 'a'} has wind, x_y: give a class one name in all folders"
+        assert f"{tmp_path / 'less'} has no x_y; {both}" == refused(a, less, *rest)
+        assert "other has no x_y; it has door, wind, and " in refused(a, other, *rest)
+        more = refused(other, *rest)
+        assert "real has no door; it has wind, x_y, and " in more and more.startswith("--reference ")
+        assert "has no x_y; it has wind, and " in refused(a, "-r", tmp_path / "less", "-o", tmp_path / "o")
         assert "--training" in refused(a, *rest, "--training", tmp_path / "less")
 
     def test_one_clip_against_statistics(self, tmp_path):

@@ -10,11 +10,10 @@ from typer.testing import CliRunner
 
 from latentclap import cli
 from latentclap.audio import write_wave
-from latentclap.compare import find_clips
 from latentclap.embeddings import VGGish, get_embedding
 from latentclap.embeddings.vggish import VGGishNet
 from latentclap.errors import InputError
-from latentclap.evaluate import embed_clips, evaluate
+from latentclap.evaluate import clips_in_folder, embed_clips, evaluate
 from latentclap.fad import save_stats
 from latentclap.models import random_system
 from latentclap.options import embedded_on, load_embedding
@@ -91,7 +90,9 @@ def test_figures_with_vggish_are_the_functions(folders, weights, tmp_path):
     told, _ = compared(folders, tmp_path / "out", "--vggish", weights)
     embedding = VGGish(weights, "dcase")
     sides = {
-        name: {cls: embed_clips(files, embedding, RATE) for cls, files in find_clips(folders / name).items()}
+        name: {
+            cls: embed_clips(files, embedding, RATE) for cls, files in clips_in_folder(folders / name).items()
+        }
         for name in ("a", "b", "real")
     }
     for name, row in zip(("a", "b"), told["summary"], strict=True):
@@ -108,7 +109,9 @@ def test_figures_with_vggish_are_the_functions(folders, weights, tmp_path):
 @pytest.mark.slow
 def test_statistics_of_another_embedding_are_refused_and_the_old_comparison_stays(folders, weights, tmp_path):
     embedding = VGGish(weights, "textbook")
-    real = {cls: embed_clips(files, embedding, RATE) for cls, files in find_clips(folders / "real").items()}
+    real = {
+        cls: embed_clips(files, embedding, RATE) for cls, files in clips_in_folder(folders / "real").items()
+    }
     save_stats(tmp_path / "real.npz", {cls: clips.stats() for cls, clips in real.items()})
     out = tmp_path / "out"
     systems = (f"a={folders / 'a'}", f"b={folders / 'b'}", "-r", tmp_path / "real.npz", "-o", out)

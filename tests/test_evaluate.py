@@ -61,7 +61,9 @@ def embedded():
 
 def test_table(result):
     table = result.table()
-    assert list(table.columns) == ["class", "fad", "ci_low", "ci_high", "fad_inf", "n_clips", "n_ref"]
+    columns = ["class", "fad", "ci_low", "ci_high", "fad_inf", "n_clips", "n_ref", "n_silent", "n_ref_silent"]
+    assert list(table.columns) == columns
+    assert list(table.n_silent) == list(table.n_ref_silent) == [0, 0, 0]
     assert list(table["class"]) == ["dog_bark", "keyboard", "rain"]  # Table I's order
     assert list(table.n_clips) == [6, 5, 6] and list(table.n_ref) == [8, 8, 8]
     assert ((table.ci_low <= table.fad) & (table.fad <= table.ci_high)).all()
@@ -163,7 +165,13 @@ def test_bad_folder_is_one_line(sides, tmp_path):
         ({"rain": []}, {"rain": [np.ones(16_000)]}, "generated rain: no clips"),
         ({"rain": [np.ones(16_000)] * 2}, {"dog_bark": [np.ones(16_000)]}, "reference: nothing|has no rain"),
         ({"rain": [np.full(16_000, np.nan)]}, {"rain": [np.ones(16_000)]}, "generated rain: clip 0: .*NaN"),
-        ({"rain": [np.ones(16_000)]}, {"rain": [np.ones(32_000)]}, "rain: 1 clip"),
+        ({"rain": [np.ones(16_000)]}, {"rain": [np.sin(np.arange(32_000))]}, "rain: 1 clip"),
+        (
+            {"rain": sounds(2, 0, 0)},
+            {"rain": [np.ones(32_000)]},
+            r"rain: no reference clip has a sound \(1 silent",
+        ),
+        ({"Zap": [], "zap": []}, {"zap": []}, "generated: Zap and zap are one class, zap: rename"),
     ],
 )
 def test_bad_sides(generated, reference, says):
@@ -381,11 +389,14 @@ def test_every_figure_is_in_its_place_in_record_and_text():
         "name",
         {"rain": rain, "keyboard": keyboard},
         {"rain": FadInfinity(1.25, 9.0, 0.75, (2, 5), (3.0, 2.0)), "keyboard": None},
+        silent={"rain": 0, "keyboard": 0},
+        silent_ref={"rain": 2, "keyboard": None},
     )
     told = result.to_dict()
     assert told["classes"]["rain"] == {
         **{"fad": 2.0, "ci": [1.5, 2.75], "bootstrap_bias": 0.25, "fad_inf": 1.25, "fad_inf_r2": 0.75},
         **{"n_clips": 5, "n_windows": 35, "n_ref_clips": 8, "n_ref_windows": 56},
+        **{"n_silent": 0, "n_ref_silent": 2},
     }
     other = told["classes"]["keyboard"]
     assert (other["n_ref_clips"], other["n_ref_windows"], other["fad_inf"]) == (None, 900, None)
@@ -396,6 +407,12 @@ def test_every_figure_is_in_its_place_in_record_and_text():
     assert rows["rain"] == ["2.000", "1.500", "2.750", "1.250", "5", "8"]
     assert rows["keyboard"] == ["6.000", "5.500", "6.250", "-", "4", "-"]
     assert rows["average"] == ["4.000", "3.100", "5.800"] and rows["std. over classes"] == ["2.828"]
+    assert result.silence() == ["silent reference clips are measured like any other: rain 2 of 8"]
+    assert result.table().n_ref_silent.isna().tolist() == [False, True] and other["n_ref_silent"] is None
+    failing = replace(result, silent={"rain": 0, "keyboard": 3}, silent_ref={})
+    rows = {line[:22].strip(): line[22:].split() for line in failing.text().splitlines()}
+    assert (rows["class"][-1], rows["rain"][-1], rows["keyboard"][-1]) == ("silent", "0", "3")
+    assert failing.silence() == ["silent generated clips are measured like any other: keyboard 3 of 4"]
 
 
 def test_what_published_figures_were_made_with():

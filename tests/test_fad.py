@@ -7,12 +7,13 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from latentclap import fad
+from latentclap import fad, stats
 from latentclap.errors import InputError
 from latentclap.fad import (
     ClipEmbeddings,
@@ -24,6 +25,8 @@ from latentclap.fad import (
     load_stats,
     save_stats,
 )
+from latentclap.fad.intervals import percentile_interval
+from latentclap.provenance import CORE, _sources
 
 
 def random_gaussian(rng, d=6, rank=None):
@@ -654,3 +657,12 @@ def test_statistics_that_are_damaged_inside(tmp_path):
     for name in "ab":
         with pytest.raises(InputError, match=rf"{name}\.npz: not a statistics npz"):
             load_stats(tmp_path / f"{name}.npz")
+
+
+def test_every_interval_is_of_one_function_that_the_code_s_hash_covers():
+    """There were four of them, and a fifth outside of what decides whether a figure is measured again."""
+    package = Path(fad.__file__).parents[1]
+    own = [p for p in package.rglob("*.py") if "np.quantile(" in p.read_text("utf-8")]
+    assert [p.relative_to(package).as_posix() for p in own] == ["fad/intervals.py"]
+    assert stats.percentile_interval is percentile_interval
+    assert own[0] in _sources("fad") and "fad" in CORE

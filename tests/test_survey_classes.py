@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from latentclap import cli, stats
 from latentclap.asked import named_texts
 from latentclap.audio import write_wave
+from latentclap.classes import class_key
 from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
-from latentclap.naming import class_key, spoken
+from latentclap.naming import spoken
 from latentclap.survey import RatedClip, make_survey, survey_form
 
 RATE = 16_000

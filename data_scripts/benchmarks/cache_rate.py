@@ -35,9 +35,9 @@ from safetensors.torch import save_file
 
 from latentclap.audio import clap_features, repeat_to, to_model_rate, write_wave
 from latentclap.cache import ShardedCache, cache_parts, find_parts, list_clips
-from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
 from latentclap.cache.pack import pack
+from latentclap.cache.windows import decode_head
 from latentclap.classes import CLASSES
 from latentclap.errors import InputError, run_app
 from latentclap.files import read_json, write_json

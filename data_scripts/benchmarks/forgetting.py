@@ -116,7 +116,10 @@ def sort(sounds: Path, out: Path) -> list[str]:
 
 
 def audible(clips: Path, out: Path) -> int:
-    """Link the clips that are not silent, which ``latentclap compare`` does not take; return how many are."""
+    """Link the clips that are not silent; return how many are.
+
+    The record was measured without them. ``latentclap compare`` takes them since then, and counts them.
+    """
     shutil.rmtree(out, ignore_errors=True)
     silent = 0
     for path in sorted(clips.glob("*/*.wav")):

@@ -45,10 +45,11 @@ together, then the second, as those of one seed.
 latentclap compare ldm=clips/ldm latent=clips/latent --reference data/eval -o compared
 latentclap compare ldm=a/0 ldm=a/1 ldm=a/2 latent=b/0 latent=b/1 latent=b/2 --reference data/eval -o compared
 
-Classes may have any names, if all folders have the same, and none beside the paper's seven; sounds that lie in no
-folders are one class. compared/listen has the page, classes.csv and clips.csv the figures of each class and clip: how
-odd it is among real clips, and which of them it is nearest to. With --training, the folder that the systems learnt
-from, copies of training clips are looked for.
+Classes may have any names, the paper's seven or others, in any spelling ("DoorSlam" is "door_slam"), if all folders
+have the same; sounds that lie in no folders are one class. Silent clips are measured like any other, and counted.
+compared/listen has the page, classes.csv and clips.csv the figures of each class and clip: how odd it is among real
+clips, and which of them it is nearest to. With --training, the folder that the systems learnt from, copies of
+training clips are looked for.
 """
 
 

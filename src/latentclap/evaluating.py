@@ -28,8 +28,8 @@ from latentclap.typed import typed_as
 
 HELP = """FAD per class against real clips, with CI.
 
-Classes may have any names that both folders have, and none beside the paper's seven; sounds that lie in no folders
-are one class."""
+Classes may have any names, the paper's seven or others, in any spelling ("DoorSlam" is "door_slam"); sounds that lie
+in no folders are one class. Silent clips are measured like any other, and counted."""
 
 
 def evaluate(
@@ -67,19 +67,16 @@ def evaluate(
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
     from latentclap import evaluate as evaluation  # needs torch
-    from latentclap.compare.clips import find_clips, named_as
+    from latentclap.evaluate.folders import by_class, check_partners, sounds_by_folder
 
-    clips = find_clips(generated)
-    real = {} if stats else named_as(find_clips(reference, reference=True), clips)
-    if not stats:
-        _same_classes(generated, clips, reference, real)
+    clips = sounds_by_folder(generated)  # by the names of the folders, which deal the draws
+    classes = list(by_class(clips, generated))
+    real = by_class(stats or sounds_by_folder(reference, duplicates_ok=True), reference, like=clips)
+    check_partners(classes, generated, list(real), reference)
+    real = {cls: real[cls] for cls in classes}
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
-    theirs = (
-        named_as(stats, clips)
-        if stats
-        else _embed({c: v for c, v in real.items() if c in ours}, embed, seconds, quiet)
-    )
+    theirs = real if stats else _embed(real, embed, seconds, quiet)
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe
@@ -89,8 +86,10 @@ def evaluate(
             write_json(json_path, typed_as() | result.to_dict() | origin())
     finally:
         typer.echo(result.text())
+    for line in result.silence():
+        typer.echo(f"warning: {line}", err=True)
     files = {path.resolve() for paths in clips.values() for path in paths}
-    same = len(files & {path.resolve() for paths in real.values() for path in paths})
+    same = 0 if stats else len(files & {path.resolve() for paths in real.values() for path in paths})
     if same:
         typer.echo(
             f"warning: {same} of {len(files)} generated clips are reference clips too, the same files: a FAD of clips"
@@ -99,24 +98,6 @@ def evaluate(
         )
     if json_path is not None:
         typer.echo(f"written: {json_path}")
-
-
-def _same_classes(
-    generated: Path, clips: dict[str, list[Path]], reference: Path, real: dict[str, list[Path]]
-) -> None:
-    """Complain of generated classes without real clips; beside the seven classes, of another layout."""
-    missing = [cls for cls in clips if cls not in real]
-    if not missing:
-        return
-    from latentclap.classes import CLASSES
-    from latentclap.evaluate import clips_in_folder
-
-    for side, folder in ((real, generated), (clips, reference)):
-        if set(side) <= set(CLASSES):
-            clips_in_folder(folder, duplicates_ok=True)
-    raise InputError(
-        f"{reference} has no {', '.join(missing)}; it has {', '.join(sorted(real))}: give folders of one name"
-    )
 
 
 def _embed(side: dict[str, list[Path]], embedding: Any, seconds: float, quiet: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentclap.cache.exclude import EXCLUDED
-from latentclap.cache.front import Crop, Front, Sample, stream
+from latentclap.cache.front import Front, Sample, stream
 from latentclap.cache.parts import Part
 from latentclap.cache.settings import earlier, settings
 from latentclap.cache.shards import (
@@ -27,6 +27,7 @@ from latentclap.cache.shards import (
     write_piece,
 )
 from latentclap.cache.source import Comparison
+from latentclap.cache.windows import Crop
 from latentclap.errors import InputError
 from latentclap.system import FoleySystem
 
@@ -168,7 +169,7 @@ def cache_parts(
         world: number of processes.
         dtype: of mean and logvar on disk.
         crops: clips of one sound, at most: as many as fit beside one another.
-        crop: which, "first" or "random", see ``front.decode_windows``.
+        crop: which, "first" or "random", see ``windows.decode_windows``.
         progress: show a progress bar.
         total: sounds that this process has to encode, for the bar; None where they were not counted.
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from latentclap.cache.items import Item, sound_item
-from latentclap.classes import canonical_class, prompt, sentence
+from latentclap.classes import canonical_class, label, prompt, sentence
 from latentclap.errors import InputError
-from latentclap.files import plain
 from latentclap.scan.layout import SPLITS
 
 #: --side -> the sides it stands for
@@ -20,8 +18,6 @@ SAYING_NOTHING = {
     *("train", "training", "test", "testing", "valid", "validation", "val"),
     *("audio", "sound", "sounds", "wav", "wavs", "flac", "mp3", "ogg", "data", "clips", "samples"),
 }
-_NUMBERED = re.compile(r"^(0\d*[\W_]+|\d+(\. | - ))(?=\w)")
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def wanted(side: str) -> tuple[str, ...]:
@@ -33,12 +29,6 @@ def wanted(side: str) -> tuple[str, ...]:
     if side not in SIDES:
         raise InputError(f"side {side!r}: it is dev, eval or all")
     return SIDES[side]
-
-
-def label(name: str) -> str:
-    """A folder's name in words: "Door_Slam", "door-slam", "DoorSlam" and "001 - Door slam" are "door slam"."""
-    words = _HUMP.sub(" ", _NUMBERED.sub("", plain(name)))
-    return " ".join(re.sub(r"[\s_+-]+", " ", words).lower().split())
 
 
 def caption_for(place: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import tarfile
@@ -19,6 +18,7 @@ from latentclap.cache.tars import META
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
 from latentclap.locks import Taken, locked
+from latentclap.tables import csv_text
 
 MISSING = "missing.csv"
 #: the problem of a clip that a reader of the shard would pass over
@@ -116,9 +116,7 @@ def _pack(items: Sequence[Item], out: Path, per_shard: int, progress: Callable[[
         left_out += [(path.name, *row) for row in entry["left_out"]]
         if progress:
             progress(len(part))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("shard", "clip", "reason"), *left_out])
-    write_text(out / MISSING, text.getvalue())
+    write_text(out / MISSING, csv_text([("shard", "clip", "reason"), *left_out]))
     packed.left_out = len(left_out)
     return packed
 

@@ -7,9 +7,7 @@ A shard of a large input is several files, its pieces, which its entry names; th
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 import warnings
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from latentclap.errors import InputError
 from latentclap.files import atomic_path, file_sha256, read_json, write_json, write_text
+from latentclap.tables import csv_text
 
 MANIFEST, SETTINGS, PROBLEMS = "manifest.json", "cache.json", "problems.csv"
 
@@ -249,9 +248,7 @@ def write_manifest(
         tensors = tensors or entry["tensors"]
         if entry["clips"] and entry["tensors"] != tensors:
             raise InputError(f"{folder / name}: its tensors are of other shapes than the first shard's")
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("shard", "clip", "reason"), *problems])
-    write_text(folder / PROBLEMS, text.getvalue())
+    write_text(folder / PROBLEMS, csv_text([("shard", "clip", "reason"), *problems]))
     digest = hashlib.sha256("\n".join(s["sha256"] for s in shards).encode()).hexdigest()
     manifest = {
         **(read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}),

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from latentclap.compare.changes import said, verdict
-from latentclap.compare.clips import clip_rows, find_clips
+from latentclap.compare.clips import clip_rows
 from latentclap.compare.copying import Copying, data_copying
 from latentclap.compare.kernel import KernelDistance, clip_kernel, kernel_distance, median_distance
 from latentclap.compare.manifold import Manifold, expected_coverage, manifold
@@ -32,7 +32,6 @@ __all__ = [
     "comparison_page",
     "data_copying",
     "expected_coverage",
-    "find_clips",
     "kernel_distance",
     "manifold",
     "median_distance",

@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
 from latentclap.fad.gaussian import same_embedding
-from latentclap.stats.intervals import percentile_interval
+from latentclap.fad.intervals import percentile_interval
 
 #: by which the published figures are multiplied
 SCALE = 100.0

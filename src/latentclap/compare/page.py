@@ -15,12 +15,12 @@ from latentclap.audio import read_wave
 from latentclap.book.grid import FOOTNOTE, listening_grid
 from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
 from latentclap.book.standalone import figure, heading, number_table, paragraph, write_page
-from latentclap.classes import LABELS
 from latentclap.compare.changes import verdict
 from latentclap.compare.figure import WHAT_IT_SHOWS, draw, every
 from latentclap.compare.table import Comparison
 from latentclap.comparing import FIGURE, REAL
 from latentclap.files import plain
+from latentclap.naming import spoken
 
 WHAT_IT_SAYS = (
     "FAD and KAD: how far a system's clips as a whole are from the real ones, 0 being best; FAD is too high with few"
@@ -134,7 +134,7 @@ def _side_by_side(
     for cls in next(iter(heard.values())).files:
         sources = {REAL: real.get(cls, ()), **{name: one.files[cls] for name, one in heard.items()}}
         for i in range(min(items, max(len(sources[column]) for column in columns))):
-            row = f"{_label(cls)} ({i + 1})"
+            row = f"{spoken(cls)} ({i + 1})"
             rows.append(row)
             for column in columns:
                 if i < len(sources[column]):
@@ -152,7 +152,7 @@ def _odd(players: _Players, heard: Mapping[str, Heard], items: int) -> list[str]
         for row, told in zip(rows, worst.to_dict("records"), strict=False):
             out = "every real clip" if told["oddness"] == 1 else f"{told['oddness']:.0%} of real clips"
             path = one.files[told["class"]][told["index"]]
-            words = f"{_label(told['class'])}, {told['file']}: further out than {out}"
+            words = f"{spoken(told['class'])}, {told['file']}: further out than {out}"
             cells[row, name] = players.clip(path, words)
     rule = (
         "Of each system the clips whose neighbours among real clips are furthest; clips.csv has all of them."
@@ -181,7 +181,7 @@ def _near(
             found = training[cls][told["training_index"]]
             cells[row, made] = players.clip(
                 one.files[cls][told["index"]],
-                f"{_label(cls)}, {told['file']}: {told['training_distance']:.3g} away",
+                f"{spoken(cls)}, {told['file']}: {told['training_distance']:.3g} away",
             )
             cells[row, known] = players.clip(found, told["nearest_training"])
     return [*blocks, players.grid(rows, [made, known], cells, "nearest to a training clip")]
@@ -193,19 +193,24 @@ def _summary(comparison: Comparison) -> str:
     rows = comparison.summary().to_dict("records")
     shown = [key for key in heads if any(row[key] == row[key] for row in rows)]
     several = any(row["trainings"] > 1 for row in rows)
+    silent = any(row["n_silent"] > 0 for row in rows)
     table = [
         [
             row["system"],
             *([str(row["trainings"])] if several else []),
             *(_value(row, key) for key in shown),
             str(row["n_clips"]),
+            *([f"{row['n_silent']:.0f}"] if silent else []),
         ]
         for row in rows
     ]
     if expected := comparison.expected_coverage():
         blank = ["" if key != "coverage" else expected for key in shown]
-        table.append(["real clips, as many", *([""] if several else []), *blank, ""])
+        table.append(
+            ["real clips, as many", *([""] if several else []), *blank, "", *([""] if silent else [])]
+        )
     head = ["", *(["trainings"] if several else []), *(heads[key] for key in shown), "clips"]
+    head += ["of them silent"] if silent else []
     return number_table(head, table)
 
 
@@ -233,7 +238,7 @@ def _classes(comparison: Comparison) -> list[str]:
             continue
         rows = [
             [
-                _label(cls),
+                spoken(cls),
                 *(
                     _mean(table[(table["system"] == s) & (table["class"] == cls)], key)
                     for s in comparison.systems
@@ -242,6 +247,13 @@ def _classes(comparison: Comparison) -> list[str]:
             for cls in dict.fromkeys(table["class"])
         ]
         blocks.append(number_table([name, *comparison.systems], rows))
+    silent = table.groupby(["class", "system"], sort=False)["n_silent"].sum()
+    if (silent > 0).any():
+        rows = [
+            [spoken(cls), *(f"{silent[cls, s]:.0f}" for s in comparison.systems)]
+            for cls in dict.fromkeys(table["class"])
+        ]
+        blocks.append(number_table(["silent clips", *comparison.systems], rows))
     return blocks
 
 
@@ -258,7 +270,3 @@ def _value(row: Mapping[str, Any], key: str) -> str:
     low, high = row.get(f"{key}_low", math.nan), row.get(f"{key}_high", math.nan)
     digits = 3 if key in ("fad", "kad") else 2
     return f"{value:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
-
-
-def _label(cls: str) -> str:
-    return LABELS.get(cls, cls)

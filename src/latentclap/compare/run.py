@@ -11,26 +11,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 from latentclap.classes import CLASSES as SEVEN
 from latentclap.classes import prompt
-from latentclap.compare.clips import clip_rows, find_clips, named_as
-from latentclap.compare.manifold import clip_vectors, too_few
+from latentclap.compare.clips import clip_rows
+from latentclap.compare.manifold import too_few
+from latentclap.compare.notes import Files, same_files, same_sounds, silence, unequal
 from latentclap.compare.page import Heard, comparison_page
-from latentclap.compare.scores import Embedded, Scores, score
+from latentclap.compare.scores import Scores, score
 from latentclap.compare.table import Comparison
 from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips
-from latentclap.evaluate.clips import canonical
+from latentclap.evaluate.folders import by_class, check_partners, sounds_by_folder
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import origin
 from latentclap.typed import typed_as
-
-Files = dict[str, list[Path]]
 
 
 @dataclass
@@ -43,6 +41,7 @@ class Run:
         training: folder of training clips.
         seconds, neighbours, n_boot, seed, items: as the command's.
         warnings: what makes figures say less than they seem to.
+        written: {class: its folder's name in the first folder, by which draws are dealt}.
     """
 
     folders: Mapping[str, Sequence[Path]]
@@ -54,6 +53,7 @@ class Run:
     seed: int
     items: int
     warnings: list[str] = field(default_factory=list)
+    written: dict[str, str] = field(default_factory=dict)
     made: dict[str, list[Files]] = field(default_factory=dict)
     real: Files = field(default_factory=dict)
     known: Files = field(default_factory=dict)
@@ -66,31 +66,38 @@ class Run:
         """
         self.stats = None
         if self.reference.suffix == ".npz":
-            self.stats = {canonical(name): s for name, s in load_stats(self.reference).items()}
+            self.stats = load_stats(self.reference)
             if self.training is not None:
                 raise InputError("--training needs real clips as --reference: statistics have no distances")
-        self.made = {name: [find_clips(f) for f in folders] for name, folders in self.folders.items()}
+        made = {name: [sounds_by_folder(f) for f in folders] for name, folders in self.folders.items()}
         first = next(iter(self.folders.values()))[0]
+        written = list(next(iter(made.values()))[0])
+        for name, trainings in made.items():
+            sides = zip(self.folders[name], trainings, strict=True)
+            self.made[name] = [by_class(files, folder, like=written) for folder, files in sides]
         classes = list(next(iter(self.made.values()))[0])
-        self.made = {name: [named_as(files, classes) for files in sides] for name, sides in self.made.items()}
+        self.written = dict(zip(classes, written, strict=True))
         for name, trainings in self.made.items():
             for folder, files in zip(self.folders[name], trainings, strict=True):
-                _same(classes, first, list(files), folder)
+                check_partners(classes, first, list(files), folder)
+                check_partners(list(files), folder, classes, first)
         if self.stats is None:
-            found = named_as(find_clips(self.reference, reference=True), classes)
-            _has(classes, found, f"--reference {self.reference}")
-            self.real = {cls: found[cls] for cls in classes}
+            self.real = self._beside(self.reference, "--reference", classes)
         else:
-            self.stats = named_as(self.stats, classes)
-            _has(classes, self.stats, f"--reference {self.reference}")
+            self.stats = by_class(self.stats, self.reference, like=written)
+            check_partners(classes, first, list(self.stats), self.reference, "--reference")
         if self.training is not None:
-            found = named_as(find_clips(self.training, reference=True), classes)
-            _has(classes, found, f"--training {self.training}")
-            self.known = {cls: found[cls] for cls in classes}
+            self.known = self._beside(self.training, "--training", classes)
         if texts and not set(classes) & set(SEVEN):
             raise InputError("--similarity: none of the classes is one of the seven, whose texts are known")
         self._count()
-        self._look_for_the_same_files()
+        self.warnings += same_files(self.made, self.real, self.known)
+
+    def _beside(self, folder: Path, option: str, classes: Sequence[str]) -> Files:
+        """The real clips of the systems' classes in a folder."""
+        found = by_class(sounds_by_folder(folder, duplicates_ok=True), folder, like=self.written.values())
+        check_partners(classes, next(iter(self.folders.values()))[0], list(found), folder, option)
+        return {cls: found[cls] for cls in classes}
 
     def _count(self) -> None:
         """Refuse classes of too few clips, and warn of systems with unequal numbers."""
@@ -105,50 +112,7 @@ class Run:
                 if len(paths) <= needed:
                     few = "1 clip; give 2 or more" if self.stats is not None else too_few(len(paths), needed)
                     raise InputError(f"{folder}: {cls}: {few}")
-        unequal = [
-            f"{cls} {min(counts)}-{max(counts)}"
-            for cls in sides[0][1]
-            if len(set(counts := [len(files[cls]) for _, files in sides])) > 1
-        ]
-        if unequal:
-            more = "" if self.stats is not None else ", or look at KAD"
-            told = ", ".join(unequal[:3]) + (", ..." if len(unequal) > 3 else "")
-            self.warnings.append(
-                f"unequal numbers of clips ({told}): FAD is higher for a system with fewer, by the number"
-                f" alone; compare as many of each{more}"
-            )
-
-    def _look_for_the_same_files(self) -> None:
-        real = {path.resolve() for paths in self.real.values() for path in paths}
-        for name, trainings in self.made.items():
-            ours = {path.resolve() for files in trainings for paths in files.values() for path in paths}
-            if same := len(ours & real):
-                self.warnings.append(
-                    f"{same} of {len(ours)} clips of {name} are reference clips too, the same files: their distance"
-                    " to themselves says nothing"
-                )
-        if same := len(real & {path.resolve() for paths in self.known.values() for path in paths}):
-            self.warnings.append(
-                f"{same} reference clips are training clips too, the same files: none are nearer to them, and"
-                " copies go unnoticed"
-            )
-
-    def _look_for_copies(
-        self, real: Embedded, known: Embedded, made: Mapping[str, Sequence[Embedded]]
-    ) -> None:
-        """Warn of clips that are the same sound in another file."""
-        files = {path.resolve() for paths in self.real.values() for path in paths}
-        for name, trainings in made.items():
-            ours = [path.resolve() for one in self.made[name] for paths in one.values() for path in paths]
-            if (same := sum(_same_sounds(one, real) for one in trainings)) > len(files.intersection(ours)):
-                self.warnings.append(
-                    f"{same} of {len(ours)} clips of {name} sound exactly as a reference clip"
-                )
-        trained = {path.resolve() for paths in self.known.values() for path in paths}
-        if (same := _same_sounds(real, known)) > len(files & trained):
-            self.warnings.append(
-                f"{same} reference clips sound exactly as a training clip: none are nearer, and copies go unnoticed"
-            )
+        self.warnings += unequal([files for _, files in sides], kernel=self.stats is None)
 
     def measure(self, embedding: Any, system: Any = None, *, progress: bool = True) -> Comparison:
         """Embed everything once, and measure; ``system`` gives similarities where it is not None."""
@@ -168,7 +132,7 @@ class Run:
             real = embed(self.real)
             known = embed(self.known) if self.known else None
             made = {name: [embed(files) for files in trainings] for name, trainings in self.made.items()}
-        self._look_for_copies(real, known or {}, made)
+        self.warnings += same_sounds((self.made, made), (self.real, real), (self.known, known or {}))
         scores: dict[str, list[Scores]] = {name: [] for name in made}
         rows: dict[str, list[pd.DataFrame]] = {name: [] for name in made}
         for name, trainings in made.items():
@@ -176,7 +140,7 @@ class Run:
                 similar = self._similarity(system, files) if system is not None else None
                 try:
                     told = score(
-                        ours,
+                        {self.written[cls]: clips for cls, clips in ours.items()},
                         self.stats or real,
                         embedding,
                         training=known,
@@ -192,6 +156,7 @@ class Run:
                 if real:
                     rows[name].append(self._rows(told, ours, real, files))
         self.rows = rows
+        self.warnings += silence(scores)
         settings = {
             "systems": {name: [plain(f) for f in folders] for name, folders in self.folders.items()},
             "reference": plain(self.reference),
@@ -293,24 +258,3 @@ class Run:
             write_text(out / CLIPS, pd.concat(parts, ignore_index=True).to_csv(index=False))
         else:
             (out / CLIPS).unlink(missing_ok=True)  # of an earlier comparison with clips
-
-
-def _same_sounds(ours: Embedded, theirs: Embedded) -> int:
-    """How many clips have the very embedding of a clip of the other side."""
-    pairs = [(clip_vectors(ours[cls]), clip_vectors(theirs[cls])) for cls in ours if cls in theirs]
-    return sum(int((cdist(one, other).min(1) == 0).sum()) for one, other in pairs)
-
-
-def _same(classes: list[str], first: Path, found: list[str], folder: Path) -> None:
-    if set(classes) != set(found):
-        lacks = [c for c in classes if c not in found]
-        more = [c for c in found if c not in classes]
-        told = (f"{folder} lacks {', '.join(lacks)}", f"{first} lacks {', '.join(more)}")
-        raise InputError(
-            f"{'; '.join(t for t, n in zip(told, (lacks, more), strict=True) if n)}: classes are compared one by one"
-        )
-
-
-def _has(classes: list[str], found: Mapping[str, Any], where: str) -> None:
-    if missing := [c for c in classes if c not in found]:
-        raise InputError(f"{where} has no {', '.join(missing)}; it has {', '.join(sorted(found))}")

@@ -15,9 +15,9 @@ from latentclap.compare.kernel import KernelDistance, kernel_distance
 from latentclap.compare.manifold import NEIGHBOURS, Manifold, manifold
 from latentclap.errors import InputError
 from latentclap.evaluate import EvalResult, evaluate
-from latentclap.evaluate.clips import canonical
+from latentclap.evaluate.folders import canonical
 from latentclap.fad import ClipEmbeddings, FadEstimate, GaussianStats
-from latentclap.stats.intervals import percentile_interval
+from latentclap.fad.intervals import percentile_interval
 
 Embedded = Mapping[str, ClipEmbeddings]
 #: what `Scores.classes` has of each class
@@ -25,7 +25,7 @@ COLUMNS = (
     *("fad", "fad_low", "fad_high", "fad_inf", "kad", "kad_low", "kad_high", "kad_p"),
     *("precision", "precision_low", "precision_high", "recall", "density"),
     *("coverage", "expected_coverage"),
-    *("similarity", "nearer_training", "copying_p", "n_clips", "n_ref"),
+    *("similarity", "nearer_training", "copying_p", "n_clips", "n_ref", "n_silent", "n_ref_silent"),
 )
 
 
@@ -83,6 +83,8 @@ class Scores:
         e, infinity = self.fad.estimates[cls], self.fad.infinities.get(cls)
         row |= {"fad": e.fad, "fad_low": e.ci_low, "fad_high": e.ci_high}
         row |= {"n_clips": e.n_clips, "n_ref": e.n_ref_clips}
+        counts = {"n_silent": self.fad.silent.get(cls), "n_ref_silent": self.fad.silent_ref.get(cls)}
+        row |= {name: n for name, n in counts.items() if n is not None}
         if infinity:
             row["fad_inf"] = infinity.value
         if k := self.kernel.get(cls):
@@ -136,14 +138,14 @@ def score(
     Raises:
         InputError: too few clips of a class, a class without reference, different embeddings.
     """
-    # FAD's classes have our spelling, whatever the caller's
-    generated = {canonical(cls): clips for cls, clips in generated.items()}
-    reference = {canonical(cls): side for cls, side in reference.items()}
-    training = None if training is None else {canonical(cls): clips for cls, clips in training.items()}
-    if fad is None:
+    if fad is None:  # by the names as given, which deal its draws
         fad = evaluate(
             generated, reference, embedding, n_boot=n_boot, seed=seed, seconds=seconds, level=level
         )
+    # FAD's classes have one name, whatever the caller's
+    generated = {canonical(cls): clips for cls, clips in generated.items()}
+    reference = {canonical(cls): side for cls, side in reference.items()}
+    training = None if training is None else {canonical(cls): clips for cls, clips in training.items()}
     out = Scores(fad, similarity={canonical(cls): values for cls, values in (similarity or {}).items()})
     for i, cls in enumerate(fad.estimates):
         ours, real = generated[cls], reference[cls]

@@ -14,7 +14,7 @@ import pandas as pd
 from latentclap.compare.changes import paired, said, untested, verdict
 from latentclap.compare.scores import Scores
 from latentclap.evaluate import Change, compare_averages, with_holm
-from latentclap.evaluate.table import _repeated
+from latentclap.evaluate.change import repeated
 from latentclap.files import finite, write_json
 
 #: measures that systems are tested by, with the attribute of `Scores` that holds them
@@ -67,6 +67,7 @@ class Comparison:
                 row[column] = float(np.mean([s.mean(column) for s in trainings]))
             row["similarity"] = float(np.mean([s.mean("similarity") for s in trainings]))
             row["nearer_training"] = float(np.mean([s.mean("nearer_training") for s in trainings]))
+            row["n_silent"] = float(np.sum([s.classes()["n_silent"].sum(skipna=False) for s in trainings]))
             row["n_clips"] = sum(e.n_clips for s in trainings for e in s.fad.estimates.values())
             rows.append(row)
         return pd.DataFrame(rows)
@@ -91,7 +92,7 @@ class Comparison:
         if "KAD" not in out or len(self.systems[first]) == 1:
             return out
         # a folder that was copied is no second training, as `compare_averages` says of FAD
-        twice = {name: _repeated([s.fad for s in trainings]) for name, trainings in self.systems.items()}
+        twice = {name: repeated([s.fad for s in trainings]) for name, trainings in self.systems.items()}
         for measure in SHARES:
             values = {name: [s.mean(measure) for s in trainings] for name, trainings in self.systems.items()}
             made = [
@@ -107,6 +108,8 @@ class Comparison:
         """`summary` and `changes` for a terminal."""
         summary = self.summary().to_dict("records")
         shown = [c for c in _SHOWN if any(row[c] == row[c] for row in summary)]
+        if not any(row["n_silent"] > 0 for row in summary):
+            shown = [c for c in shown if c != "n_silent"]
         cells = [["system", *(_SHOWN[c] for c in shown)]]
         cells += [[row["system"], *(_cell(row, c) for c in shown)] for row in summary]
         first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
@@ -177,6 +180,7 @@ _SHOWN = {
     "coverage": "coverage",
     "similarity": "similarity",
     "nearer_training": "nearer to training",
+    "n_silent": "silent",
 }
 
 
@@ -184,6 +188,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if value != value:
         return "-"
+    if column == "n_silent":
+        return f"{value:.0f}"
     if column not in ("fad", "kad"):
         return f"{value:.2f}"
     low, high = row[f"{column}_low"], row[f"{column}_high"]

@@ -1,17 +1,19 @@
-"""The clips of an evaluation: prepared, embedded, found in a folder."""
+"""The clips of an evaluation: prepared, looked at for silence, embedded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from latentclap.classes import CLASSES, canonical_class
 from latentclap.embeddings import DCASE_RATE, DCASE_SAMPLES, Embedding
 from latentclap.errors import InputError
 from latentclap.fad import ClipEmbeddings
+
+#: a clip whose peak stays below it, its mean removed, is silent; as in a folder's scan (dBFS)
+SILENCE = -60.0
 
 Clips = Sequence[np.ndarray | str | Path] | np.ndarray | ClipEmbeddings
 
@@ -37,11 +39,18 @@ def prepare_clip(
     Raises:
         InputError: no clip, or ``seconds`` that vggish-dcase does not take.
     """
+    return _for_embedding(*_first(clip, embedding, sr, seconds), embedding)
+
+
+def _first(
+    clip: np.ndarray | str | Path, embedding: Embedding, sr: int, seconds: float
+) -> tuple[np.ndarray, int]:
+    """The first channel of a clip (samples,), its first ``seconds``, and its rate."""
     if getattr(embedding, "mode", "") == "dcase" and seconds * DCASE_RATE != DCASE_SAMPLES:
         raise InputError(
             f"seconds={seconds:g}: vggish-dcase takes {DCASE_SAMPLES / DCASE_RATE:g} s, as its tool does"
         )
-    from latentclap.audio import read_wave, resample
+    from latentclap.audio import read_wave
 
     if isinstance(clip, (str, Path)):
         wave, sr = read_wave(clip)
@@ -51,9 +60,15 @@ def prepare_clip(
         wave = wave[0] if wave.ndim == 2 else wave
     if wave.ndim != 1 or wave.size == 0:
         raise InputError(f"clip of shape {wave.shape}; expected (samples,) or (channels, samples)")
-    wave = wave[: round(seconds * sr)]
+    return wave[: round(seconds * sr)], sr
+
+
+def _for_embedding(wave: np.ndarray, sr: int, embedding: Embedding) -> tuple[np.ndarray, int]:
+    """A wave (samples,) and its rate as the embedding takes them."""
     if getattr(embedding, "mode", "") != "dcase":
         return wave, sr
+    from latentclap.audio import resample
+
     if wave.dtype.kind == "f":
         wave = resample(wave, sr, DCASE_RATE)[:DCASE_SAMPLES]
         # libsndfile reads 16-bit files as integer / 32768: their samples come back exactly
@@ -63,9 +78,18 @@ def prepare_clip(
     return np.pad(wave, (0, max(0, DCASE_SAMPLES - wave.size))), DCASE_RATE
 
 
+def is_silent(wave: np.ndarray) -> bool:
+    """Whether a wave (samples,), floats within +-1 or whole numbers, is silence: :data:`SILENCE`."""
+    full = float(np.iinfo(wave.dtype).max) + 1 if wave.dtype.kind in "iu" else 1.0
+    told = wave.astype(np.float64)
+    return bool(np.abs(told - told.mean()).max() < full * 10 ** (SILENCE / 20))
+
+
 def embed_clips(clips: Clips, embedding: Embedding, sr: int, seconds: float = 4.0) -> ClipEmbeddings:
     """Embed clips once; the result can be handed to `evaluate` again and again (a reference for nine
     systems).
+
+    A silent clip is embedded like any other, and noted: no embedding has NaN for silence.
 
     Raises:
         InputError: names the clip that could not be embedded and says why.
@@ -76,49 +100,13 @@ def embed_clips(clips: Clips, embedding: Embedding, sr: int, seconds: float = 4.
                 f"clips embedded by {clips.embedding!r} cannot be evaluated as {embedding.name!r}"
             )
         return clips
-    rows = []
+    rows, silent = [], []
     for i, clip in enumerate(clips):
         try:
-            rows.append(embedding(*prepare_clip(clip, embedding, sr, seconds)))
+            wave, rate = _first(clip, embedding, sr, seconds)
+            rows.append(embedding(*_for_embedding(wave, rate, embedding)))
+            silent.append(is_silent(wave))
         except InputError as error:
             where = clip if isinstance(clip, (str, Path)) else f"clip {i}"
             raise InputError(f"{where}: {error}" if str(where) not in str(error) else str(error)) from None
-    return ClipEmbeddings.from_clips(rows, embedding.name)
-
-
-def clips_in_folder(folder: str | Path, duplicates_ok: bool = False) -> dict[str, list[Path]]:
-    """Sound files of a folder in DCASE layout by class, after `data.scan` found every file good.
-
-    A folder with both a dev and an eval side gives its eval side, which is Table I's reference.
-    The whole table of what is wrong is ``latentclap.data.scan(folder).table()``.
-
-    Raises:
-        InputError: no such folder, no clips, or bad files (counts and the first of them).
-    """
-    from latentclap.data import scan
-
-    ignored = ["missing class", "stray file", "bad meta"] + (["duplicate"] if duplicates_ok else [])
-    report = scan(Path(folder))
-    report.raise_if_bad(ignore=ignored)
-    out: dict[str, list[Path]] = {}
-    splits = {clip.split for clip in report.clips}
-    for clip in report.clips:
-        if splits >= {"dev", "eval"} and clip.split != "eval":
-            continue
-        out.setdefault(clip.cls, []).append(Path(clip.path))
-    if not out:
-        raise InputError(f"{folder}: no clips; expected folders such as {folder}/rain/*.wav")
-    return {cls: sorted(out[cls]) for cls in in_order(out)}
-
-
-def in_order(classes: Mapping[str, Any]) -> list[str]:
-    """Table I's order first, other names after."""
-    return [c for c in CLASSES if c in classes] + sorted(c for c in classes if c not in CLASSES)
-
-
-def canonical(name: str) -> str:
-    """Class in our spelling; other names stay as they are."""
-    try:
-        return canonical_class(name)
-    except ValueError:
-        return name
+    return replace(ClipEmbeddings.from_clips(rows, embedding.name), silent=np.array(silent))

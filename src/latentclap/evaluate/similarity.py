@@ -12,7 +12,8 @@ import pandas as pd
 
 from latentclap.classes import prompt
 from latentclap.errors import InputError
-from latentclap.evaluate.clips import canonical, in_order
+from latentclap.evaluate.folders import as_measured, canonical
+from latentclap.fad.intervals import percentile_interval
 
 
 @dataclass
@@ -96,7 +97,7 @@ def clap_similarity(
     rng = np.random.default_rng(seed)
     own = {canonical(k): text for k, text in texts.items()} if texts else {}
     scores, intervals, used, draws = {}, {}, {}, []
-    for name in in_order({canonical(k): None for k in generated}):
+    for name in dict.fromkeys(map(canonical, as_measured(generated))):
         waves = _stacked(
             [np.asarray(w) for k, v in generated.items() if canonical(k) == name for w in v], name
         )
@@ -110,8 +111,8 @@ def clap_similarity(
         picks = rng.integers(0, len(waves), (n_boot, len(waves)))
         # a clip by itself cannot be resampled: no interval, rather than one of no width
         draws.append(scores[name][picks].mean(1) if len(waves) > 1 else np.full(n_boot, math.nan))
-        intervals[name] = _interval(draws[-1], level)
-    intervals["all"] = _interval(np.mean(draws, axis=0), level)
+        intervals[name] = percentile_interval(draws[-1], level)
+    intervals["all"] = percentile_interval(np.mean(draws, axis=0), level)
     return SimilarityResult(scores, intervals, used)
 
 
@@ -133,13 +134,6 @@ def _text(name: str, own: Mapping[str, str]) -> str:
     if name not in own:
         raise InputError(f"similarity: no text for {name}; texts has {', '.join(own)}")
     return own[name]
-
-
-def _interval(draws: np.ndarray, level: float) -> tuple[float, float]:
-    if draws.size == 0:
-        return math.nan, math.nan
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _json(value: Any) -> Any:

@@ -181,11 +181,13 @@ class ClipEmbeddings:
         values: (windows, d) float64, all clips one after the other.
         counts: (clips,) windows of each clip.
         embedding: name of the embedding.
+        silent: (clips,) whether each is silent; None where nobody looked.
     """
 
     values: np.ndarray
     counts: np.ndarray
     embedding: str = ""
+    silent: np.ndarray | None = None
 
     @classmethod
     def from_clips(cls, clips: Iterable[np.ndarray], embedding: str = "") -> ClipEmbeddings:
@@ -197,6 +199,11 @@ class ClipEmbeddings:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @property
+    def n_silent(self) -> int | None:
+        """How many clips are silent; None where nobody looked."""
+        return None if self.silent is None else int(self.silent.sum())
 
     def stats(self) -> GaussianStats:
         """Return the statistics over all windows."""

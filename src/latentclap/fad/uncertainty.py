@@ -9,6 +9,7 @@ import numpy as np
 from latentclap.errors import InputError
 from latentclap.fad.distance import matrix_root, sum_of_roots
 from latentclap.fad.gaussian import ClipEmbeddings, GaussianStats, same_embedding
+from latentclap.fad.intervals import percentile_interval
 
 
 @dataclass
@@ -86,13 +87,13 @@ def fad_with_ci(
     if n_boot:
         draws = _bootstrap(generated, reference if resample_reference else stats, n_boot, seed)
         bias = float(draws.mean() - point)
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        low, high = percentile_interval(draws, level)
         if method == "centred":
             low, high = max(0.0, low - bias), max(0.0, high - bias)
     return FadEstimate(
         fad=point,
-        ci_low=float(low),
-        ci_high=float(high),
+        ci_low=low,
+        ci_high=high,
         bootstrap_bias=bias,
         n_clips=len(generated),
         n_windows=len(generated.values),

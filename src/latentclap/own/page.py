@@ -12,8 +12,8 @@ from latentclap.audio.waves import MODEL_RATE
 from latentclap.book.grid import listening_grid
 from latentclap.book.players import PICTURE_SECONDS, AudioFile, save_player
 from latentclap.book.standalone import paragraph, write_page
-from latentclap.cache.front import decode_head
 from latentclap.cache.listing import Item
+from latentclap.cache.windows import decode_head
 from latentclap.errors import InputError
 from latentclap.files import write_json
 

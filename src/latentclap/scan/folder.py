@@ -19,7 +19,7 @@ from latentclap.scan.report import Clip, DataReport, Problem, relative
 from latentclap.scan.tables import apply_meta
 
 
-def _examine(found: Found, min_seconds: float, silence_dbfs: float) -> Clip | Problem:
+def _examine(found: Found, min_seconds: float, silence_dbfs: float, keep_silent: bool) -> Clip | Problem:
     """Decode one file: a clip, or the first thing that is wrong with it."""
     path = found.path
     if path.suffix.lower() in UNDECODABLE:
@@ -31,6 +31,8 @@ def _examine(found: Found, min_seconds: float, silence_dbfs: float) -> Clip | Pr
     except MemoryError:
         return Problem(path, "unreadable", "does not fit into memory")
     seconds = wave.shape[-1] / sr
+    if not wave.shape[-1] and not min_seconds:
+        return Problem(path, "unreadable", "no samples in it")
     if seconds < min_seconds:
         return Problem(path, "too short", f"{seconds:.3f} s, at least {min_seconds:g} s are needed")
     bad = int((~np.isfinite(wave)).sum())
@@ -38,13 +40,21 @@ def _examine(found: Found, min_seconds: float, silence_dbfs: float) -> Clip | Pr
         return Problem(path, "NaN", f"{bad} samples are NaN or infinite")
     # the model takes the first channel (AudioLDM's rule), and a constant offset is no sound
     peak = float(np.abs(wave[0] - wave[0].mean()).max())
-    if peak < 10 ** (silence_dbfs / 20):
+    silent = peak < 10 ** (silence_dbfs / 20)
+    if silent and not keep_silent:
         level = f"{20 * np.log10(peak):.1f} dBFS" if peak > 0 else "digital silence"
         which = "" if wave.shape[0] == 1 else " in the first channel"
         return Problem(path, "silent", f"peak {level}{which}, below {silence_dbfs:g} dBFS")
     digest = hashlib.blake2b(wave.tobytes(), digest_size=16).hexdigest()
     return Clip(
-        path, found.cls, split=found.split, seconds=seconds, sr=sr, channels=wave.shape[0], digest=digest
+        path,
+        found.cls,
+        split=found.split,
+        seconds=seconds,
+        sr=sr,
+        channels=wave.shape[0],
+        digest=digest,
+        silent=silent,
     )
 
 
@@ -53,6 +63,7 @@ def examine(
     *,
     min_seconds: float = 0.5,
     silence_dbfs: float = -60.0,
+    keep_silent: bool = False,
     workers: int | None = None,
     progress: bool | None = None,
     desc: str = "reading",
@@ -60,7 +71,7 @@ def examine(
     """Decode sound files: a clip for each that is good, else the first thing that is wrong with it; see `scan`."""
     quiet = (None if len(found) >= 300 else True) if progress is None else not progress
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(lambda f: _examine(f, min_seconds, silence_dbfs), found)
+        results = pool.map(lambda f: _examine(f, min_seconds, silence_dbfs, keep_silent), found)
         return list(tqdm(results, total=len(found), desc=desc, unit="file", disable=quiet))
 
 
@@ -68,7 +79,8 @@ def _drop_duplicates(clips: Iterable[Clip], folder: Path) -> tuple[list[Clip], l
     first: dict[str, Clip] = {}
     problems = []
     for clip in clips:
-        kept = first.setdefault(clip.digest, clip)
+        # silence is no recording: that of two clips is the same, and neither is a copy of the other
+        kept = first.setdefault(clip.path.as_posix() if clip.silent else clip.digest, clip)
         if kept is not clip:
             where = relative(kept.path, folder)
             other = "" if kept.cls == clip.cls else f", which is of class {kept.cls}"
@@ -81,6 +93,7 @@ def scan(
     *,
     min_seconds: float = 0.5,
     silence_dbfs: float = -60.0,
+    keep_silent: bool = False,
     workers: int | None = None,
     progress: bool | None = None,
 ) -> DataReport:
@@ -90,6 +103,7 @@ def scan(
         folder: the data set.
         min_seconds: shorter files are reported as too short.
         silence_dbfs: files whose peak stays below it (offset removed, first channel) are reported as silent.
+        keep_silent: such files are clips too, and no copies of each other, rather than problems.
         workers: reading threads; by default the number of cores, at most 8.
         progress: show a bar; by default on a terminal, from 300 files on.
 
@@ -113,6 +127,7 @@ def scan(
         found,
         min_seconds=min_seconds,
         silence_dbfs=silence_dbfs,
+        keep_silent=keep_silent,
         workers=workers,
         progress=progress,
         desc=f"reading {folder.name}",

@@ -19,7 +19,7 @@ class Clip:
     """One usable sound file.
 
     ``group`` names the recording it was cut from (None: a recording of its own), ``keys`` are all names that tables
-    give that recording, ``digest`` names its samples.
+    give that recording, ``digest`` names its samples; a ``silent`` clip is there where the scan was told to keep it.
     """
 
     path: Path
@@ -34,6 +34,7 @@ class Clip:
     source: str | None = None
     digest: str = ""
     keys: frozenset[str] = frozenset()
+    silent: bool = False
 
     @property
     def recording(self) -> str:

@@ -7,6 +7,7 @@ freedom with a number of listeners, averages with their parts, means with their 
 
 from __future__ import annotations
 
+from latentclap.fad.intervals import percentile_interval
 from latentclap.stats.anova import (
     Sphericity,
     by_items,
@@ -33,7 +34,6 @@ from latentclap.stats.implied import (
     implied_interaction,
     implied_raters,
 )
-from latentclap.stats.intervals import percentile_interval
 from latentclap.stats.paired import changes_in_words, paired_changes
 from latentclap.stats.posthoc import adjust_p, noncentral_t_ci, paired_t_power, post_hoc, raters_needed
 from latentclap.stats.ratings import (

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats as sps
 
+from latentclap.classes import class_key
 from latentclap.errors import InputError
 from latentclap.files import listed, plain
-from latentclap.naming import class_key, spoken
+from latentclap.naming import spoken
 from latentclap.tables import table_text
 from latentclap.wording import plural
 

@@ -10,19 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from latentclap.asked import heard
-from latentclap.classes import CLASSES, LABELS
-from latentclap.compare.clips import named_as
+from latentclap.classes import CLASSES, LABELS, class_key, class_words
 from latentclap.errors import InputError
-from latentclap.evaluate.clips import in_order
+from latentclap.evaluate.folders import OWN, by_class, in_order, own_folders, side_of
 from latentclap.files import plain, read_json
 from latentclap.generation import RECORD
-from latentclap.naming import class_key, class_words, spoken
+from latentclap.naming import spoken
 from latentclap.scan import DataReport, Problem, examine, scan
-from latentclap.scan.layout import SPLITS, Found, find, packed, sounds_below, visible
+from latentclap.scan.layout import Found, find, packed, sounds_below, visible
 from latentclap.wording import plural
-
-#: What `scan` calls a folder that is none of the seven: here, a class of one's own.
-OWN = "wrong class name"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +123,8 @@ def _by_class(
     by: dict[str, dict[str, list[Path]]] = {}
     labels: dict[str, str] = {}
     for name, own in found.items():
-        taken: dict[str, str] = {}
-        by[name] = {}
-        for written, alike in zip(own, named_as(own, first), strict=True):
-            key = class_key(alike)
-            if key in taken:
-                raise InputError(
-                    f"{models[name]}: {taken[key]} and {written} are one class, {key}: rename one of them, or put"
-                    " their sounds into one folder"
-                )
-            taken[key] = written
-            by[name][key] = own[written]
+        by[name] = by_class(own, models[name], like=first)
+        for written, key in zip(own, by[name], strict=True):
             words = texts[name].get(written) or class_words(written)
             # what the key leaves out, "l'eau" or the end of a long text; not what a folder's name leaves out
             if key not in LABELS and class_key(written) == key and words.casefold() != spoken(key):
@@ -167,10 +154,10 @@ def _folders(folder: Path) -> dict[str, list[Path]]:
     others = [problem for problem in problems if problem.kind != OWN]
     clips = []
     if seen:
-        report = scan(folder, silence_dbfs=-np.inf)
+        report = scan(folder, keep_silent=True)
         clips, others = list(report.clips), [p for p in report.problems if p.kind != OWN]
-    own = [found for problem in problems if problem.kind == OWN for found in _own(problem.path, folder)]
-    looked_at = examine(own, min_seconds=0.0, silence_dbfs=-np.inf, desc=f"reading {folder.name}")
+    own = [found for place in own_folders(problems) for found in _own(place, folder)]
+    looked_at = examine(own, min_seconds=0.0, keep_silent=True, desc=f"reading {folder.name}")
     clips += [clip for clip in looked_at if not isinstance(clip, Problem)]
     others += [problem for problem in looked_at if isinstance(problem, Problem)]
     ignored = ("missing class", "stray file", "bad meta", "duplicate")
@@ -201,8 +188,7 @@ def _own(place: Path, folder: Path) -> list[Found]:
         class_key(place.name)
     except InputError as error:
         raise InputError(f"{folder}: {error}; rename the folder, for raters read it") from None
-    split = None if place.parent == folder else SPLITS[place.parent.name.lower()]
-    return [Found(path, place.name, split) for path in sounds_below(place, [])]
+    return [Found(path, place.name, side_of(place, folder)) for path in sounds_below(place, [])]
 
 
 def _nothing(folder: Path, problems: Sequence[Problem]) -> str:

@@ -14,11 +14,11 @@ def percentile_interval(draws: np.ndarray | Sequence[float], level: float = 0.95
     """The middle share of some draws: of a bootstrap's, its percentile interval.
 
     Args:
-        draws: (draws,) values, all finite.
+        draws: (draws,) values.
         level: the share, between 0 and 1.
 
     Returns:
-        Its ends; NaN without draws.
+        Its ends; NaN without draws, or where one of them is.
 
     Raises:
         InputError: a level outside (0, 1).
