@@ -246,6 +246,7 @@ NO_RESULTS = {
     "limits": "refuses values, and changes none",
     "locks": "who comes first",
     "memory": "foretells what a training needs",
+    "meta": "what the sides of a data set may be called; clips count by their content",
     "pretrain.adversary": "critics of what makes the shipped weights, which count by their content",
     "profiles": "values, which count themselves",
     "runs": "this hash",
