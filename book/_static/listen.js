@@ -69,11 +69,10 @@
     });
   }, true);
 
-  // A server that gives whole files only, as Python's does, lets no player seek. Such a player takes a copy.
-  document.addEventListener("loadedmetadata", async (event) => {
-    const player = event.target;
-    if (!isOurs(player) || !/^https?:/.test(player.currentSrc)) return;
-    if (player.seekable.length && player.seekable.end(0) > 0) return;
+  // A server that gives whole files only, as Python's does, lets no player seek, and Safari plays nothing from it. Such a
+  // player takes a copy.
+  const takeCopy = async (player) => {
+    if (!/^https?:/.test(player.currentSrc)) return;
     const answer = await fetch(player.currentSrc).catch(() => null);
     if (!answer || !answer.ok) return;
     const copy = URL.createObjectURL(await answer.blob());
@@ -82,7 +81,11 @@
     player.src = copy;
     player.currentTime = position;
     if (!paused) player.play().catch(() => {});
+  };
+  document.addEventListener("loadedmetadata", (event) => {
+    if (isOurs(event.target) && !(event.target.seekable.length && event.target.seekable.end(0) > 0)) takeCopy(event.target);
   }, true);
+  document.addEventListener("error", (event) => { if (isOurs(event.target)) takeCopy(event.target); }, true);
 
   document.addEventListener("focusin", (event) => {
     if (isOurs(event.target)) current = event.target;
