@@ -73,11 +73,12 @@
   // player takes a copy.
   const takeCopy = async (player) => {
     if (!/^https?:/.test(player.currentSrc)) return;
+    const begun = player.error && !player.paused; // Chromium and WebKit pause what has failed
     const answer = await fetch(player.currentSrc).catch(() => null);
     if (!answer || !answer.ok) return;
     const copy = URL.createObjectURL(await answer.blob());
     const position = Math.max(player.currentTime, wanted.get(player) || 0);
-    const paused = player.paused || player !== started;
+    const paused = (player.paused && !begun) || player !== started;
     player.src = copy;
     player.currentTime = position;
     if (!paused) player.play().catch(() => {});

@@ -56,11 +56,11 @@ const begin = (player, seconds) => {
 document.addEventListener("error", async event => {
   const player = event.target;
   if (!(player instanceof HTMLAudioElement) || !/^https?:/.test(player.currentSrc)) return;
+  const paused = player.paused; // an error pauses it next
   const answer = await fetch(player.currentSrc).catch(() => null);
   if (!answer || !answer.ok) return;
-  const paused = player.paused;
   player.src = URL.createObjectURL(await answer.blob());
-  if (!paused) begin(player, begun.get(player) || 0);
+  if (!paused && players.every(other => other === player || other.paused)) begin(player, begun.get(player) || 0);
 }, true);
 document.querySelectorAll(".lc-picture").forEach(picture => picture.addEventListener("click", event => {
   const player = picture.closest("td").querySelector("audio");
