@@ -77,7 +77,8 @@ def test_a_grid_is_played_by_pictures_and_keys(engine, address, name):
     engine.script(WATCH)
     engine.point(".lc-picture", 0.5)
     # no length is asked for: WebKitGTK knows none of a player that was asked for it before it was to play
-    engine.until(f"{AUDIO}[0].currentTime >= 1.9 && !{AUDIO}[0].paused")
+    # it moves, as for somebody who listens
+    engine.until(f"{AUDIO}[0].currentTime >= 2.3 && !{AUDIO}[0].paused")
     engine.press("2")
     engine.until(f"{AUDIO}[1].currentTime > 0.1 && {AUDIO}[0].paused")
     if name == "book.html":  # goes on where the other one was

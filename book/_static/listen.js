@@ -28,6 +28,8 @@
     takeOver(player);
     player.currentTime = position;
     player.play().catch(() => {}); // broken off by the next one
+    // WebKitGTK's players stand still now and then where they begin within a file that comes as a whole
+    setTimeout(() => { if (started === player && !player.paused && player.currentTime <= position) takeCopy(player); }, 1500);
   };
 
   // The line in the picture: a player's own bar is short, and its steps are a quarter of a second.
