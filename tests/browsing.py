@@ -41,3 +41,13 @@ def leaving(page, go):
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
+
+
+class Whole(Quiet):
+    """A server that gives no parts of a file, to a browser that plays nothing without them, as Safari does."""
+
+    def do_GET(self):
+        if "Range" in self.headers:
+            self.send_error(416)
+        else:
+            super().do_GET()

@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 
 import fake_book
-from browsing import DESK, PHONE, Quiet, watched
+from browsing import DESK, PHONE, Quiet, Whole, watched
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -231,6 +231,21 @@ def test_the_same_moment_is_heard_from_a_server_that_gives_whole_files_only(page
         )
         assert playing(page) == [2]
         assert page.failures == []
+        server.shutdown()
+
+
+def test_a_player_that_gets_no_parts_plays_a_copy(page, site):
+    """Safari plays nothing from a server that gives whole files only."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Whole, directory=str(site))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{server.server_port}/listening.html", wait_until="load")
+        play(page, 0)
+        page.evaluate("() => { document.querySelectorAll('.lc-grid audio')[0].currentTime = 0.8 }")
+        page.keyboard.press("3")
+        page.wait_for_function(  # moves: where it is to begin, a player says that it is from the start on
+            "() => { const a = document.querySelectorAll('.lc-grid audio');"
+            " return a[2].currentTime > 0.85 && a[0].paused }"
+        )
         server.shutdown()
 
 

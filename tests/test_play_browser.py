@@ -317,6 +317,22 @@ def test_the_book_s_picture_can_be_taken_again(tmp_path, repo_root):
     assert ran.stdout.startswith(f"{taken}: 1160 x 840 pixels")
 
 
+def test_a_browser_that_forbids_sound_is_no_silence(page, browser, served):
+    """Safari asks for a press on the player, where nobody allowed a site to play by itself."""
+    context = browser.new_context()
+    strict = watched(context)
+    strict.add_init_script(
+        "HTMLMediaElement.prototype.play = () => Promise.reject(new DOMException('', 'NotAllowedError'));"
+    )
+    strict.goto(page.evaluate("location.href"))
+    strict.wait_for_selector("#make:enabled")
+    strict.check("#play")
+    strict.fill("[name=n]", "1")
+    strict.click("#make")
+    error(strict, "The browser lets no page begin to play by itself: press the player")
+    context.close()
+
+
 def test_players_far_from_the_window_give_their_sound_back(page, served):
     page.fill("[name=n]", "80")
     page.fill("[name=steps]", "1")

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from browsing import DESK, PHONE, Quiet, leaving, watched
+from browsing import DESK, PHONE, Quiet, Whole, leaving, watched
 from fake_book import tone
 from latentclap import papers
 from latentclap.audio import write_wave
@@ -447,6 +447,17 @@ def test_a_page_on_a_web_server_asks_no_other_machine(page, study):
         assert len(page.requests) >= 6
         assert [url for url in page.requests if not url.startswith(here)] == []
         assert page.failures == []
+        server.shutdown()
+
+
+def test_a_clip_that_gets_no_parts_is_played_from_a_copy(page, study):
+    """Safari plays nothing from a server that gives whole files only, and raters were told to go on without it."""
+    with served(partial(Whole, directory=str(study.pages))) as server:
+        begin(page, f"http://127.0.0.1:{server.server_port}/rain.html", "Ann")
+        for k in range(4):
+            assert heading(page) == f"Clip {k + 1} of 4: rain"
+            rate(page, 5, 5)
+        assert status(page) == "4 clips rated."
         server.shutdown()
 
 

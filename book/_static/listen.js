@@ -28,6 +28,8 @@
     takeOver(player);
     player.currentTime = position;
     player.play().catch(() => {}); // broken off by the next one
+    // WebKitGTK's players stand still now and then where they begin within a file that comes as a whole
+    setTimeout(() => { if (started === player && !player.paused && player.currentTime <= position) takeCopy(player); }, 1500);
   };
 
   // The line in the picture: a player's own bar is short, and its steps are a quarter of a second.
@@ -69,20 +71,24 @@
     });
   }, true);
 
-  // A server that gives whole files only, as Python's does, lets no player seek. Such a player takes a copy.
-  document.addEventListener("loadedmetadata", async (event) => {
-    const player = event.target;
-    if (!isOurs(player) || !/^https?:/.test(player.currentSrc)) return;
-    if (player.seekable.length && player.seekable.end(0) > 0) return;
+  // A server that gives whole files only, as Python's does, lets no player seek, and Safari plays nothing from it. Such a
+  // player takes a copy.
+  const takeCopy = async (player) => {
+    if (!/^https?:/.test(player.currentSrc)) return;
+    const begun = player.error && !player.paused; // Chromium and WebKit pause what has failed
     const answer = await fetch(player.currentSrc).catch(() => null);
     if (!answer || !answer.ok) return;
     const copy = URL.createObjectURL(await answer.blob());
     const position = Math.max(player.currentTime, wanted.get(player) || 0);
-    const paused = player.paused || player !== started;
+    const paused = (player.paused && !begun) || player !== started;
     player.src = copy;
     player.currentTime = position;
     if (!paused) player.play().catch(() => {});
+  };
+  document.addEventListener("loadedmetadata", (event) => {
+    if (isOurs(event.target) && !(event.target.seekable.length && event.target.seekable.end(0) > 0)) takeCopy(event.target);
   }, true);
+  document.addEventListener("error", (event) => { if (isOurs(event.target)) takeCopy(event.target); }, true);
 
   document.addEventListener("focusin", (event) => {
     if (isOurs(event.target)) current = event.target;

@@ -38,7 +38,8 @@ img { display: block; width: 100%; max-width: 260px; height: auto; margin-top: .
 @media (hover: none) { .lc-row td::before { content: attr(data-column); } }
 """
 #: one player pauses the others; a click on a picture plays from there; the number keys play the clips of the row that
-#: was heard last
+#: was heard last; a player that gets no sound takes a copy: Safari plays nothing from a server that gives whole files
+#: only, as Python's does
 SCRIPT = """
 const players = [...document.querySelectorAll("audio")];
 let row = document.querySelector("tr.lc-row");
@@ -46,19 +47,33 @@ players.forEach(player => player.addEventListener("play", () => {
   row = player.closest("tr.lc-row");
   players.forEach(other => { if (other !== player) other.pause(); });
 }));
+const begun = new WeakMap();
+const begin = (player, seconds) => {
+  begun.set(player, seconds);
+  player.currentTime = seconds;
+  player.play().catch(() => {});
+};
+document.addEventListener("error", async event => {
+  const player = event.target;
+  if (!(player instanceof HTMLAudioElement) || !/^https?:/.test(player.currentSrc)) return;
+  const paused = player.paused; // an error pauses it next
+  const answer = await fetch(player.currentSrc).catch(() => null);
+  if (!answer || !answer.ok) return;
+  player.src = URL.createObjectURL(await answer.blob());
+  if (!paused && players.every(other => other === player || other.paused)) begin(player, begun.get(player) || 0);
+}, true);
 document.querySelectorAll(".lc-picture").forEach(picture => picture.addEventListener("click", event => {
   const player = picture.closest("td").querySelector("audio");
   const seconds = Number(picture.closest("[data-seconds]").dataset.seconds);
   const box = picture.getBoundingClientRect();
-  player.currentTime = seconds * (event.clientX - box.left) / box.width;
-  player.play();
+  begin(player, seconds * (event.clientX - box.left) / box.width);
 }));
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const cell = row && row.querySelectorAll("td")[Number(event.key) - 1];
   const player = cell && cell.querySelector("audio");
   if (!player) return;
-  if (player.paused) { player.currentTime = 0; player.play(); } else player.pause();
+  if (player.paused) begin(player, 0); else player.pause();
 });
 """
 

@@ -53,6 +53,12 @@ def is_foreign(host: str, origin: str | None, site: str | None, linked: bool) ->
     return not linked and site not in (None, "same-origin", "none")
 
 
+def asks_range(asked: str) -> bool:
+    """Whether a Range header asks for one part of a file; one that we do not understand means the whole."""
+    found = _RANGE.fullmatch(asked.strip())
+    return bool(found) and found.groups() != ("", "")
+
+
 def byte_range(asked: str, size: int) -> tuple[int, int] | None:
     """First byte and the one behind the last that a Range header asks for; None: there is no such part.
 
@@ -60,10 +66,9 @@ def byte_range(asked: str, size: int) -> tuple[int, int] | None:
         asked: the header; what is none means the whole.
         size: of the file.
     """
-    found = _RANGE.fullmatch(asked.strip())
-    if not found or found.groups() == ("", ""):
+    if not asks_range(asked):
         return 0, size
-    first, last = found.groups()
+    first, last = _RANGE.fullmatch(asked.strip()).groups()
     if not first:
         return (max(0, size - int(last)), size) if int(last) else None
     end = min(int(last) + 1, size) if last else size

@@ -434,7 +434,9 @@ const startFrom = (player, seconds) => {
   hearing(player); // from now on: the next key may come before the player says that it plays
   ready(player);
   player.currentTime = seconds;
-  player.play().catch(() => {}); // broken off by the next one
+  player.play().catch((error) => { // else it is broken off by the next one
+    if (error.name === "NotAllowedError") say("The browser lets no page begin to play by itself: press the player, or allow it for this site.");
+  });
 };
 
 const line = (player) => {

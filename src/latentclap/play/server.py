@@ -23,7 +23,7 @@ from latentclap.book.standalone import STYLE
 from latentclap.errors import InputError, reason
 from latentclap.play.bundle import bundle
 from latentclap.play.given import MOST_BYTES
-from latentclap.play.guard import byte_range, is_foreign, is_ours
+from latentclap.play.guard import asks_range, byte_range, is_foreign, is_ours
 from latentclap.play.jobs import Busy, Session
 from latentclap.play.wish import read_field, read_json_object
 
@@ -281,7 +281,7 @@ class Handler(BaseHTTPRequestHandler):
             if part is None:
                 more["Content-Range"] = f"bytes */{len(content)}"
                 content, status = b"", 416
-            elif part != (0, len(content)):
+            elif asks_range(self.headers.get("Range", "")):  # Safari takes a 200 for a server of no parts
                 more["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{len(content)}"
                 content, status = content[part[0] : part[1]], 206
         self.send_response(status)
