@@ -15,9 +15,9 @@ import recipe
 import torch
 import torch.nn.functional as F
 
-from latentclap import diffusion
 from latentclap.audio import log_mel
 from latentclap.convert import convert_audioldm, convert_clap, read_checkpoint
+from latentclap.diffusion import sampling
 from latentclap.embeddings import VGGish, dcase_scale, log_mel_patches
 from latentclap.fad import frechet_distance, load_stats
 from latentclap.latent_clap import LatentCLAP
@@ -108,9 +108,9 @@ def sample(system, steps, eta):
     def noise(shape, *_, **__):
         return torch.from_numpy(recipe.signal(f"step {next(calls)}", *shape))
 
-    before, diffusion.randn_per_item = diffusion.randn_per_item, noise
+    before, sampling.randn_per_item = sampling.randn_per_item, noise
     try:
-        return diffusion.sample(
+        return sampling.sample(
             system.guided(cond, uncond, 2.0),
             torch.from_numpy(recipe.signal("x_T", 1, 8, 16, 16)),
             system.schedule,
@@ -119,7 +119,7 @@ def sample(system, steps, eta):
             scheduler_config=dict(system.scheduler.config),
         )
     finally:
-        diffusion.randn_per_item = before
+        sampling.randn_per_item = before
 
 
 @torch.no_grad()
