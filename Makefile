@@ -34,7 +34,7 @@ lint: .venv/.installed  ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 serve: .venv/.installed  ## read the built book at http://localhost:PORT
-	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
+	$(BIN)/python -m latentclap.book serve --port $(PORT)
 
 lock: .venv/.installed  ## pin the newest versions that go together
 	$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --all-extras --no-annotate --no-header -o .requirements.lock \

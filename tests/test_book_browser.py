@@ -217,7 +217,7 @@ def test_number_keys_switch_within_the_row_at_the_same_moment(page, site):
 
 
 def test_the_same_moment_is_heard_from_a_server_that_gives_whole_files_only(page, site):
-    """`make serve` is one: its players cannot seek, and began from the start at each key."""
+    """Python's is one: its players cannot seek, and began from the start at each key."""
     handler = partial(Quiet, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from latentclap.book.serve import serve
 from latentclap.errors import InputError, run_app
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+app.command()(serve)
 STATIC = Annotated[Path, typer.Option(help="The book's _static folder.")]
 
 

@@ -1,0 +1,65 @@
+"""The built book on a local port, by tornado, which Jupyter brings along.
+
+Players seek in it: Python's own ``http.server`` gives whole files only. From those no player can seek, and Safari
+plays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentclap.errors import InputError, reason
+
+#: nobody else on the network reads along
+HOST = "127.0.0.1"
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="A folder of pages.")] = Path("book/_build/html"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+) -> None:
+    """Serve the built book on this machine until Ctrl-C."""
+    if not (folder / "index.html").is_file():
+        raise InputError(f"{folder}: no index.html here; `make book` makes the book")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve(folder, port))
+
+
+async def _serve(folder: Path, port: int) -> None:
+    at = listen(folder, port)
+    typer.echo(f"{folder} is at http://localhost:{at}; Ctrl-C ends it")
+    await asyncio.Event().wait()
+
+
+def listen(folder: Path, port: int) -> int:
+    """Serve a folder from the running event loop, on a port of this machine alone; returns the port.
+
+    Raises:
+        InputError: the port is taken, or not ours to take.
+    """
+    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
+    from tornado.web import Application, StaticFileHandler
+
+    class Fresh(StaticFileHandler):
+        """A book that is built again is read again: nothing is kept without asking."""
+
+        def set_extra_headers(self, path: str) -> None:
+            self.set_header("Cache-Control", "no-cache")
+
+    options = {"path": str(folder.resolve()), "default_filename": "index.html"}
+    try:
+        sockets = bind_sockets(port, HOST)
+    except OSError as error:
+        busy = (
+            "in use; give another, as in `make serve PORT=8001`" if error.errno == errno.EADDRINUSE else None
+        )
+        raise InputError(f"port {port}: {busy or reason(error)}") from None
+    HTTPServer(Application([(r"/(.*)", Fresh, options)], log_function=lambda _: None)).add_sockets(sockets)
+    return sockets[0].getsockname()[1]

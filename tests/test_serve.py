@@ -1,0 +1,73 @@
+"""`make serve`: the book on a local port, with parts of files, in which players seek."""
+
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+
+
+@pytest.fixture
+def book(tmp_path):
+    (tmp_path / "html/notebooks").mkdir(parents=True)
+    (tmp_path / "html/index.html").write_text("<!doctype html><title>a book</title>")
+    (tmp_path / "html/notebooks/clip.mp3").write_bytes(bytes(range(256)))
+    (tmp_path / "beside.txt").write_text("no page")
+    return tmp_path / "html"
+
+
+def serve(*options):
+    command = [sys.executable, "-m", "latentclap.book", "serve", *map(str, options)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def served(book):
+    process = serve(book, "--port", 0)
+    said = process.stdout.readline()
+    yield process, said.split(" is at ")[1].split(";")[0]
+    process.kill()
+    process.communicate()
+
+
+def got(address, **headers):
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
+        return answer.status, answer.headers, answer.read()
+
+
+def test_parts_of_files_are_served_until_ctrl_c(served, book):
+    process, address = served
+    assert address.startswith("http://localhost:")
+    status, headers, page = got(address + "/")
+    assert status == 200 and b"a book" in page and headers["Accept-Ranges"] == "bytes"
+    status, headers, part = got(address + "/notebooks/clip.mp3", Range="bytes=100-103")
+    assert (status, part) == (206, bytes([100, 101, 102, 103]))
+    assert headers["Content-Range"] == "bytes 100-103/256"
+    (book / "index.html").write_text("<!doctype html><title>built again</title>")
+    status, headers, page = got(address + "/")
+    assert b"built again" in page and headers["Cache-Control"] == "no-cache"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (0, 130) and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("path", ["/../beside.txt", "/%2e%2e/beside.txt", "/none.html"])
+def test_nothing_else_is_served(served, path):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        got(served[1] + path)
+    assert refused.value.code in (403, 404)
+
+
+def test_a_port_that_is_taken_is_one_line(served, book):
+    port = served[1].rsplit(":", 1)[1]
+    _, errors = (second := serve(book, "--port", port)).communicate(timeout=120)
+    assert second.returncode == 2
+    assert errors == f"error: port {port}: in use; give another, as in `make serve PORT=8001`\n"
+
+
+def test_a_folder_without_a_book_is_one_line(tmp_path):
+    _, errors = (process := serve(tmp_path)).communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors == f"error: {tmp_path}: no index.html here; `make book` makes the book\n"
