@@ -408,7 +408,7 @@ def test_eq_1_of_other_outputs_is_that_of_noise_over_the_share_of_the_latent():
 
 
 def test_a_flow_from_noise_to_sound_is_given_turned_round():
-    """Time tau from 0 (noise) to 1 (sound) and target s_0 - eps, as in torchcfm: give 1 - tau, and minus the output."""
+    """Time tau from 0, noise, to 1, sound, target s_0 - eps, as in torchcfm: give 1 - tau and minus the output."""
     flow, tau = RectifiedFlow(), torch.tensor([0.1, 0.5, 0.9])
     s_0, eps, output = torch.randn(3, 3, 8, 4, 4)
     x = tau.view(-1, 1, 1, 1) * s_0 + (1 - tau).view(-1, 1, 1, 1) * eps

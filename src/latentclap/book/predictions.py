@@ -63,9 +63,9 @@ def predictions_page(out: str | Path = "book/generated/predictions.md") -> Path:
         f"![Derivative of what φ is given by the network's output over the step, for each reading and prediction]"
         f"({figure.name})",
         "The pull of eq. 3 is"
-        r" $\mathbb{E}_n[w(n)\,\lvert\partial\,\text{latent} / \partial\,\text{output}\rvert]$ over uniform steps. The"
-        " table has it with the paper's $w$, as a multiple of that in its first row, `x0` of predicted noise. The"
-        " last two columns are about noise: the signal-to-noise ratio (SNR) at"
+        r" $\mathbb{E}_n[w(n)\,\lvert\partial\,\text{latent} / \partial\,\text{output}\rvert]$ over uniform steps."
+        " The table has it with the paper's $w$, as a multiple of that in its first row, `x0` of predicted noise."
+        " The last two columns are about noise: the signal-to-noise ratio (SNR) at"
         f" $n = {_TENTH}$, where $w$ is a tenth, and the step at which the SNR is AudioLDM's at {_TENTH}.",
         table(
             ("process and prediction", *heads, f"SNR at {_TENTH}", "equal SNR at"),
