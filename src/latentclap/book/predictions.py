@@ -122,7 +122,8 @@ def _weights() -> str:
         f"Without a weight ($w = 1$) the noisier half of AudioLDM's steps would have {noise:.0%} of the pull of `x0`"
         f" with predicted noise, and {v:.0%} with $v$; the largest derivative is {number(most)} with noise and"
         f" {number(least)} with $v$. The paper's $w$ makes the mean pull {number(gains['epsilon'])} times smaller"
-        f" with noise, and {number(gains['v_prediction'])} times with $v$. Min-SNR weights of eq. 1,"
+        f" with noise, and {number(gains['v_prediction'])} times with $v$.\n\n"
+        "Min-SNR weights of eq. 1,"
         rf" $\min(\text{{SNR}}, {_GAMMA}) / \text{{SNR}}$ in Stable Diffusion 2.1's schedule, are small where $w$ is"
         f" large: their mean over the steps, weighted by $w$, is {number(weighted.item())}."
     )
