@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from latentclap.book.predictions import FORMULAS, predictions_page, processes
+from latentclap.book.predictions import FORMULAS, as_noisy, predictions_page, processes
 from latentclap.diffusion import CosineTime, NoiseSchedule, RectifiedFlow, sample
 from latentclap.errors import InputError
 from latentclap.latent_clap import LatentCLAP
@@ -365,6 +365,71 @@ def test_mean_pull_tells_the_factor_of_lambda():
     assert mean_pull(schedule=NoiseSchedule(rescale_betas_zero_snr=True)) == float("inf")
 
 
+def logit_normal(t):
+    """The density with which TangoFlux, among others, draws its times."""
+    return torch.exp(-(torch.logit(t) ** 2) / 2) / ((2 * torch.pi) ** 0.5 * t * (1 - t))
+
+
+def test_the_pull_of_times_that_are_not_uniform_is_a_mean_over_draws():
+    """As the page's example takes it; here beside the same mean by the density of what is drawn."""
+    flow = RectifiedFlow()
+    t = torch.sigmoid(torch.randn(200_000, generator=torch.Generator().manual_seed(0)))
+    drawn = (step_weight(flow.number(t)) * gradient_factor("x0", flow, t)).mean().item()
+    by_density = mean_pull(lambda n: step_weight(n) * logit_normal(n / 1000), schedule=flow)
+    assert drawn == pytest.approx(by_density, rel=0.02)
+    assert drawn < 0.8 * mean_pull(schedule=flow)
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow, CosineTime])
+def test_w_is_stretched_to_other_noise_levels_by_steps_or_by_its_half_life(process):
+    t, at = torch.linspace(0, 1, 11), as_noisy(process())
+    by_steps = step_weight(process(steps=round(1000 * 200 / at)).number(t))
+    by_half_life = step_weight(process().number(t), f"exponential:{60.2 * at / 200}")
+    torch.testing.assert_close(by_steps, by_half_life, rtol=0.02, atol=0)
+    assert step_weight(torch.tensor([at]), f"exponential:{60.2 * at / 200}").item() == pytest.approx(
+        0.1, rel=1e-2
+    )
+
+
+def test_eq_1_of_other_outputs_is_that_of_noise_over_the_share_of_the_latent():
+    """Of v over abar_n, of a flow over (1 - t)^2."""
+    for process, n in (
+        (NoiseSchedule(prediction="v_prediction"), torch.tensor([5, 100, 400, 800])),
+        (RectifiedFlow(), torch.tensor([0.005, 0.1, 0.4, 0.8])),
+    ):
+        s_0, eps, wrong = torch.randn(3, 4, 8, 4, 4)
+        s_n = process.q_sample(s_0, n, eps)
+        target = process.training_target(s_0, eps, n)
+        output = target + wrong
+        share = process.coefficients(n, n)[0] ** 2
+        found = ddpm_loss(output, target, reduction="none")
+        expected = ddpm_loss(process.output_to_eps(output, s_n, n), eps, reduction="none") / share
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+def test_a_flow_from_noise_to_sound_is_given_turned_round():
+    """Time tau from 0, noise, to 1, sound, target s_0 - eps, as in torchcfm: give 1 - tau and minus the output."""
+    flow, tau = RectifiedFlow(), torch.tensor([0.1, 0.5, 0.9])
+    s_0, eps, output = torch.randn(3, 3, 8, 4, 4)
+    x = tau.view(-1, 1, 1, 1) * s_0 + (1 - tau).view(-1, 1, 1, 1) * eps
+    torch.testing.assert_close(flow.q_sample(s_0, 1 - tau, eps), x)
+    torch.testing.assert_close(-flow.training_target(s_0, eps, 1 - tau), s_0 - eps)
+    # the way that is left, at the velocity that was said
+    expected = x + (1 - tau).view(-1, 1, 1, 1) * output
+    torch.testing.assert_close(flow.output_to_x0(-output, x, 1 - tau), expected)
+
+
+def test_euler_schedulers_add_noise_without_the_scale_of_s_n():
+    theirs = diffusers.EulerDiscreteScheduler(**SD, prediction_type="v_prediction")
+    ours = NoiseSchedule.from_scheduler(theirs)
+    s_0, eps = torch.randn(2, 2, 8, 4, 4)
+    n = torch.tensor([100, 900])
+    a, _ = ours.coefficients(n, s_0)
+    torch.testing.assert_close(
+        a * theirs.add_noise(s_0, eps, n.float()), ours.q_sample(s_0, n, eps), rtol=1e-3, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_eq_3_does_not_ask_how_the_network_said_it(name, phi):
     """The same estimate, told as noise or as what this network predicts: one loss, gradients apart by the factors."""
@@ -509,17 +574,20 @@ def test_the_page_s_formulas_are_the_derivatives():
 
 def test_the_page_has_the_pull_of_every_process(tmp_path):
     text = predictions_page(tmp_path / "predictions.md").read_text(encoding="utf-8")
-    paper = mean_pull()
+    paper, tenth = mean_pull(), torch.tensor([200])
     for name, process in processes().items():
         (line,) = (row for row in text.splitlines() if row.startswith(f"| {name} |"))
-        *cells, snr = line.strip("| ").split(" | ")[1:]
+        *cells, snr, step = line.strip("| ").split(" | ")[1:]
         for reading, cell in zip(READINGS, cells, strict=True):
             if reading in readings_of(process):
                 pull = mean_pull(reading=reading, schedule=process) / paper
                 assert float(cell) == pytest.approx(pull, rel=5e-3)
             else:
                 assert cell == "none"
-        assert float(snr) > 1
+        assert float(snr) == pytest.approx(process.snr(process.at_number(tenth)).item(), rel=5e-3)
+        # one step of a thousand is up to 1.5 % of the SNR there
+        as_noisy = process.snr(process.at_number(torch.tensor([int(step)]))).item()
+        assert as_noisy == pytest.approx(NoiseSchedule().snr(tenth).item(), rel=0.015)
     assert (tmp_path / "predictions.png").stat().st_size > 10_000
     assert "(predictions.png)" in text
 

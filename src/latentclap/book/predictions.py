@@ -11,7 +11,7 @@ from latentclap.book.longer.common import number, save
 from latentclap.book.markdown import table
 from latentclap.diffusion import CosineTime, NoiseSchedule, Process, RectifiedFlow
 from latentclap.files import write_text
-from latentclap.losses import READINGS, gradient_factor, mean_pull
+from latentclap.losses import READINGS, gradient_factor, mean_pull, step_weight
 
 #: |d latent / d output| by reading, in the terms of :func:`latentclap.losses.gradient_factor`
 FORMULAS = {
@@ -23,6 +23,8 @@ FORMULAS = {
 
 #: the step at which the paper's w is a tenth
 _TENTH = 200
+#: the cap of the min-SNR weights of eq. 1 with which TANGO is trained
+_GAMMA = 5
 #: the betas of stable-diffusion-2-1's scheduler, with which TANGO is trained
 _SD = {"beta_start": 0.00085, "beta_end": 0.012, "prediction": "v_prediction"}
 
@@ -56,13 +58,20 @@ def predictions_page(out: str | Path = "book/generated/predictions.md") -> Path:
     formulas = [(name, *(f"${form}$" if form else "none" for form in row)) for name, row in FORMULAS.items()]
     parts = [
         table(("the network predicts", *heads), formulas, numbers=0),
-        f"![Derivative of the latent by the network's output over the step, for each reading and prediction]"
+        "The same over the steps of AudioLDM's schedule, with the flow at $n = t N$, $N = 1000$. Below $n = 5$ a"
+        " jump of `ddim` ends at the clean latent:",
+        f"![Derivative of what φ is given by the network's output over the step, for each reading and prediction]"
         f"({figure.name})",
         "The pull of eq. 3 is"
-        r" $\mathbb{E}_n[w(n)\,\lvert\partial\,\text{latent} / \partial\,\text{output}\rvert]$, here with the paper's"
-        " $w$ and as a multiple of the paper's own, `x0` of predicted noise. SNR is the signal-to-noise ratio at"
-        f" $n = {_TENTH}$, where $w$ is a tenth:",
-        table(("process and prediction", *heads, f"SNR at {_TENTH}"), _pulls(), numbers=len(heads) + 1),
+        r" $\mathbb{E}_n[w(n)\,\lvert\partial\,\text{latent} / \partial\,\text{output}\rvert]$ over uniform steps."
+        " The table has it with the paper's $w$, as a multiple of that in its first row, `x0` of predicted noise."
+        " The last two columns are about noise: the signal-to-noise ratio (SNR) at"
+        f" $n = {_TENTH}$, where $w$ is a tenth, and the step at which the SNR is AudioLDM's at {_TENTH}.",
+        table(
+            ("process and prediction", *heads, f"SNR at {_TENTH}", "equal SNR at"),
+            _pulls(),
+            numbers=len(heads) + 2,
+        ),
         _weights(),
     ]
     write_text(out, "\n\n".join(parts) + "\n")
@@ -70,25 +79,34 @@ def predictions_page(out: str | Path = "book/generated/predictions.md") -> Path:
 
 
 def _pulls() -> list[tuple[str, ...]]:
-    """mean_pull of every process and reading over the paper's, and how noisy a latent is where w is a tenth."""
-    paper, tenth = mean_pull(), torch.tensor([_TENTH])
+    """mean_pull of every process and reading over the first's, the SNR where w is a tenth, the step as noisy."""
+    first, tenth = mean_pull(), torch.tensor([_TENTH])
     return [
         (
             name,
             *(
                 "none"
                 if process.continuous and reading == "posterior"
-                else number(mean_pull(reading=reading, schedule=process) / paper)
+                else number(mean_pull(reading=reading, schedule=process) / first)
                 for reading in READINGS
             ),
             number(process.snr(process.at_number(tenth)).item()),
+            f"{as_noisy(process):.0f}",
         )
         for name, process in processes().items()
     ]
 
 
+def as_noisy(process: Process) -> float:
+    """The step number n (of a time t, t N) at which the SNR is that of AudioLDM's schedule where w is a tenth."""
+    steps = process.grid()
+    least = NoiseSchedule().snr(torch.tensor([_TENTH]))
+    nearest = (process.snr(steps).log() - least.log()).abs().argmin()
+    return process.number(steps)[nearest].item()
+
+
 def _weights() -> str:
-    """What w(n) is needed for, with noise and with v."""
+    """What w(n) is needed for, with noise and with v, and what weights of eq. 1 do beside it."""
     late = {}
     for prediction in ("epsilon", "v_prediction"):
         f = gradient_factor("x0", NoiseSchedule(), torch.arange(1000), prediction=prediction)
@@ -97,11 +115,17 @@ def _weights() -> str:
     gains = {
         p: mean_pull("constant", prediction=p) / mean_pull(prediction=p) for p in ("epsilon", "v_prediction")
     }
+    sd = NoiseSchedule(**_SD)
+    w, snr = step_weight(sd.grid()), sd.snr(sd.grid())
+    weighted = (w * snr.clamp(max=_GAMMA) / snr).sum() / w.sum()
     return (
         f"Without a weight ($w = 1$) the noisier half of AudioLDM's steps would have {noise:.0%} of the pull of `x0`"
         f" with predicted noise, and {v:.0%} with $v$; the largest derivative is {number(most)} with noise and"
         f" {number(least)} with $v$. The paper's $w$ makes the mean pull {number(gains['epsilon'])} times smaller"
-        f" with noise, and {number(gains['v_prediction'])} times with $v$."
+        f" with noise, and {number(gains['v_prediction'])} times with $v$.\n\n"
+        "Min-SNR weights of eq. 1,"
+        rf" $\min(\text{{SNR}}, {_GAMMA}) / \text{{SNR}}$ in Stable Diffusion 2.1's schedule, are small where $w$ is"
+        f" large: their mean over the steps, weighted by $w$, is {number(weighted.item())}."
     )
 
 
@@ -127,5 +151,5 @@ def _figure(out: Path) -> None:
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names))
         figure.supxlabel("diffusion step $n$; of the flow $n = t N$", fontsize="medium")
-        figure.supylabel("derivative of the latent by the output", fontsize="medium")
+        figure.supylabel("|d latent / d output|", fontsize="medium")
         save(figure, out)
