@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import math
 import sys
 import types
 
@@ -655,3 +656,37 @@ def test_other_schedules_of_predicted_noise_are_sampled_by_their_own_betas(sampl
         sampler=sampler,
     )
     torch.testing.assert_close(found, s_0, rtol=0, atol=0.05)
+
+
+def test_times_out_of_range_are_seen_where_no_value_is_looked_at():
+    """Elsewhere than on a CPU: a flow that is given timesteps would have no eq. 3 at all, without a word."""
+    flow = RectifiedFlow()
+    assert flow.as_steps(torch.tensor([0.0, 0.5, 1.0])).tolist() == [0.0, 0.5, 1.0]
+    assert flow.as_steps(torch.tensor([-0.1, 1.5, 700.0, math.nan])).isnan().all()
+
+
+def test_a_scheduler_of_diffusers_is_no_schedule():
+    with pytest.raises(
+        ValueError, match=r"schedule is a DDPMScheduler; give NoiseSchedule\.from_scheduler of it"
+    ):
+        LatentCLAPLoss(torch.nn.Identity(), schedule=diffusers.DDPMScheduler())
+
+
+def test_a_number_of_jumps_is_of_the_reading_that_jumps():
+    """The paper's 200 is no fault of a short schedule for readings without a jump, nor of continuous time."""
+    for reading, schedule in (
+        ("x0", NoiseSchedule(steps=100)),
+        ("x0", RectifiedFlow(steps=100)),
+        ("ddim", RectifiedFlow(steps=100)),
+    ):
+        LatentCLAPLoss(torch.nn.Identity(), schedule=schedule, reading=reading)
+    with pytest.raises(ValueError, match=r"inference_steps=200: it is a whole number from 1 to 100"):
+        LatentCLAPLoss(torch.nn.Identity(), schedule=NoiseSchedule(steps=100), reading="ddim")
+    with pytest.raises(ValueError, match=r"inference_steps=0: it is a whole number from 1 up"):
+        LatentCLAPLoss(torch.nn.Identity(), inference_steps=0)
+
+
+def test_all_that_a_room_names_is_there():
+    for room in ("losses", "diffusion"):
+        module = importlib.import_module(f"latentclap.{room}")
+        assert [name for name in module.__all__ if not hasattr(module, name)] == []

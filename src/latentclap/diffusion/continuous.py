@@ -12,8 +12,9 @@ from latentclap.diffusion.process import ContinuousProcess, append_dims
 class RectifiedFlow(ContinuousProcess):
     """Rectified flow (arXiv:2209.03003): s_t = (1 - t) s_0 + t eps, and the network predicts u = eps - s_0.
 
-    t is what diffusers' FlowMatchEulerDiscreteScheduler calls sigma. Its ``shift`` changes which t are sampled or
-    drawn, and nothing here. A step of Euler's method by u, to t' = t - 1/K, is (1 - t') s_0 + t' eps, the ``jump``.
+    t is what diffusers' FlowMatchEulerDiscreteScheduler calls sigma; its timesteps are 1000 t. Its ``shift`` changes
+    which t are sampled or drawn, and nothing here. A step of Euler's method by u, to t' = t - 1/K, is
+    (1 - t') s_0 + t' eps, the ``jump``.
 
     Args:
         steps: N of w(n), with n = t N.

@@ -174,7 +174,7 @@ class ContinuousProcess(Process):
     """A process whose time t runs from 0, a clean latent, to 1, noise alone; where a ``n`` is asked for, t is given.
 
     Args:
-        steps: N. It decides nothing but how times are counted for w(n), as n = t N.
+        steps: N, by which times are counted for w(n), as n = t N, and of how many a mean over all times is taken.
     """
 
     continuous = True
@@ -195,8 +195,9 @@ class ContinuousProcess(Process):
         return (torch.arange(self.steps) + 0.5) / self.steps
 
     def as_steps(self, n: Tensor) -> Tensor:
-        """Times in single precision."""
-        return n.float()
+        """Times in single precision; NaN outside 0 ... 1, to be seen in the loss where values are not looked at."""
+        n = n.float()
+        return n.where((n >= 0) & (n <= 1), torch.nan)
 
     def number(self, n: Tensor) -> Tensor:
         """The number t N of a time t."""

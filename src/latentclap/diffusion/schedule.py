@@ -82,7 +82,9 @@ class NoiseSchedule(Process):
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
         """The schedule and the prediction of a diffusers scheduler of DDPM's kind (DDPM, DDIM, DPM-Solver, ...).
 
-        How it samples (spacing and offset of the steps, clipping) is not training's, and is not taken.
+        How it samples (spacing and offset of the steps, clipping) is not training's, and is not taken. Noise is
+        added by :meth:`q_sample`, or by the ``add_noise`` of DDPM and DDIM: that of diffusers' Euler schedulers
+        leaves out the factor sqrt(abar_n).
 
         Args:
             scheduler: the scheduler, or its config as a mapping. A scheduler is taken at its word: its own

@@ -31,7 +31,6 @@ __all__ = [
     "READINGS",
     "WEIGHTINGS",
     "LatentCLAPLoss",
-    "Reduction",
     "append_dims",
     "ddpm_loss",
     "gradient_factor",

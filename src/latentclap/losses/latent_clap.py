@@ -40,8 +40,9 @@ class LatentCLAPLoss(nn.Module):
             "flow_prediction". None: as the schedule says. λ means another strength for each (:func:`mean_pull`).
 
     Raises:
-        ValueError: an option that is unknown or would leave no gradient, a reading that the process has not, or one
-            by way of predicted noise in a schedule with zero terminal SNR: of the last step it would be infinite.
+        ValueError: a schedule that is none of this package's, an option that is unknown or would leave no gradient, a
+            reading that the process has not, or one by way of predicted noise in a schedule with zero terminal SNR:
+            of the last step it would be infinite.
 
     Example:
         >>> loss = LatentCLAPLoss(phi, reading="x0")
@@ -49,7 +50,7 @@ class LatentCLAPLoss(nn.Module):
         >>> eps_theta = unet(s_n, n, E_text)
         >>> total = ddpm_loss(eps_theta, eps) + 1000 * loss(eps_theta, s_n, n, E_audio, s_0=s_0)
 
-        With any output, ``eps`` of eq. 1 being ``loss.training_target(s_0, eps, n)``.
+        With another prediction, ``loss.training_target(s_0, eps, n)`` stands in the place of ``eps``.
     """
 
     def __init__(
@@ -70,10 +71,15 @@ class LatentCLAPLoss(nn.Module):
             raise ValueError(f"unknown reading {reading!r} of eq. 3; there are {', '.join(READINGS)}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"unknown reduction {reduction!r}; there are mean, sum")
+        if schedule is not None and not isinstance(schedule, Process):
+            raise ValueError(
+                f"schedule is a {type(schedule).__name__}; give NoiseSchedule.from_scheduler of it,"
+                " or RectifiedFlow()"
+            )
         self.schedule = schedule or NoiseSchedule()
         self.prediction = self.schedule.checked(prediction)
         _check_reading(reading, self.schedule, self.prediction)
-        check_jump(inference_steps, self.schedule)
+        check_jump(inference_steps, self.schedule, reading)
         if clamp is not None and not (clamp > 0 and math.isfinite(clamp)):
             raise ValueError(f"clamp={clamp!r}: it is None, or a number above 0")
         step_weight(torch.zeros(1, dtype=torch.long), weighting, schedule=None)  # fail now, not at step one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,14 +93,15 @@ def latent_reading(
     """
     if reading not in READINGS:
         raise ValueError(f"unknown reading {reading!r} of eq. 3; there are {', '.join(READINGS)}")
-    check_jump(inference_steps, schedule)
+    check_jump(inference_steps, schedule, reading)
     chosen = schedule.checked(prediction)
     return READINGS[reading](_Step(schedule, s_n, n, output, chosen, s_0, inference_steps))
 
 
-def check_jump(inference_steps: int, schedule: Process) -> None:
-    """Refuse a number of jumps that the schedule has not, with a ValueError."""
-    if not 1 <= inference_steps <= schedule.steps or inference_steps != int(inference_steps):
-        raise ValueError(
-            f"inference_steps={inference_steps}: it is a whole number from 1 to {schedule.steps}"
-        )
+def check_jump(inference_steps: int, schedule: Process, reading: str) -> None:
+    """Refuse a number of jumps that the schedule has not, with a ValueError; readings without a jump take any."""
+    finite = reading == "ddim" and not schedule.continuous
+    most = schedule.steps if finite else math.inf
+    if not 1 <= inference_steps <= most or inference_steps != int(inference_steps):
+        ends = f"1 to {schedule.steps}" if finite else "1 up"
+        raise ValueError(f"inference_steps={inference_steps}: it is a whole number from {ends}")
