@@ -22,6 +22,7 @@ from latentclap.fad import save_stats
 from latentclap.files import read_json
 from latentclap.options import load_system
 from latentclap.scan import scan
+from latentclap.scan.layout import unused
 from test_compare import sound, sounds
 
 RATE = 16_000
@@ -142,6 +143,40 @@ class TestFinding:
         (tmp_path / "wind" / "x.m4a").touch()
         with pytest.raises(InputError, match=r"x\.m4a: cannot be decoded \(1 such"):
             clips_in_folder(tmp_path)
+
+
+class TestLeftOut:
+    def test_what_no_class_takes_is_told(self, sides):
+        """A system that made nothing of a class was measured by its other classes, without a word."""
+        made, real = sides / "made", sides / "real"
+        (made / "Door slam/.takes").mkdir(parents=True)
+        (made / "__MACOSX").mkdir()
+        sound(made / "loose.wav", 3, seconds=SECONDS)
+        sound(real / "loose.wav", 4, seconds=SECONDS)
+        (real / "papers").mkdir()
+        sounds(sides / "other", ["rain", "keyboard"], 5, 4, seconds=SECONDS)
+        lines = [
+            f"warning: {made}: left out, for no sound is in it: Door slam",
+            f"warning: {made}: left out: 1 sound beside the folders of the classes (loose.wav)",
+            f"warning: {real}: left out: 1 sound beside the folders of the classes (loose.wav)",
+        ]
+        assert run("evaluate", made, real, "--n-boot", 0, "-q").stderr.splitlines() == lines
+        systems = (f"a={made}", f"b={sides / 'other'}")
+        options = ("--neighbours", 2, "--n-boot", 0, "--items", 0, "-q")
+        assert run("compare", *systems, "-r", real, "-o", sides / "c", *options).stderr.splitlines() == lines
+        asked = run("survey", *systems, "-o", sides / "s", "--items", 1, "-q")
+        assert asked.stderr.splitlines() == lines[:2]
+
+    def test_of_two_sides_the_one_that_is_measured_counts(self, tmp_path):
+        sounds(tmp_path / "eval", ["zap"], 1, 1)
+        for place in ("dev/gong", "eval/Gong", "eval/hum/.hidden"):
+            (tmp_path / place).mkdir(parents=True)
+        assert unused(tmp_path) == [f"{tmp_path}: left out, for no sound is in it: eval/Gong, eval/hum"]
+        assert not unused(tmp_path, empty=False)
+
+    def test_sounds_in_no_folder_are_a_class(self, tmp_path):
+        sound(tmp_path / "a.wav", 1)
+        assert not unused(tmp_path)
 
 
 class TestNames:
@@ -312,7 +347,8 @@ class TestSilence:
         says = f"{cls}: no reference clip has a sound (4 silent): nothing can be near silence"
         assert says == refused("evaluate", made, tmp_path / "real")
         options = ("-r", tmp_path / "real", "-o", tmp_path / "o", "--neighbours", 1)
-        assert f"a: {says}" == refused("compare", f"a={made}", *options) and not (tmp_path / "o").exists()
+        told = f"{tmp_path / 'real'}: {cls}: its 4 clips are all silent; real clips need a sound"
+        assert told == refused("compare", f"a={made}", *options) and not (tmp_path / "o").exists()
 
     @pytest.mark.parametrize(
         ("content", "says"),
@@ -365,6 +401,21 @@ class TestSilence:
         page = (out / "listen/index.html").read_text()
         assert "of them silent" in page and ">silent clips<" in page and all(line in page for line in lines)
         assert "silent" not in Run({}, sides, None, 1.0, 1, 0, 0, 0).warnings
+
+    def test_its_players_say_so_and_are_no_louder(self, sides):
+        """A hum below -60 dBFS is silent in every table; its player raised it to the others' loudness."""
+        hum = 6e-4 * np.sin(2 * np.pi * 440 * np.arange(round(SECONDS * RATE)) / RATE)
+        write_wave(sides / "made/rain/00.wav", (0.1 + hum).astype(np.float32), RATE)
+        sounds(sides / "other", ["rain", "keyboard"], 5, 4, seconds=SECONDS)
+        out = sides / "compared"
+        options = ("-r", sides / "real", "-o", out, "--neighbours", 2, "--n-boot", 20, "--items", 1, "-q")
+        done = run("compare", f"a={sides / 'made'}", f"b={sides / 'other'}", *options)
+        assert done.exit_code == 0, (done.output, done.exception)
+        page = (out / "listen/index.html").read_text()
+        # side by side, and as the oddest clip of its system
+        assert page.count("(silent)") == 2 and "00.wav (silent)" in page
+        peaks = [np.abs(soundfile.read(path)[0]).max() for path in (out / "listen").glob("*.mp3")]
+        assert sum(peak < 2e-3 for peak in peaks) == 1
 
     def test_a_scan_keeps_it_where_it_is_asked_to(self, tmp_path):
         for name in ("x", "y"):

@@ -8,6 +8,10 @@ import urllib.request
 
 import pytest
 
+from latentclap.book.serve import BOOK
+from latentclap.book.serve import serve as serve_folder
+from latentclap.errors import InputError
+
 
 @pytest.fixture
 def book(tmp_path):
@@ -70,4 +74,17 @@ def test_a_port_that_is_taken_is_one_line(served, book):
 def test_a_folder_without_a_book_is_one_line(tmp_path):
     _, errors = (process := serve(tmp_path)).communicate(timeout=120)
     assert process.returncode == 2
-    assert errors == f"error: {tmp_path}: no index.html here; `make book` makes the book\n"
+    assert errors == f"error: {tmp_path}: no index.html here; give a folder of pages\n"
+
+
+def test_each_mistake_says_what_to_give(book, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, says in (
+        (BOOK, "no index.html here; `make book` makes the book"),
+        (book / "index.html", "a file; give the folder that it is in"),
+        (tmp_path / "none", "no such folder of pages"),
+        (tmp_path, f"no index.html here; did you mean {book}?"),
+    ):
+        with pytest.raises(InputError) as refused:
+            serve_folder(folder, 0)
+        assert str(refused.value) == f"{folder}: {says}"

@@ -17,6 +17,7 @@ from latentclap.errors import InputError
 from latentclap.files import read_json, write_json
 from latentclap.locks import alone
 from latentclap.survey import RatedClip, make_survey, survey_form, write_clips
+from latentclap.survey.pages import SILENT
 
 RATE = 16_000
 MODELS = ("Ground Truth", "LDM+Tuning")
@@ -145,6 +146,28 @@ class TestPages:
         assert made.levels["rain"] > -26
         waves = [soundfile.read(path)[0] for path in (made.folder / "pages/clips").iterdir()]
         assert sum(not wave.any() for wave in waves) == 1
+
+    @pytest.mark.parametrize("offset", [0.0, 0.1])
+    def test_what_no_figure_takes_for_a_sound_is_not_made_one(self, folders, tmp_path, offset):
+        """A hum below -60 dBFS was raised by 40 dB; an offset had a level, which its whole class followed down."""
+        hum = offset + 6e-4 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+        write_wave(folders["LDM+Tuning"] / "rain" / "rain_000.wav", hum.astype(np.float32), RATE)
+        made = make_survey(folders, tmp_path / "study", items=3, progress=False)
+        assert made.levels["rain"] > -26 and made.silent == {"LDM+Tuning": {"rain": 1}}
+        peaks = [np.abs(soundfile.read(path)[0]).max() for path in (made.folder / "pages/clips").iterdir()]
+        assert sum(peak < 1e-3 for peak in peaks) == 1
+
+    def test_raters_are_told_that_a_clip_may_be_silent_where_one_is(self, folders, tmp_path):
+        write_wave(folders["LDM+Tuning"] / "rain" / "rain_000.wav", np.zeros(RATE, np.float32), RATE)
+        systems = [f"{name}={folder}" for name, folder in folders.items()]
+        done = run(*systems, "-o", tmp_path / "study", "--items", 3, "-q")
+        assert done.exit_code == 0, done.output
+        told = "silent clips of LDM+Tuning: rain 1 of 3; they stay silent, and raters are told that a clip may be"
+        assert f"warning: {told}\n" in done.stderr
+        assert read_json(tmp_path / "study/survey.json")["silent"] == {"LDM+Tuning": {"rain": 1}}
+        pages = tmp_path / "study/pages"
+        assert SILENT in data_of(pages / "rain.html")["intro"]
+        assert SILENT not in data_of(pages / "dog_bark.html")["intro"]
 
     def test_the_organisers_folder_gives_its_evaluation_side(self, folders, tmp_path):
         both = tmp_path / "dcase"

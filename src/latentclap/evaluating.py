@@ -68,6 +68,7 @@ def evaluate(
     stats = load_stats(reference) if reference.suffix == ".npz" else None
     from latentclap import evaluate as evaluation  # needs torch
     from latentclap.evaluate.folders import by_class, check_partners, sounds_by_folder
+    from latentclap.scan.layout import unused
 
     clips = sounds_by_folder(generated)  # by the names of the folders, which deal the draws
     classes = list(by_class(clips, generated))
@@ -86,7 +87,7 @@ def evaluate(
             write_json(json_path, typed_as() | result.to_dict() | origin())
     finally:
         typer.echo(result.text())
-    for line in result.silence():
+    for line in (*result.silence(), *unused(generated), *([] if stats else unused(reference, empty=False))):
         typer.echo(f"warning: {line}", err=True)
     files = {path.resolve() for paths in clips.values() for path in paths}
     same = 0 if stats else len(files & {path.resolve() for paths in real.values() for path in paths})

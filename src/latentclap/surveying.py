@@ -69,6 +69,7 @@ def survey(
     check_seconds(seconds)
     if send_to and not re.match(r"https?://[^/]", send_to):
         raise InputError(f"--send-to {send_to}: give an address that begins with https:// or http://")
+    from latentclap.scan.layout import unused
     from latentclap.survey import make_survey  # needs torch
 
     made = make_survey(
@@ -93,17 +94,25 @@ def survey(
         f"with the raters' files in {answers}: papermill notebooks/05_table2.ipynb out.ipynb"
         f" -p ratings_csv {answers} -p ratings_key {key}"
     )
-    _warn(made)
+    for line in (line for folder in folders.values() for line in unused(folder)):
+        typer.echo(f"warning: {line}", err=True)
+    _warn(made, items)
 
 
-def _warn(made: Survey) -> None:
-    """Tell of classes that were left out, and of rates by which raters can tell the systems apart."""
+def _warn(made: Survey, items: int) -> None:
+    """Tell of classes left out, of silent clips, and of rates by which raters can tell the systems apart."""
     if made.left_out:
         told = "; ".join(
             f"{cls} (not in {', '.join(names)})" for cls, names in list(made.left_out.items())[:5]
         )
         more = f"; and {len(made.left_out) - 5} more" if len(made.left_out) > 5 else ""
         typer.echo(f"warning: classes left out, which not every folder has: {told}{more}", err=True)
+    for name, by in made.silent.items():
+        told = ", ".join(f"{cls} {count} of {items}" for cls, count in by.items())
+        typer.echo(
+            f"warning: silent clips of {name}: {told}; they stay silent, and raters are told that a clip may be",
+            err=True,
+        )
     if len({rate for rates in made.rates.values() for rate in rates}) > 1:
         told = "; ".join(f"{name} {', '.join(map(str, rates))}" for name, rates in made.rates.items())
         typer.echo(

@@ -89,7 +89,7 @@ def save_player(
     *,
     caption: str = "",
     picture: bool = True,
-    lufs: float = LUFS,
+    lufs: float | None = LUFS,
     seconds: float = PICTURE_SECONDS,
 ) -> AudioFile:
     """Write one clip for a page: its beginning, loudness-normalised, and beside it its spectrogram picture.
@@ -102,7 +102,7 @@ def save_player(
         caption: words under the player, see :meth:`AudioFile.with_caption`.
         picture: draw the spectrogram too.
         lufs: integrated loudness that the clip is brought to; a peak of at most :data:`PEAK` goes before it, and
-            a row of players may lower it further.
+            a row of players may lower it further. None: it stays as loud as it is.
         seconds: that are played, from the start, and that the picture is wide; one number for all players of a grid.
 
     Raises:
@@ -119,7 +119,8 @@ def save_player(
     heard = mono(wave, path.name)[: round(seconds * sr)]
     heard, sr = _known_rate(heard, sr, path)
     heard = faded(heard, sr, end=FADE)
-    heard = normalise_loudness(heard, sr, lufs=lufs, peak=PEAK)
+    if lufs is not None:
+        heard = normalise_loudness(heard, sr, lufs=lufs, peak=PEAK)
     return dataclasses.replace(
         write_player(heard, sr, path, picture=picture, seconds=seconds), caption=caption
     )

@@ -18,17 +18,31 @@ from latentclap.errors import InputError, reason
 
 #: nobody else on the network reads along
 HOST = "127.0.0.1"
+#: where `make book` puts the book
+BOOK = Path("book/_build/html")
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="A folder of pages.")] = Path("book/_build/html"),
+    folder: Annotated[Path, typer.Argument(help="A folder of pages.")] = BOOK,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
 ) -> None:
-    """Serve the built book on this machine until Ctrl-C."""
+    """Serve the built book, or another folder of pages, on this machine until Ctrl-C."""
     if not (folder / "index.html").is_file():
-        raise InputError(f"{folder}: no index.html here; `make book` makes the book")
+        raise InputError(f"{folder}: {_missing(folder)}")
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(folder, port))
+
+
+def _missing(folder: Path) -> str:
+    """Why a folder cannot be served, and what to do."""
+    if folder == BOOK:
+        return "no index.html here; `make book` makes the book"
+    if folder.is_file():
+        return "a file; give the folder that it is in"
+    if not folder.is_dir():
+        return "no such folder of pages"
+    inner = sorted(path.parent for path in folder.glob("*/index.html"))
+    return f"no index.html here; {f'did you mean {inner[0]}?' if inner else 'give a folder of pages'}"
 
 
 async def _serve(folder: Path, port: int) -> None:

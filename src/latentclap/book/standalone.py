@@ -83,6 +83,8 @@ def write_page(path: str | Path, title: str, blocks: Iterable[str]) -> Path:
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # else a browser asks a server for an icon that is not there
+        '<link rel="icon" href="data:,">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>{''.join(blocks)}<script>{SCRIPT}</script></body></html>\n"
     )

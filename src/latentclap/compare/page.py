@@ -19,6 +19,7 @@ from latentclap.compare.changes import verdict
 from latentclap.compare.figure import WHAT_IT_SHOWS, draw, every
 from latentclap.compare.table import Comparison
 from latentclap.comparing import FIGURE, REAL
+from latentclap.evaluate.clips import is_silent
 from latentclap.files import plain
 from latentclap.naming import spoken
 
@@ -106,13 +107,21 @@ class _Players:
     def __init__(self, folder: Path, bar: Any, seconds: float) -> None:
         self.folder, self.bar, self.seconds = folder, bar, seconds
         self.made: dict[Path, AudioFile] = {}
+        self.silent: set[Path] = set()
 
     def clip(self, path: Path, caption: str) -> AudioFile:
         if path not in self.made:
             wave, sr = read_wave(path)
-            self.made[path] = save_player(wave[0], sr, self.folder / f"{len(self.made):03d}.mp3")
+            wave, file = wave[0], self.folder / f"{len(self.made):03d}.mp3"
+            if is_silent(heard := wave[: round(PICTURE_SECONDS * sr)]):
+                # raised to the others' loudness, a hum that no figure takes for a sound would be one
+                self.made[path] = save_player(heard - heard.mean(), sr, file, lufs=None)
+            else:
+                self.made[path] = save_player(wave, sr, file)
+            if is_silent(wave[: round(self.seconds * sr)]):
+                self.silent.add(path)
             self.bar.update()
-        return self.made[path].with_caption(caption)
+        return self.made[path].with_caption(caption + (" (silent)" if path in self.silent else ""))
 
     def grid(
         self, rows: list[str], columns: list[str], cells: dict[tuple[str, str], AudioFile], title: str

@@ -28,6 +28,7 @@ from latentclap.evaluate.folders import by_class, check_partners, sounds_by_fold
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import origin
+from latentclap.scan.layout import unused
 from latentclap.typed import typed_as
 
 
@@ -91,6 +92,9 @@ class Run:
         if texts and not set(classes) & set(SEVEN):
             raise InputError("--similarity: none of the classes is one of the seven, whose texts are known")
         self._count()
+        self.warnings += [line for side in self.folders.values() for f in side for line in unused(f)]
+        for folder in (self.reference, self.training):
+            self.warnings += unused(folder, empty=False) if folder is not None else []
         self.warnings += same_files(self.made, self.real, self.known)
 
     def _beside(self, folder: Path, option: str, classes: Sequence[str]) -> Files:
@@ -130,6 +134,7 @@ class Run:
                 return out
 
             real = embed(self.real)
+            self._check_sound(real)
             known = embed(self.known) if self.known else None
             made = {name: [embed(files) for files in trainings] for name, trainings in self.made.items()}
         self.warnings += same_sounds((self.made, made), (self.real, real), (self.known, known or {}))
@@ -166,6 +171,13 @@ class Run:
         }
         self.comparison = Comparison(scores, settings)
         return self.comparison
+
+    def _check_sound(self, real: Mapping[str, ClipEmbeddings]) -> None:
+        """Refuse silence alone as real clips of a class; `score` refuses it too, but of a system."""
+        for cls, clips in real.items():
+            if clips.n_silent == len(clips):
+                told = "its one clip is" if len(clips) == 1 else f"its {len(clips)} clips are all"
+                raise InputError(f"{self.reference}: {cls}: {told} silent; real clips need a sound")
 
     def _similarity(self, system: Any, files: Files) -> dict[str, np.ndarray]:
         """Cosine of every clip's E_audio and its class's text, of classes that have the paper's prompt."""

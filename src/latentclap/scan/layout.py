@@ -106,6 +106,38 @@ def find(folder: Path) -> tuple[list[Found], list[Problem], set[str]]:
     return found, problems, seen
 
 
+def unused(folder: Path, *, empty: bool = True) -> list[str]:
+    """What is not measured of a folder of clips, a line each: class folders without a sound, sounds beside others.
+
+    Args:
+        folder: of clips; where it has both sides, what lies in its evaluation side counts.
+        empty: tell of the folders too; real clips may lie beside folders of other things.
+    """
+    top = visible(folder)
+    sides = {SPLITS[p.name.lower()]: p for p in top if p.is_dir() and p.name.lower() in SPLITS}
+    levels = [folder, *(p for side, p in sides.items() if side == "eval" or "eval" not in sides)]
+    # what macOS packs beside the files of an archive
+    places = [
+        p
+        for level in levels
+        for p in visible(level)
+        if p.is_dir() and p not in sides.values() and p.name != "__MACOSX"
+    ]
+    silent = [p for p in places if next(sounds_below(p, []), None) is None]
+    loose = [p for level in levels for p in visible(level) if _is_sound(p)]
+    lines = []
+    if silent and empty:
+        lines.append(f"{plain(folder)}: left out, for no sound is in it: {_names(silent, folder)}")
+    if loose and len(places) > len(silent):
+        told = f"{plural(len(loose), 'sound')} beside the folders of the classes"
+        lines.append(f"{plain(folder)}: left out: {told} ({_names(loose, folder)})")
+    return lines
+
+
+def _names(paths: list[Path], folder: Path) -> str:
+    return ", ".join(plain(p.relative_to(folder)) for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
+
+
 def _wrong_class(path: Path) -> list[Problem]:
     problems: list[Problem] = []
     n = sum(1 for _ in sounds_below(path, problems))

@@ -38,6 +38,7 @@ class Survey:
         rates: {model: sampling rates of its files, in Hz}.
         labels: {class: the words that raters read}.
         left_out: {class: systems without it}: classes that were not asked for and that some systems have.
+        silent: {model: {class: how many of its clips are silent}}, where any are.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Survey:
     rates: dict[str, list[int]]
     labels: dict[str, str]
     left_out: dict[str, list[str]]
+    silent: dict[str, dict[str, int]]
 
 
 def make_survey(
@@ -103,11 +105,12 @@ def make_survey(
         )
         _check_key(out, key, overwrite)
         part = out / PART  # pages that are not all there are nobody's to publish
-        levels, rates = _write_sounds(part, clips, seconds, sampling_rate, progress)
+        levels, rates, silent = _write_sounds(part, clips, seconds, sampling_rate, progress)
         pages = {}
         for cls, label in choice.labels.items():
             names = sorted(name for name, of, *_ in clips if of == cls)
-            pages[cls] = write_page(part, cls, label, names, intro, thanks, send_to)
+            told = any(cls in by for by in silent.values())
+            pages[cls] = write_page(part, cls, label, names, intro, thanks, send_to, told)
         write_index(part, pages, choice.labels)
         # the record first, by which the folder is known as ours, and the key before the pages: whoever is stopped
         # between them says the same command again
@@ -122,13 +125,14 @@ def make_survey(
                 "sampling_rates": rates,
                 "lufs": levels,
                 "classes": choice.labels,
+                "silent": silent,
             },
         )
         write_text(out / KEY, key)
         shutil.rmtree(out / PAGES, ignore_errors=True)
         part.rename(out / PAGES)
     pages = {cls: out / PAGES / path.name for cls, path in pages.items()}
-    return Survey(out, pages, len(clips), levels, rates, choice.labels, choice.left_out)
+    return Survey(out, pages, len(clips), levels, rates, choice.labels, choice.left_out, silent)
 
 
 def _check_key(out: Path, key: str, overwrite: bool) -> None:
@@ -143,9 +147,12 @@ def _check_key(out: Path, key: str, overwrite: bool) -> None:
 
 def _write_sounds(
     part: Path, clips: Sequence[Named], seconds: float, sampling_rate: int, progress: bool
-) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Write the sound files, class by class; return the LUFS of each class and the sampling rates of each model."""
+) -> tuple[dict[str, float], dict[str, list[int]], dict[str, dict[str, int]]]:
+    """Write the sound files, class by class; return `Survey`'s levels, rates and silent."""
+    from latentclap.evaluate.clips import is_silent
+
     levels: dict[str, float] = {}
+    silent: dict[str, dict[str, int]] = {}
     rates: dict[str, set[int]] = {model: set() for _, _, model, _, _ in clips}
     with tqdm(total=len(clips), desc="clips", unit="clip", disable=None if progress else True) as bar:
         for cls in dict.fromkeys(cls for _, cls, *_ in clips):
@@ -153,9 +160,12 @@ def _write_sounds(
             for name, _, model, _, path in (clip for clip in clips if clip[1] == cls):
                 waves[name] = read_clip(path, seconds, sampling_rate)
                 rates[model].add(waves[name][1])
+                if is_silent(waves[name][0]):
+                    by = silent.setdefault(model, {})
+                    by[cls] = by.get(cls, 0) + 1
                 bar.update()
             levels[cls] = write_class(waves, part / "clips")
-    return levels, {model: sorted(found) for model, found in rates.items()}
+    return levels, {model: sorted(found) for model, found in rates.items()}, silent
 
 
 def _check(models: Mapping[str, str | Path], items: int, seconds: float, sampling_rate: int) -> None:

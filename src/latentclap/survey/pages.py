@@ -24,6 +24,8 @@ INTRO = (
     " loudness.",
     "You may hear a clip as often as you like. Answers are kept in this browser: you may stop, and go on later.",
 )
+#: where one is
+SILENT = "A clip may be silent, which is no fault of the page: rate it, too, as you hear it."
 SAVING = "If you were asked for your ratings as a file, save it and send it to whoever invited you."
 
 
@@ -43,6 +45,7 @@ def write_page(
     intro: Sequence[str],
     thanks: Sequence[str],
     send_to: str,
+    silent: bool = False,
 ) -> Path:
     """Write the page of a class; return where it is.
 
@@ -52,6 +55,7 @@ def write_page(
         label: the words for it that raters read.
         names: of its clips.
         intro: see `make_survey`, as ``thanks`` and ``send_to``.
+        silent: whether one of its clips is; raters are told.
     """
     low, high = papers.LISTENING_DESIGN["scale_low"], papers.LISTENING_DESIGN["scale_high"]
     own = [text.format(n=len(names), label=label, low=low, high=high) for text in INTRO]
@@ -60,7 +64,7 @@ def write_page(
         [RatedClip(name, cls, f"clips/{name}.wav") for name in names],
         study=f"{_stem(cls)}-{names[0]}",
         title=title,
-        intro=[*intro, *own],
+        intro=[*intro, *own, *([SILENT] if silent else [])],
         saving="" if send_to else SAVING,
         thanks=thanks,
         send_to=send_to,

@@ -26,10 +26,13 @@ def read_clip(path: Path, seconds: float, sampling_rate: int) -> tuple[np.ndarra
         sampling_rate: in Hz, that it is brought to; 0: it stays as it is.
     """
     from latentclap.audio import read_wave, resample
+    from latentclap.evaluate.clips import is_silent
     from latentclap.finish import faded
 
     wave, sr = read_wave(path)
     mono = wave[0][: round(seconds * sr)].astype(np.float32)
+    if is_silent(mono):  # a constant offset is no sound, but where it begins and ends there is a click
+        mono = mono - mono.mean()
     if sampling_rate and sr != sampling_rate:
         mono, sr = resample(mono, sr, sampling_rate), sampling_rate
     return faded(mono[: round(seconds * sr)], sr, end=FADE), sr  # resampling may round up
@@ -45,8 +48,10 @@ def write_class(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> fl
         folder: for ``<name>.wav``.
     """
     from latentclap.audio import loudness, write_wave
+    from latentclap.evaluate.clips import is_silent
 
-    heard = {name: loudness(wave, sr) for name, (wave, sr) in waves.items()}
+    # the meter finds a level in a hum that no figure takes for a sound: raised to the others', it would be one
+    heard = {name: -np.inf if is_silent(wave) else loudness(wave, sr) for name, (wave, sr) in waves.items()}
     reached = {
         name: min(LUFS, heard[name] + 20 * np.log10(PEAK / max(float(np.abs(wave).max()), 1e-9)))
         for name, (wave, _) in waves.items()
@@ -56,7 +61,7 @@ def write_class(waves: Mapping[str, tuple[np.ndarray, int]], folder: Path) -> fl
     longest = max(len(wave) / sr for wave, sr in waves.values())
     now = time.time()
     for name, (wave, sr) in sorted(waves.items()):
-        # one that is nearly silent is as loud as its peak allows; silence stays silence
+        # one that is nearly silent is as loud as its peak allows; silence stays what it is
         gain = min(level, reached[name]) - heard[name] if np.isfinite(heard[name]) else 0.0
         alike = np.pad(wave * np.float32(10 ** (gain / 20)), (0, round(longest * sr) - len(wave)))
         write_wave(folder / f"{name}.wav", alike, sr)
