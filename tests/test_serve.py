@@ -24,7 +24,9 @@ def book(tmp_path):
 
 def serve(*options):
     command = [sys.executable, "-m", "latentclap.book", "serve", *map(str, options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # whatever the tests run under: what a shell runs in the background is deaf to Ctrl-C
+    return subprocess.Popen(command, **told, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.fixture
