@@ -39,7 +39,7 @@ img { display: block; width: 100%; max-width: 260px; height: auto; margin-top: .
 """
 #: one player pauses the others; a click on a picture plays from there; the number keys play the clips of the row that
 #: was heard last; a player that gets no sound takes a copy: Safari plays nothing from a server that gives whole files
-#: only, as Python's does
+#: only, as Python's does, and WebKitGTK's players stand still now and then where they begin within a file
 SCRIPT = """
 const players = [...document.querySelectorAll("audio")];
 let row = document.querySelector("tr.lc-row");
@@ -52,15 +52,20 @@ const begin = (player, seconds) => {
   begun.set(player, seconds);
   player.currentTime = seconds;
   player.play().catch(() => {});
+  setTimeout(() => {
+    if (begun.get(player) === seconds && !player.paused && player.currentTime <= seconds) takeCopy(player);
+  }, 1500);
 };
-document.addEventListener("error", async event => {
-  const player = event.target;
-  if (!(player instanceof HTMLAudioElement) || !/^https?:/.test(player.currentSrc)) return;
+const takeCopy = async player => {
+  if (!/^https?:/.test(player.currentSrc)) return;
   const paused = player.paused; // an error pauses it next
   const answer = await fetch(player.currentSrc).catch(() => null);
   if (!answer || !answer.ok) return;
   player.src = URL.createObjectURL(await answer.blob());
   if (!paused && players.every(other => other === player || other.paused)) begin(player, begun.get(player) || 0);
+};
+document.addEventListener("error", event => {
+  if (event.target instanceof HTMLAudioElement) takeCopy(event.target);
 }, true);
 document.querySelectorAll(".lc-picture").forEach(picture => picture.addEventListener("click", event => {
   const player = picture.closest("td").querySelector("audio");
