@@ -9,6 +9,9 @@ of the CPU. So whole programs run, to the same numbers as on the CPU, and what w
 - what one stream wrote, read by another that did not wait for it; and memory given back while another stream than its
   own may still use it.
 
+A CUDA graph is one, too: what is told to a GPU while it is recorded happens at each replay, and not before; waiting
+for the GPU then is an error.
+
 What makes the CPU wait for a GPU is noted (:attr:`Told.waits`), as is each GPU on which something was put. It is no
 model of speed, of memory or of arithmetic: matrix products are the CPU's, autocast has the CPU's list of operations,
 and nothing is compiled.
@@ -68,7 +71,11 @@ class Told:
     moved: set[str] = field(default_factory=set)
 
     def wait(self, what: str) -> None:
-        """Note that the CPU waits."""
+        """Note that the CPU waits; nothing can be waited for while a graph is recorded."""
+        if getattr(_local, "graph", None):
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what}")
+        for stream in list(_all_streams) if what == "synchronize" else [current_stream()]:
+            stream.done = stream.count
         self.waits.append((what, _line()))
 
 
@@ -88,17 +95,22 @@ def _line() -> str:
 
 # ---------------------------------------------------------------------------------------------- streams
 
+_all_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
 
 class Stream:
     """A queue of a GPU, and what happened before its end: for each stream the number of its last such operation."""
 
     def __init__(self, device: Any = None, **_: Any) -> None:
         self.gpu, self.count = _number(device), 0
+        #: of its operations, those for which the CPU waited
+        self.done = 0
+        _all_streams.add(self)
         self.known: dict[Stream, int] = {}
 
     def sees(self, other: Stream, count: int) -> bool:
         """Whether an operation of a stream happened before whatever comes here next."""
-        return other is self or self.known.get(other, 0) >= count
+        return other is self or max(self.known.get(other, 0), other.done) >= count
 
     def record_event(self, event: Event | None = None) -> Event:
         """A mark behind all that was told to this stream."""
@@ -184,16 +196,100 @@ def _number(device: Any) -> int:
 
 
 class _Buffer:
-    """Memory of a GPU: by which stream it was had and last written, and which may still use it."""
+    """Memory of a GPU: by which stream it was had and last written, and which used it when.
+
+    Given back, it is had again by its first stream: that one has to know all that others did with it.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.had = self.writer = stream
         stream.count += 1
-        self.count, self.users, self.recorded = stream.count, {stream}, {stream}
+        self.count, self.users, self.recorded = stream.count, {stream: stream.count}, {stream}
+        #: of a graph: nobody else is given it
+        self.private = bool(getattr(_local, "graph", None))
+
+    def used(self, stream: Stream) -> None:
+        """Note that a stream uses it now."""
+        self.users[stream] = stream.count
 
     def __del__(self) -> None:
-        if self.users - self.recorded:
+        unknown = {stream for stream, count in self.users.items() if not self.had.sees(stream, count)}
+        if unknown - self.recorded and not self.private:
             _told.wrong.append("memory was given back while another stream may use it (record_stream)")
+
+
+class Graph:
+    """Work that is recorded, and happens at each replay."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.made: list[torch.Tensor] = []
+        self.stream: Stream | None = None
+
+    def add(self, func: Any, args: Any, kwargs: Any, out: Any, mutated: list[torch.Tensor]) -> None:
+        """Keep an operation, which was run to know what comes out of it."""
+        if _views(func):
+            return
+
+        def again() -> None:
+            found = func(*args, **kwargs)
+            for old, new in zip(tree_flatten(out)[0], tree_flatten(found)[0], strict=True):
+                if isinstance(old, torch.Tensor) and old is not new:
+                    old.copy_(new)
+
+        self.work.append(again)
+        known = {id(t) for t in mutated}
+        self.made += [t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor) and id(t) not in known]
+
+    def keep(self, tensors: list[torch.Tensor]) -> None:
+        """Remember what is about to be written: a recording changes nothing."""
+        for t in tensors:
+            self.before.setdefault(t.untyped_storage()._cdata, (t, t.clone()))
+
+    def fill(self, held: torch.Tensor) -> None:
+        """What a tensor was made with, which is written again at each replay."""
+        first = held.clone()
+        self.work.append(lambda: held.copy_(first))
+        self.made.append(held)
+
+    def end(self) -> None:
+        """Nothing has happened: memory that was there is as it was, other memory holds anything."""
+        with torch.no_grad():
+            for t in self.made:
+                if t.is_floating_point():
+                    t.fill_(float("nan"))
+            for t, value in self.before.values():
+                t.copy_(value)
+
+    def replay(self) -> None:
+        """Let it happen, on the present stream."""
+        stream = current_stream(self.stream.gpu)
+        stream.wait_stream(self.stream)
+        with torch.no_grad():
+            for again in self.work:
+                again()
+
+    def reset(self) -> None:
+        """Forget it."""
+        self.work, self.made, self.before = [], [], {}
+
+
+@contextmanager
+def _recording(
+    graph: Graph, stream: Stream | None = None, capture_error_mode: str = "global"
+) -> Iterator[None]:
+    """``torch.cuda.graph``."""
+    assert capture_error_mode == "thread_local", "the thread that copies the next batch would be an error"
+    graph.stream = stream or Stream()
+    torch.cuda.synchronize()
+    with _stream(graph.stream):
+        _local.graph = graph
+        try:
+            yield
+        finally:
+            _local.graph = None
+            graph.end()
 
 
 # ---------------------------------------------------------------------------------------------- tensors
@@ -319,7 +415,12 @@ class OnGPU(torch.Tensor):
         _use(mine, mutated)
         back = {id(t.held): t for t in mine}
         held = tree_map(lambda t: t.held if isinstance(t, OnGPU) else t, (list(args), kwargs))
+        graph, written = getattr(_local, "graph", None), [t.held for t in mine if id(t) in mutated]
+        if graph:
+            graph.keep(written)
         out = func(*held[0], **held[1])
+        if graph:
+            graph.add(func, *held, out, written)
         if name == "_local_scalar_dense":
             return out
 
@@ -337,7 +438,7 @@ class OnGPU(torch.Tensor):
         out = tree_map(wrapped, out)
         for value in tree_flatten(out)[0]:
             if isinstance(value, OnGPU) and id(value) not in {id(t) for t in mine}:
-                value.buffer.users.add(stream)
+                value.buffer.used(stream)
                 if not _views(func):
                     value.buffer.writer, value.buffer.count = stream, stream.count
         return out
@@ -356,10 +457,12 @@ def _use(mine: list[OnGPU], mutated: Any) -> None:
     """Let the present stream read tensors, and write some of them."""
     for t in mine:
         stream = current_stream(t.gpu)
+        if getattr(_local, "graph", None):
+            continue  # nothing happens yet
         stream.count += 1
         if not stream.sees(t.buffer.writer, t.buffer.count):
             raise DeviceError("a stream reads what another one writes, without waiting for it")
-        t.buffer.users.add(stream)
+        t.buffer.used(stream)
         if id(t) in mutated:
             t.buffer.writer, t.buffer.count = stream, stream.count
 
@@ -390,7 +493,10 @@ def _where(name: str, tensors: list[torch.Tensor], mine: list[OnGPU], args: Any)
 def put(value: torch.Tensor, gpu: int) -> OnGPU:
     """A copy of a tensor of the CPU on a GPU."""
     _told.moved.add(threading.current_thread().name)
-    return OnGPU(value.detach().clone(memory_format=torch.preserve_format), gpu)
+    out = OnGPU(value.detach().clone(memory_format=torch.preserve_format), gpu)
+    if graph := getattr(_local, "graph", None):
+        graph.fill(out.held)
+    return out
 
 
 class _Moved(torch.autograd.Function):
@@ -411,6 +517,8 @@ def _moved(value: torch.Tensor, device: torch.device) -> torch.Tensor:
         _use([value], ())
         plain = value.held.detach().clone(memory_format=torch.preserve_format)
         if device.type != "cuda":
+            stream = current_stream(value.gpu)
+            stream.done = stream.count  # the CPU has it now
             return plain.to(device) if device.type == "meta" else plain
         return OnGPU(plain, _number(device))
     return put(value, _number(device))
@@ -631,7 +739,9 @@ def _cuda(patch: Any) -> None:
         "get_device_properties": lambda device=None: SimpleNamespace(total_memory=80 * GIB, major=9, minor=0),
         "get_device_capability": lambda device=None: (9, 0),
         "is_bf16_supported": lambda including_emulation=True: True,
-        "is_current_stream_capturing": lambda: False,
+        "is_current_stream_capturing": lambda: bool(getattr(_local, "graph", None)),
+        "CUDAGraph": Graph,
+        "graph": _recording,
         "manual_seed_all": lambda seed: None,
     }
     for name, value in told.items():

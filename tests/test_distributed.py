@@ -363,15 +363,17 @@ def test_a_dry_run_tells_the_memory_and_changes_nothing(configured):
 def test_without_our_kernels(configured, monkeypatch):
     from latentclap import finetune
 
-    def caught(*_, compile, fused, **__):
-        raise InputError(f"compile {compile}, fused {fused}")
+    def caught(*_, compile, fused, cuda_graph, **__):
+        raise InputError(f"compile {compile}, fused {fused}, graph {cuda_graph}")
 
     _, write = configured
     config = write("kernels", lam=0.0)
     assert "--no-fused goes with --compile" in alone(config, "--no-fused")
     monkeypatch.setattr(finetune, "finetune", caught)
-    assert "compile True, fused True" in alone(config, "--compile")
-    assert "compile True, fused False" in alone(config, "--compile", "--no-fused")
+    assert "--no-cuda-graph goes with --compile" in alone(config, "--no-cuda-graph")
+    assert "compile True, fused True, graph True" in alone(config, "--compile")
+    assert "compile True, fused False, graph True" in alone(config, "--compile", "--no-fused")
+    assert "compile True, fused True, graph False" in alone(config, "--compile", "--no-cuda-graph")
     assert "--compile is for part finetune" in alone(write("phi", part="latent_clap"), "--compile")
 
 

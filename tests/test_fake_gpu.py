@@ -3,9 +3,11 @@
 ``fake_gpu`` says how strict it is; :func:`test_the_room_is_strict` that it is.
 """
 
+import contextlib
 import copy
 import gc
 import json
+import signal
 import threading
 import weakref
 from collections import Counter
@@ -35,7 +37,8 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import READINGS, LatentCLAPLoss, ddpm_loss
 from latentclap.models import size
 from latentclap.system import FoleySystem, tuning_layer
-from latentclap.train import TensorBatches, TrainConfig, train
+from latentclap.train import Interrupted, TensorBatches, TrainConfig, TrainingError, train
+from latentclap.train.replay import WARM, Recorded
 
 #: what differs between one program and the same one on the CPU: the order in which a fused Adam adds
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
@@ -193,6 +196,122 @@ def test_a_step_keeps_the_cpu_from_nothing(gpus, tiny, phi, tiny_cache, tmp_path
     assert Counter(waits)["tolist"] == 2 and set(waits) == {"tolist", "copy from cpu to cuda"}
     first = waits.index("tolist")
     assert waits[first:] == ["tolist", "tolist"]
+
+
+REPLAYED = {
+    "eq. 1": {"epochs": 3},
+    "eq. 3": {"lam": 1000.0, "epochs": 3, "tuning": True},
+    "LoRA, averaged": {"lam": 1000.0, "lora_rank": 2, "ema_decay": 0.9, "epochs": 3},
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_a_step_that_is_replayed(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch, name):
+    """The same losses and weights as step by step, with which most of a run's steps are replays."""
+    monkeypatch.setattr("latentclap.train.modules.need_compiler", lambda: None)
+    replays = []
+    monkeypatch.setattr(
+        fake_gpu.Graph,
+        "replay",
+        lambda self, real=fake_gpu.Graph.replay: (replays.append(len(self.work)), real(self)),
+    )
+    made, results = {}, {}
+    for way in (False, True):
+        system, own = loaded(tiny, "cuda"), copy.deepcopy(phi)
+        ways = {"compile": True, "fused": False, "cuda_graph": way}
+        made[way], results[way] = tuned(
+            system, own, tiny_cache, tmp_path / str(way), ways=ways, **REPLAYED[name]
+        )
+        steps = results[way].step
+        assert len(replays) == (steps - WARM if way else 0) and steps > WARM + 3
+    assert len(set(replays)) == 1 and replays[0] > 100
+    np.testing.assert_allclose(*([h["loss"] for h in results[way].history] for way in (True, False)), **CLOSE)
+    plain, replayed = (
+        torch.cat([p.detach().cpu().flatten() for p in made[way].unet.parameters()]) for way in (False, True)
+    )
+    # in some weights Adam makes steps of the rounding of a gradient that is zero
+    start = torch.cat([p.detach().flatten() for p in tiny.unet.parameters()])
+    assert (replayed - plain).norm() < 0.01 * (plain - start).norm()
+    # a checkpoint does not know how its steps were computed
+    groups = [
+        torch.load(tmp_path / str(way) / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
+        for way in (False, True)
+    ]
+    for (one,), (other,) in [groups]:
+        assert one.pop("lr") == pytest.approx(other.pop("lr")) and one == other
+
+
+def test_replays_go_on_from_a_checkpoint(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """In three calls, of which the second replays nothing; the learning rate of each step is its own."""
+    monkeypatch.setattr("latentclap.train.modules.need_compiler", lambda: None)
+
+    def run(folder, *ends):
+        system = loaded(tiny, "cuda")
+        task = FinetuneTask(system, LatentCLAPLoss(phi, schedule=system.schedule), 1000.0)
+        task.unet.requires_grad_(True)
+        data = TensorBatches({k: v for k, v in tiny_cache.items() if k != "label"})
+        whole = TrainConfig(
+            steps=15, batch_size=4, lr=1e-3, warmup_steps=8, schedule="cosine", log_every=1, precision="no"
+        )
+        try:
+            for end, graph in ends:
+                stop = replace(whole, compile=True, fused=False, cuda_graph=graph, checkpoint_seconds=0)
+
+                def enough(step, end=end):
+                    if step == end < 15:
+                        signal.raise_signal(signal.SIGTERM)
+
+                with contextlib.suppress(Interrupted):
+                    out = train(task, data, stop, folder, progress=False, on_checkpoint=enough)
+        finally:
+            phi.cpu()
+        return out.history
+
+    whole = run(tmp_path / "whole", (15, True))
+    parts = run(tmp_path / "parts", (6, True), (9, False), (15, True))
+    for key in ("loss", "grad_norm", "lr"):
+        np.testing.assert_allclose([h[key] for h in parts], [h[key] for h in whole], err_msg=key, **CLOSE)
+
+
+def test_a_step_that_cannot_be_recorded(gpus, tiny, phi, tiny_cache, tmp_path, monkeypatch):
+    """A weighting of one's own that waits for the GPU: one line that says what else to do."""
+    monkeypatch.setattr("latentclap.train.modules.need_compiler", lambda: None)
+    system = loaded(tiny, "cuda")
+    loss = LatentCLAPLoss(phi, schedule=system.schedule, weighting=lambda n: n / n.max().item())
+    task = FinetuneTask(system, loss, 1000.0)
+    task.unet.requires_grad_(True)
+    data = TensorBatches({k: v for k, v in tiny_cache.items() if k != "label"})
+    config = TrainConfig(steps=9, batch_size=4, compile=True, fused=False, precision="no")
+    try:
+        with pytest.raises(
+            TrainingError, match=r"CUDA graph \(.*capturing.*\); train without .*--no-cuda-graph"
+        ):
+            train(task, data, config, tmp_path / "a", progress=False)
+        without = replace(config, cuda_graph=False)
+        assert train(task, data, without, tmp_path / "b", progress=False).finished
+    finally:
+        phi.cpu()
+
+
+def test_a_graph_a_shape(gpus):
+    """Three calls of a shape run as they are; the last graphs are kept; results have memory of their own."""
+    scale, seen = torch.ones(1, device="cuda"), []
+
+    def double(tensors):
+        seen.append(len(tensors["x"]))
+        return {"y": tensors["x"] * 2 * scale}
+
+    recorded = Recorded(double, kept=2)
+    for rows, calls in ((3, 5), (4, 5), (3, 2), (5, 4), (3, 1), (4, 1)):
+        results = []
+        for k in range(calls):
+            x = torch.full((rows,), float(k), device="cuda")
+            results.append(recorded({"x": x})["y"])
+        assert [r.cpu().tolist() for r in results] == [[2.0 * k] * rows for k in range(calls)]
+    # the least recent one went for 5, and begins anew; 3 was used since
+    assert Counter(seen) == {3: 4, 4: 4 + 1, 5: 4}
+    recorded.close()
+    assert not recorded._graphs
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
-"""Operators over the kernels, with gradients: torch.compile sees through them, eager code may call them too."""
+"""Operators over the kernels, with gradients: to torch.compile each is one node, and so is its gradient.
+
+An operator that it sees through (``torch.library.triton_op``) would launch from its own code, which takes the
+processor less; but it reads the source of each launch again, several times over: half of the time to compile. A step
+that is replayed as a CUDA graph pays for no launch at all.
+"""
 
 # no "from __future__ import annotations": torch.library reads the annotations themselves
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Optional
 
@@ -57,24 +63,10 @@ def geglu(x: Tensor) -> Tensor:
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Run a kernel where torch.compile can see it; under Triton's interpreter there is nothing to see."""
-    from triton.runtime.jit import JITFunction
-
-    kernel = torch.library.wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
-    with _where(args):
-        kernel[grid](*args, **constants)
-
-
-def _where(args: tuple[Any, ...]) -> Any:
-    """Triton starts a kernel on the current GPU, which may be another than its tensors'.
-
-    Compiled code chooses the GPU by itself, and tensors without contents (of a tracer) need none.
-    """
+    """Run a kernel on its tensors' GPU: Triton starts it on the current one, which may be another."""
     x = next(a for a in args if isinstance(a, Tensor))
-    real = type(x) in (Tensor, torch.nn.Parameter)
-    if real and x.is_cuda and not torch.compiler.is_compiling():
-        return torch.cuda.device(x.device)
-    return nullcontext()
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        kernel[grid](*args, **constants)
 
 
 def _pow2(n: int) -> int:
@@ -106,7 +98,7 @@ def normalised(
     of_spans = [x.new_empty((n * spans, c), dtype=torch.float32) for _ in range(2)]
     mean, rstd = (x.new_empty((n, groups), dtype=torch.float32) for _ in range(2))
     own = x.new_empty((n, c), dtype=torch.float32)
-    y = torch.empty_like(x, memory_format=torch.channels_last)
+    y = _like(x)
     added = x if shift is None else shift.contiguous()
     options = {"SHIFT": shift is not None}
     _launch(kernels.moments, (n * spans, blocks), x, *of_spans, c, s, spans, **span)
@@ -151,7 +143,7 @@ def normalised_backward(
     of_spans = [x.new_empty((n * spans, c), dtype=torch.float32) for _ in range(2)]
     sum_z, sum_zx, dshift = (x.new_empty((n, c), dtype=torch.float32) for _ in range(3))
     of_groups = [x.new_empty((n, groups), dtype=torch.float32) for _ in range(2)]
-    dx = torch.empty_like(x, memory_format=torch.channels_last)
+    dx = _like(x)
     added = x if shift is None else shift.contiguous()
     options = {"SHIFT": shift is not None, "SILU": silu}
     _launch(
@@ -216,13 +208,70 @@ def _of_gate(ctx: Any, dy: Tensor) -> Tensor:
     return _gate_backward(dy, *ctx.saved_tensors)
 
 
+def _like(x: Tensor) -> Tensor:
+    """Memory for a result, channels last."""
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _planned_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Optional[Tensor],  # noqa: UP045
+    groups: int,
+    eps: float,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`normalised` gives, without contents."""
+    n, c = x.shape[:2]
+    mean, rstd = (x.new_empty((n, groups), dtype=torch.float32) for _ in range(2))
+    return _like(x), mean, rstd, x.new_empty((n, c), dtype=torch.float32)
+
+
+def _planned_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    shift: Optional[Tensor],  # noqa: UP045
+    mean: Tensor,
+    rstd: Tensor,
+    own: Tensor,
+    groups: int,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`normalised_backward` gives, without contents."""
+    return _like(x), torch.empty_like(weight), torch.empty_like(bias), torch.empty_like(own)
+
+
+def _planned_gate(x: Tensor) -> Tensor:
+    """What :func:`gated` gives, without contents."""
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2))
+
+
+def _planned_gate_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """What :func:`gated_backward` gives, without contents."""
+    return x.new_empty(x.shape)
+
+
+def _operator(name: str, kernel: Callable[..., Any], planned: Callable[..., Any]) -> Any:
+    """An operator latentclap::name over kernels, with what its result looks like.
+
+    By the library's plain functions: ``torch.library.custom_op`` looks in every call whether an input was changed.
+    """
+    _LIBRARY.define(name + torch.library.infer_schema(kernel, mutates_args=()))
+    # whatever the device: the interpreter, in which tests run the kernels, has the CPU's tensors
+    _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"latentclap::{name}", planned, lib=_LIBRARY)
+    return getattr(torch.ops.latentclap, name).default
+
+
 if kernels is not None:
     # when this is imported, so that nothing is left to do where torch.compile traces
-    _norm = torch.library.triton_op("latentclap::group_norm", normalised, mutates_args=())
-    _norm_backward = torch.library.triton_op(
-        "latentclap::group_norm_backward", normalised_backward, mutates_args=()
-    )
-    _gate = torch.library.triton_op("latentclap::geglu", gated, mutates_args=())
-    _gate_backward = torch.library.triton_op("latentclap::geglu_backward", gated_backward, mutates_args=())
-    _norm.register_autograd(_of_norm, setup_context=_keep_norm)
-    _gate.register_autograd(_of_gate, setup_context=_keep_gate)
+    _LIBRARY = torch.library.Library("latentclap", "FRAGMENT")
+    _norm = _operator("group_norm", normalised, _planned_norm)
+    _norm_backward = _operator("group_norm_backward", normalised_backward, _planned_norm_backward)
+    _gate = _operator("geglu", gated, _planned_gate)
+    _gate_backward = _operator("geglu_backward", gated_backward, _planned_gate_backward)
+    torch.library.register_autograd(_norm, _of_norm, setup_context=_keep_norm, lib=_LIBRARY)
+    torch.library.register_autograd(_gate, _of_gate, setup_context=_keep_gate, lib=_LIBRARY)

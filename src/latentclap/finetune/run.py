@@ -37,6 +37,7 @@ def finetune(
     minutes: float = 0.0,
     compile: bool = False,
     fused: bool = True,
+    cuda_graph: bool = True,
     checkpointing: bool = False,
     channels_last: bool = False,
     precision: str = "auto",
@@ -58,6 +59,7 @@ def finetune(
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
         compile: torch.compile UNet and φ (see ``TrainConfig``): the way to train on a GPU.
         fused: with compile, our kernels in the UNet (see ``TrainConfig``).
+        cuda_graph: with compile, on one GPU: replay a step that is recorded once (see ``TrainConfig``).
         checkpointing: trade time for memory (see ``TrainConfig``).
         channels_last: order of the weights in memory (see ``TrainConfig``).
         precision: of the arithmetic (see ``TrainConfig``).
@@ -94,6 +96,7 @@ def finetune(
         precision=precision,
         compile=compile,
         fused=fused,
+        cuda_graph=cuda_graph,
         checkpointing=checkpointing,
         channels_last=channels_last,
         tensorboard=tensorboard,

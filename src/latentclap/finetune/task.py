@@ -15,6 +15,8 @@ from latentclap.train import Task, onto
 class FinetuneTask(Task):
     """Eq. 4 on cached latents: batch of mean, logvar (B, C, T, F), E_text and E_audio (B, 512)."""
 
+    replayable = True
+
     def __init__(
         self, system: FoleySystem, loss: LatentCLAPLoss | None, lam: float, *, drop: float = 0.1
     ) -> None:

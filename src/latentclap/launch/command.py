@@ -52,6 +52,9 @@ def train(
     no_fused: Annotated[
         bool, typer.Option("--no-fused", help="With --compile: diffusers' own UNet, without our kernels.")
     ] = False,
+    no_cuda_graph: Annotated[
+        bool, typer.Option("--no-cuda-graph", help="With --compile: start each of a step's kernels anew.")
+    ] = False,
     precision: Precision = "",
     quiet: Quiet = False,
     dry_run: Annotated[
@@ -78,6 +81,8 @@ def train(
         raise InputError(f"{asked} is for part finetune, not {file.part}")
     if no_fused and not compile:
         raise InputError("--no-fused goes with --compile: without it the UNet is diffusers' own anyway")
+    if no_cuda_graph and not compile:
+        raise InputError("--no-cuda-graph goes with --compile: without it no step is recorded anyway")
     launch = Launch(
         file,
         state,
@@ -86,6 +91,7 @@ def train(
         precision=precision or launchers_precision(),
         compile=compile,
         fused=not no_fused,
+        cuda_graph=not no_cuda_graph,
         checkpointing=checkpointing,
         channels_last=channels_last,
     )

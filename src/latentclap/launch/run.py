@@ -45,9 +45,10 @@ class Launch:
         state: accelerate's, which knows the processes and the device.
         minutes: stop after this time, with a checkpoint; 0 runs to the end.
         quiet: show no progress bar.
-        precision: see ``TrainConfig``; like the four that follow it is no part of the result.
+        precision: see ``TrainConfig``; like the five that follow it is no part of the result.
         compile: see ``TrainConfig``.
         fused: with compile, our kernels in the UNet.
+        cuda_graph: with compile, on one GPU: replay a step that is recorded once.
         checkpointing: trade time for memory.
         channels_last: order of the weights in memory.
 
@@ -65,6 +66,7 @@ class Launch:
         precision: str = "auto",
         compile: bool = False,
         fused: bool = True,
+        cuda_graph: bool = True,
         checkpointing: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -76,6 +78,7 @@ class Launch:
         self.ways = {
             "compile": compile,
             "fused": fused,
+            "cuda_graph": cuda_graph,
             "checkpointing": checkpointing,
             "channels_last": channels_last,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class Ahead:
             for value in batch.values():
                 value.record_stream(computing)  # its memory is not given away before the step is done with it
         return batch, rngs
+
+    def settle(self) -> None:
+        """Wait until the thread has nothing to do; what went wrong in it is told by :meth:`get`."""
+        wait(self._coming.values())
 
     def stop(self) -> None:
         """Let the thread go; what it had prepared is dropped."""

@@ -42,6 +42,8 @@ class TrainConfig:
             in later runs; worth it on a GPU.
         fused: with ``compile``, train the UNet in fewer passes over a GPU's memory (``latentclap.fast``): the same
             function, faster.
+        cuda_graph: with ``compile``, on one GPU: record a step as a CUDA graph and replay it, so that the GPU does
+            not wait for the processor to start its kernels; of tasks that say that it can be done.
         checkpointing: keep no activations of the UNet but compute them again in the backward pass: a third more
             time, a fraction of the memory.
         channels_last: keep the weights of convolutions, and with them all that they compute, in the order in which
@@ -68,6 +70,7 @@ class TrainConfig:
     precision: str = "auto"
     compile: bool = False
     fused: bool = True
+    cuda_graph: bool = True
     checkpointing: bool = False
     channels_last: bool = False
     checkpoint_seconds: float = 60.0
@@ -100,6 +103,7 @@ _FREE = {
     "precision",
     "compile",
     "fused",
+    "cuda_graph",
     "checkpointing",
     "channels_last",
 }

@@ -6,28 +6,24 @@ what several processes tell each other (``agreement``), and how modules are made
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from latentclap.errors import InputError
 from latentclap.train.agreement import Agreement
-from latentclap.train.config import TrainConfig, TrainingError, learning_rate, resolved
+from latentclap.train.config import TrainConfig, learning_rate, resolved
 from latentclap.train.data import Batches, share
 from latentclap.train.modules import arithmetic, prepare_modules, restore_modules
 from latentclap.train.records import STATS, append_stats, clean, rewrite_stats
 from latentclap.train.signals import Signals, interruption
 from latentclap.train.state import RunState
+from latentclap.train.step import Stepper, replayed
 from latentclap.train.stream import Stream
 from latentclap.train.task import Task, TrainResult, for_processes, processes
 from latentclap.train.values import Values
@@ -80,8 +76,7 @@ def train(
             result = loop.run(use_ema, on_checkpoint)
         finally:
             if loop:
-                loop.stream.stop()
-                loop.bar.close()  # of a run that failed, it would stand before the message
+                loop.close()
             restore_modules(task, config)
         loop.obey()
     return result
@@ -111,10 +106,12 @@ class _Loop:
             task = for_processes(task, acc.device)
         modules = task.trained()
         prepare_modules(task, config)
-        self.parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
+        parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
+        replay = replayed(task, config, acc)
         optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.lr,
+            parameters,
+            lr=torch.tensor(config.lr, device=acc.device) if replay else config.lr,
+            capturable=replay,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=acc.device.type == "cuda",
@@ -125,6 +122,16 @@ class _Loop:
         self.state = RunState(modules, task.frozen, self.optimizer, config, folder, acc)
         self.bar = tqdm(
             total=config.steps, desc=description, disable=not (progress and self.main), leave=False
+        )
+        self.stepper = Stepper(
+            self.task,
+            parameters,
+            self.state,
+            self.stream,
+            self.agreement,
+            self.values,
+            self.share,
+            replay=replay,
         )
         self._resume()
 
@@ -137,7 +144,17 @@ class _Loop:
             if (self.folder / STATS).is_file():  # lines after the checkpoint, or of a run that had none yet
                 rewrite_stats(self.folder, self.state.history)
 
+    def close(self) -> None:
+        """Let go of the thread, of a recorded step, and of the bar."""
+        self.stream.stop()
+        self.stepper.close()
+        self.bar.close()  # of a run that failed, it would stand before the message
+
     def run(self, use_ema: bool, on_checkpoint: Callable[[int], None] | None) -> TrainResult:
+        with self.stepper.computing():
+            return self._run(use_ema, on_checkpoint)
+
+    def _run(self, use_ema: bool, on_checkpoint: Callable[[int], None] | None) -> TrainResult:
         config, state = self.config, self.state
         self.agreement.started = started = saved = time.monotonic()
         interval = config.checkpoint_seconds
@@ -146,16 +163,10 @@ class _Loop:
         self.task.train()
         while state.step < config.steps:
             lr = learning_rate(config, state.step, state.begun)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
             last = state.step + 1 == config.steps
             log = (state.step + 1) % config.log_every == 0 or last or state.step == 0
-            try:
-                self.values.add(state.step, self._optimise())
-                values = self.values.read() if log or self.values.full else {}
-            except torch.OutOfMemoryError as error:
-                self._let_go(error)
-                raise TrainingError(self._too_large()) from None
+            self.values.add(state.step, self.stepper.take(lr))
+            values = self.values.read() if log or self.values.full else {}
             state.step += 1
             self.bar.update()
             now = time.monotonic()
@@ -187,65 +198,6 @@ class _Loop:
             state.ema.copy_to(state.modules)
         self.accelerator.unwrap_model(self.task).eval()
         return TrainResult(state.step, state.step >= config.steps, state.seconds, state.history, self.folder)
-
-    def _optimise(self) -> dict[str, Tensor]:
-        """One optimiser step: grad_accum forward and backward passes on this process's share of the batch.
-
-        Returns:
-            The task's terms and the gradient's norm, scalars on the device.
-        """
-        config, acc, step = self.config, self.accelerator, self.state.step
-        offset, count = self.share
-        first = step * config.batch_size * config.grad_accum + offset
-        # the mean over processes counts each alike: a share that is larger by an item has to weigh more
-        weight = count * self.world / config.batch_size
-        sums: dict[str, Tensor] = {}
-        for k in range(config.grad_accum):
-            start = first + k * config.batch_size
-            batch, rngs = self.stream.at(start)
-            # dropout draws from the global generator: make it a function of the position too
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, start, 1]).generate_state(1)[0]))
-            sync = k == config.grad_accum - 1
-            with nullcontext() if sync else acc.no_sync(self.task), acc.autocast():
-                terms = self.task(batch, rngs)
-            values = self.agreement.means(terms, weight)
-            if not self.lags:
-                self.values.check(values["loss"].item(), "loss", step)
-            acc.backward(terms["loss"] * weight / config.grad_accum)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / config.grad_accum
-        norm = acc.clip_grad_norm_(self.parameters, config.grad_clip or math.inf).detach()
-        if not self.lags:
-            self.values.check_norm(norm.item(), step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.state.ema:
-            self.state.ema.update(self.state.modules)
-        return {**sums, "grad_norm": norm}
-
-    def _let_go(self, error: torch.OutOfMemoryError) -> None:
-        """Free what a step held: the error's frames keep its graph, and the rest of the system has to come back."""
-        traceback.clear_frames(error.__traceback__)
-        self.values.unread.clear()
-        for p in self.parameters:
-            p.grad = None
-        self.optimizer.optimizer.state.clear()
-
-    def _too_large(self) -> str:
-        """What to do where a GPU's memory is too small, from how much of it there is."""
-        config = self.config
-        held = torch.cuda.get_device_properties(self.accelerator.device).total_memory / 2**30
-        smaller = max(1, config.batch_size // 2)
-        accumulated = config.grad_accum * -(-config.batch_size // smaller)
-        mend = f"batch_size={smaller} with grad_accum={accumulated}"
-        if smaller * accumulated != config.batch_size * config.grad_accum:
-            mend += f" ({smaller * accumulated} clips a step)"
-        if not config.checkpointing:
-            mend += ", or checkpointing"
-        return (
-            f"{self.description}: batch_size={config.batch_size} does not fit into {held:.0f} GiB;"
-            f" {mend} (data_scripts/benchmarks/speed.py memory tells what fits)"
-        )
 
     def obey(self) -> None:
         """Stop for a signal that came to any process, now that its checkpoint is saved.

@@ -75,7 +75,7 @@ class RunState:
             "seconds": self.seconds,
             "config": asdict(self.config),
             "modules": {name: self._weights(name, kept=True) for name in self.modules},
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _without_graph(self.optimizer.state_dict()),
             "ema": self.ema.state() if self.ema else None,
         }
         if self.trains:
@@ -123,8 +123,9 @@ class RunState:
             return
         self.begun = state.get("begun", 0)
         # how the steps are computed here, not where it was saved
+        ours = self.optimizer.param_groups[0]
         for group in state["optimizer"]["param_groups"]:
-            group["fused"] = self.accelerator.device.type == "cuda"
+            group.update({name: ours[name] for name in ("lr", "fused", "capturable")})
         self.optimizer.load_state_dict(state["optimizer"])
         as_weights_lie(self.optimizer)
         if self.ema:
@@ -132,3 +133,9 @@ class RunState:
         # a run may go on in another precision, with a scale or without
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _without_graph(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state as it is without a CUDA graph, whose learning rate is a tensor on the GPU."""
+    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    return {**state, "param_groups": groups}

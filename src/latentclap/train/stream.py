@@ -52,6 +52,11 @@ class Stream:
     def _items(self, start: int) -> list[int]:
         return sample_order(start, self.count, len(self.data), self.config.seed, self.order)
 
+    def settle(self) -> None:
+        """Wait until the thread that prepares the next step has done so."""
+        if self.ahead:
+            self.ahead.settle()
+
     def stop(self) -> None:
         """Let go of the thread that prepares the next step."""
         if self.ahead:

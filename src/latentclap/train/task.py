@@ -28,9 +28,12 @@ class Task(nn.Module):
             A contrastive loss is not: it compares the items with one another.
         frozen: where weights inside the trained modules are frozen, what trains beside which of them, by a digest:
             checkpoints and averages then leave them out, and a checkpoint of others is refused. Empty: all is kept.
+        replayable: whether a step does the same with every batch on the processor's side, and draws all that it needs
+            in :meth:`draw`: then a GPU may replay it as a CUDA graph.
     """
 
     divisible: ClassVar[bool] = True
+    replayable: ClassVar[bool] = False
     frozen: str = ""
 
     def trained(self) -> dict[str, nn.Module]:
