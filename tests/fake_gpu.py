@@ -437,7 +437,7 @@ class OnGPU(torch.Tensor):
         stream = current_stream(gpu)
         out = tree_map(wrapped, out)
         for value in tree_flatten(out)[0]:
-            if isinstance(value, OnGPU) and id(value) not in {id(t) for t in mine}:
+            if isinstance(value, OnGPU) and not graph and id(value) not in {id(t) for t in mine}:
                 value.buffer.used(stream)
                 if not _views(func):
                     value.buffer.writer, value.buffer.count = stream, stream.count

@@ -483,6 +483,50 @@ def test_generation_with_rounded_weights(gpus, tiny):
         finetune(fast, None, {}, FinetuneConfig(), "nowhere")
 
 
+@pytest.mark.parametrize("sampling", [{}, {"sampler": "unipc", "guidance_scale": 1.0}], ids=["ddim", "unipc"])
+def test_generation_by_replays(gpus, tiny, monkeypatch, sampling):
+    """On the second GPU, in batches of two sizes: the very numbers of a pass that is started kernel by kernel."""
+    asked = {"steps": 9, "batch_size": 3, **sampling}
+    replays = []
+    real = fake_gpu.Graph.replay
+    monkeypatch.setattr(fake_gpu.Graph, "replay", lambda self: (replays.append(self.stream.gpu), real(self)))
+    system = loaded(tiny, "cuda:1")
+    plain = system.for_generation(compile=False, cuda_graph=False)
+    fast = system.for_generation(compile=False)
+    texts = ["rain"] * 4, range(4)
+    want, made = (s.generate_latents(*texts, **asked).cpu() for s in (plain, fast))
+    assert torch.equal(want, made) and set(replays) == {1}
+    # three passes of each size run as they are
+    assert len(replays) == 2 * (9 - WARM)
+    assert torch.equal(want, fast.generate_latents(*texts, **asked).cpu()) and len(replays) == 12 + 18
+    # a copy with other weights computes with them, and what is moved has its graphs no more
+    other = copy.copy(fast)
+    other.unet = copy.deepcopy(fast.unet)
+    with torch.no_grad():
+        for p in other.unet.parameters():
+            p.mul_(1.1)
+    assert not torch.equal(want, other.generate_latents(*texts, **asked).cpu()) and len(replays) == 30
+    fast.to("cuda:0")
+    assert not fast.replay._graphs
+    fast.to("cuda:1")
+    assert torch.equal(want, fast.generate_latents(*texts, **asked).cpu()) and len(replays) == 30 + 12
+
+
+def test_generation_goes_on_without_a_graph(gpus, tiny):
+    """What a GPU refuses to record costs speed, which a warning tells once."""
+    system = loaded(tiny, "cuda")
+    want = system.for_generation(compile=False, cuda_graph=False)
+    fast = system.for_generation(compile=False)
+    fast.unet.register_forward_hook(lambda m, given, out: out.sample.sum().item() and None)
+    asked = {"steps": 5, "batch_size": 2}
+    with pytest.warns(
+        UserWarning, match="cannot be recorded as a CUDA graph .*capturing.*without one"
+    ) as told:
+        made = fast.generate_latents(["rain"] * 2, range(2), **asked)
+    assert len(told) == 1 and fast.replay is None
+    assert torch.equal(made.cpu(), want.generate_latents(["rain"] * 2, range(2), **asked).cpu())
+
+
 def test_polished_waves(gpus, tiny):
     """Griffin-Lim's part, which mini has and tiny has not."""
     polished = copy.copy(tiny)

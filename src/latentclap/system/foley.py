@@ -10,7 +10,11 @@ from pathlib import Path
 import torch
 
 from latentclap import storage
-from latentclap.system.generator import Generator
+from latentclap.system.generator import Generator, predicted
+from latentclap.train.replay import Recorded
+
+#: sizes of a batch whose passes are kept as CUDA graphs, each with the memory that a pass takes
+SHAPES = 2
 
 
 @dataclass
@@ -22,7 +26,7 @@ class FoleySystem(Generator):
 
     # ---------------------------------------------------------------------------------------- copies
 
-    def for_generation(self, *, compile: bool = True) -> FoleySystem:
+    def for_generation(self, *, compile: bool = True, cuda_graph: bool = True) -> FoleySystem:
         """A copy for many clips on a GPU: compiled, in fewer passes over memory, products in bf16.
 
         Clips differ from this system's by bf16's rounding, 200 steps of it; a seed still gives the same clip again.
@@ -32,6 +36,8 @@ class FoleySystem(Generator):
         Args:
             compile: torch.compile the UNet: most of a minute at the first batch, and again for a batch of another
                 size; worth it from some hundred clips on.
+            cuda_graph: on a GPU, record the UNet's pass at a batch's fourth step, and replay it in all that follow:
+                small batches are several times faster.
 
         Raises:
             InputError: there is no C compiler, which torch.compile needs.
@@ -50,6 +56,11 @@ class FoleySystem(Generator):
             half_weights(fast.unet)
         if compile:
             fast.unet.compile(dynamic=False)
+        if cuda_graph and self.device.type == "cuda":
+            unet, half = fast.unet, fast.half
+            fast.replay = Recorded(
+                lambda given: {"eps": predicted(unet, **given, half=half)}, kept=SHAPES, of=unet
+            )
         return fast
 
     def with_lora(self, path: str | Path) -> FoleySystem:

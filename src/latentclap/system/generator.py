@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from collections.abc import Sequence
 from numbers import Integral
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from latentclap.checkpoints import Sampling
@@ -18,6 +19,7 @@ from latentclap.classes import CLASSES, canonical_class, prompt
 from latentclap.diffusion import NoiseModel, guide, randn_per_item, sample
 from latentclap.errors import InputError
 from latentclap.system.encoders import Encoders
+from latentclap.train.replay import NotRecorded
 
 
 def item_seed(seed: int, text: str, index: int) -> int:
@@ -199,10 +201,25 @@ class Generator(Encoders):
 
     def eps_theta(self, s_n: Tensor, n: Tensor, E: Tensor) -> Tensor:
         """The UNet's noise prediction for latents (B, C, T, F), steps (B,) and condition (B, 512)."""
-        if not self.half:
-            return self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return self.unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample.float()
+        # a copy of this system may have got another UNet
+        if self.replay and self.replay.of is self.unet and not torch.is_grad_enabled():
+            try:
+                return self.replay({"s_n": s_n, "n": n, "E": E})["eps"]
+            except NotRecorded as error:
+                self.replay = None
+                warnings.warn(
+                    f"the UNet cannot be recorded as a CUDA graph ({error}); clips are generated without one",
+                    stacklevel=2,
+                )
+        return predicted(self.unet, s_n, n, E, half=self.half)
+
+
+def predicted(unet: nn.Module, s_n: Tensor, n: Tensor, E: Tensor, *, half: bool) -> Tensor:
+    """A UNet's noise prediction in float32, by products in bf16 where its weights are rounded to it."""
+    if not half:
+        return unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
+    with torch.autocast(s_n.device.type, torch.bfloat16):
+        return unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample.float()
 
 
 def _need_whole(name: str, value: Any, least: int) -> None:

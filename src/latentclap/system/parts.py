@@ -12,6 +12,7 @@ from latentclap.audio import MelConfig
 from latentclap.checkpoints import Sampling
 from latentclap.diffusion import NoiseSchedule
 from latentclap.errors import InputError
+from latentclap.train.replay import Recorded
 
 
 def tuning_layer(dim: int = 512) -> nn.Linear:
@@ -68,6 +69,8 @@ class Parts:
     judge_tokenizer: Any = None
     #: batch sizes that a compiled UNet has seen
     sizes: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
+    #: the UNet's passes as CUDA graphs (:meth:`for_generation`)
+    replay: Recorded | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.schedule = NoiseSchedule.from_config(dict(self.scheduler.config))
@@ -96,6 +99,8 @@ class Parts:
 
     def to(self, device: torch.device | str) -> Self:
         """Move every part to a device."""
+        if self.replay:
+            self.replay.close()
         for part in self.parts.values():
             part.to(device)
         self.schedule.to(device)

@@ -30,9 +30,10 @@ class Recorded:
     Args:
         function: named tensors on one GPU -> named tensors there. Memory that it keeps for later calls (weights,
             moments) has to stay where it is.
-        stream: where it is recorded, one that the caller computes on; None: a stream of torch's own.
+        stream: where it is recorded, one that the caller computes on; None: a stream of its own.
         kept: shapes whose graphs are held, with the memory of a pass each; of the least recent ones it is given back.
         before: called before something is recorded: other threads should not start anything on the GPU meanwhile.
+        of: the module that the function runs, for who has to know it.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Recorded:
         stream: Any = None,
         kept: int = 1,
         before: Callable[[], None] = lambda: None,
+        of: Any = None,
     ) -> None:
+        self.of = of
         self._function, self.stream, self._kept, self._before = function, stream, kept, before
         self._calls: dict[Any, int] = {}
         self._graphs: OrderedDict[Any, tuple[Any, dict[str, Tensor], dict[str, Tensor]]] = OrderedDict()
@@ -73,9 +76,11 @@ class Recorded:
             self._drop(next(iter(self._graphs)))
         inputs = {name: value.clone() for name, value in tensors.items()}
         graph = torch.cuda.CUDAGraph()
+        # torch's own stream for this would be of the GPU that was the current one first
+        stream = self.stream or torch.cuda.Stream(next(iter(tensors.values())).device)
         try:
             # of this thread alone: another one may copy the next batch meanwhile
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 outputs = self._function(inputs)
         except torch.OutOfMemoryError:
             raise
