@@ -87,6 +87,9 @@ def test_every_part_reaches_the_page(tmp_path):
                       "loss": {"bf16": {"largest": 1e-2, "mean": 2e-3}, "near": {"largest": 9e-1, "mean": 4e-3},
                                "far": {"largest": 1e-2, "mean": 1e-3}, "fp32, other": {"largest": 0, "mean": 0}},
                       "latents_rms": {"bf16": 3e-2, "near": 6e-2, "far": 7e-2}},
+            "replays": row | {"cuda_graph": True, "steps": 10, "replays": 7,
+                              "against": {"kernel by kernel": {"largest": 2e-7, "mean": 1e-7},
+                                          "plain": {"largest": 4e-3, "mean": 3e-3}}},
             "memory": {"rows": [{"batch": 2, "checkpointing": True, "gib": 9.5}], "fits": {"16": [0, 2]}},
             "profile": [row | {"by_kind": {"convolution": 61.5}, "idle_ms": 3.2, "ms_per_step": 133, "kernels": []}],
             "compile": {"first": 71.0, "cached": 22.0},
@@ -98,7 +101,10 @@ def test_every_part_reaches_the_page(tmp_path):
                    "798 TFLOP",
                    "| bf16 | 1.0e-02 | 2.0e-03 | 3.0e-02 |  |", "6.0e-02 | yes |", "7.0e-02 | no |",
                    "0.0e+00 | – | yes |", "Triton's interpreter", "recomputed activations | 9.5", "16 GiB | 0 | 2",
-                   "convolution | 61.5", "**all** | 133.0", "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
+                   "replayed, batch 64: 10 steps from the same weights, 7 of them replays",
+                   "kernel by kernel | 2.0e-07 | 1.0e-07", "eager | 4.0e-03 | 3.0e-03",
+                   "training, bf16, compiled, batch 64", "convolution | 61.5", "**all** | 133.0",
+                   "71 s, 22 s", "Commit abc, torch 9.9"):  # fmt: skip
         assert figure in text, figure
 
 
@@ -183,6 +189,14 @@ def card(monkeypatch):
         take(("compile", arguments[-1]), 50)
         return [25.0]
 
+    def of_replays(systems, row):
+        take(("replays", speed.label(row)), 10)
+        return parts.asdict(row) | {
+            "steps": 10,
+            "replays": 7,
+            "against": {"plain": {"largest": 0.1, "mean": 0.1}},
+        }
+
     def of_profile(systems, row):
         take(("profile", speed.label(row)), 10, RuntimeError("CUPTI"))
 
@@ -197,6 +211,7 @@ def card(monkeypatch):
         "memory_row": of_memory,
         "compile_seconds": of_compilation,
         "profile_step": of_profile,
+        "replay_agreement": of_replays,
         "empty_cache": lambda: None,
     }.items():
         monkeypatch.setattr(speed, name, stub)
@@ -207,9 +222,9 @@ def test_a_rented_gpu_s_minutes(card, tmp_path, capsys):
     """What matters most is measured first, an error costs its own row alone, and nothing is begun that cannot end."""
     out = tmp_path / "speed.json"
     with pytest.raises(SystemExit, match="1"):  # the status tells of what failed
-        speed.all_parts(name="paper", device="cuda", out=out, steps=40, minutes=7.5)
+        speed.all_parts(name="paper", device="cuda", out=out, steps=40, minutes=10.3)
     order = list(dict.fromkeys(what[0] for what in card))
-    assert order == ["train", "profile", "generate", "compile", "agree", "memory"]
+    assert order == ["train", "profile", "replays", "generate", "compile", "agree", "memory"]
     told = json.loads(out.read_text())
     assert [row["loss"] for row in told["train"]["rows"][:2]] == [True, False]
     assert told["compile"] == {"first": 100.0, "cached": 25.0} and "profile" not in told
@@ -298,8 +313,18 @@ def test_the_same_mathematics(uncompiled):
     assert found["loss"]["fp32, checkpointing"]["largest"] < 1e-5
     assert 0 < found["loss"]["bf16"]["largest"] < 0.05
     assert 0 < found["latents_rms"]["bf16"] < 0.2
-    for way in ("bf16, fused", "bf16, compiled, fused"):
+    for way in ("bf16, fused", "bf16, fused, replayed", "bf16, compiled, fused, replayed"):
         assert 0 < found["loss"][way]["largest"] < 0.05 and 0 < found["latents_rms"][way] < 0.2
+
+
+def test_the_same_steps_in_other_ways(uncompiled):
+    """From the same weights each time, whatever was trained before."""
+    systems = parts.Systems("tiny", "cpu")
+    row = parts.Training("no", True, 2, True, fused=True)
+    parts.train_row(systems, row, 2, peak=1e9)
+    told = parts.replay_agreement(systems, row, 3)
+    assert told["against"]["kernel by kernel"] == {"largest": 0.0, "mean": 0.0}
+    assert 0 < told["against"]["plain"]["largest"] < 1e-4 and told["replays"] == 0
 
 
 def test_what_fits():

@@ -8,6 +8,7 @@ python data_scripts/benchmarks/speed.py all                      # everything be
 python data_scripts/benchmarks/speed.py train                    # clips/s by precision, compilation, batch, loss
 python data_scripts/benchmarks/speed.py generate                 # seconds for 100 clips
 python data_scripts/benchmarks/speed.py agree                    # is it the same mathematics?
+python data_scripts/benchmarks/speed.py replays                  # and are steps that are replayed the same steps?
 python data_scripts/benchmarks/speed.py memory                   # which batch fits 16, 24, 80 GiB
 python data_scripts/benchmarks/speed.py profile                  # where the time of a step goes
 python data_scripts/benchmarks/speed.py compile                  # seconds to compile, first and later runs
@@ -49,6 +50,7 @@ from speed_parts import (
     memory_row,
     peak_flops,
     profile_step,
+    replay_agreement,
     train_row,
 )
 
@@ -103,7 +105,7 @@ def earlier(out: Path, name: str, device: str) -> dict[str, Any]:
 
 
 #: what the file may hold, of each a command
-PARTS = ("train", "generate", "agree", "memory", "profile", "compile", "count")
+PARTS = ("train", "replays", "generate", "agree", "memory", "profile", "compile", "count")
 
 
 def tell_earlier(out: Path, old: dict[str, Any], parts: Iterable[str]) -> None:
@@ -126,9 +128,10 @@ def bearable(rows: Iterable[Any], device: str, batch: int) -> list[Any]:
     """The rows as they are on a GPU; on a CPU with small batches, and without what only a GPU has."""
     if device != "cpu":
         return list(rows)
-    return list(
-        dict.fromkeys(replace(row, batch=min(row.batch, batch)) for row in rows if row.precision != "tf32")
-    )
+    small = [
+        replace(row, batch=min(row.batch, batch), cuda_graph=False) for row in rows if row.precision != "tf32"
+    ]
+    return list(dict.fromkeys(small))
 
 
 @dataclass
@@ -219,19 +222,32 @@ class Measurement:
         rows = [(n, replace(row, steps=min(row.steps, most_steps))) for n, row in rows]
         self.rows("generate", rows, lambda row: generate_row(self.systems, row, clips, self.peak))
 
-    def profile(self, ways: Iterable[int] = (0, 1)) -> None:
-        """Kernels of an eager step, and of the fastest."""
-        both = bearable((Training("bf16", False, 16, True), TRAINING[0]), self.device, 4)
+    def profile(self, ways: Iterable[int] = (0, 1, 2)) -> None:
+        """Kernels of an eager step of training, of the fastest, and of a step of the fastest sampling."""
+        rows = bearable((Training("bf16", False, 16, True), TRAINING[0], GENERATION[0]), self.device, 4)
         for way in ways:
-            if not self.in_time("profile", both[way]):
+            if not self.in_time("profile", rows[way]):
                 continue
-            with self.going_on(f"profile of {label(both[way])}"):
-                told = profile_step(self.systems, both[way])
+            with self.going_on(f"profile of {label(rows[way])}"):
+                if way == 2 and self.systems.way != rows[way].way:
+                    generate_row(self.systems, replace(rows[way], steps=2), 2, self.peak)
+                told = profile_step(self.systems, rows[way])
                 self.tables.setdefault("profile", {})[way] = told
-                typer.echo(f"{label(both[way])}: {told['ms_per_step']:.1f} ms a step")
+                typer.echo(f"{label(rows[way])}: {told['ms_per_step']:.1f} ms a step")
                 for what, ms in (*told["by_kind"].items(), ("device idle", told["idle_ms"])):
                     typer.echo(f"  {what:<22} {ms:8.1f} ms")
                 self.record("profile", [row for _, row in sorted(self.tables["profile"].items())])
+
+    def replays(self) -> None:
+        """Losses of the fastest way's steps against the same steps in other ways."""
+        (row,) = bearable(TRAINING[:1], self.device, 4)
+        if not self.in_time("replays", row):
+            return
+        with self.going_on("replays"):
+            told = replay_agreement(self.systems, row)
+            for other, value in told["against"].items():
+                typer.echo(f"{label(row)}, against {other}: loss {value['largest']:.2e} at most (relative)")
+            self.record("replays", told)
 
     def memory(self, batches: Iterable[int]) -> None:
         """Peak memory by batch, until one does not fit."""
@@ -347,6 +363,14 @@ def agree(
     run.close()
 
 
+@app.command("replays")
+def replays_command(name: Size = "paper", device: Device = "auto", out: Out = OUT) -> None:
+    """Losses of steps that are compiled and replayed against the same steps in other ways."""
+    run = Measurement(name, device, out, parts=("replays",))
+    run.replays()
+    run.close()
+
+
 @app.command()
 def memory(
     name: Size = "paper",
@@ -407,10 +431,12 @@ def all_parts(
     empty_cache()
     run = Measurement(name, device, out, minutes)
     rows = numbered(TRAINING, run.device, None)
-    run.train(steps, [0, 1])
+    run.train(steps, [0, 1, 2])
     first = run.tables.get("train", {}).get(0, {}).get("first_step_seconds")
     run.profile([1])  # of what is compiled already
+    run.replays()
     run.generate(100, 200, [0, 1, 2])
+    run.profile([2])
     run.compile(first)
     run.agree(100, 4, [way for way, row in AGREEMENT.items() if not row.compile])
     if run.device != "cpu":
@@ -419,7 +445,7 @@ def all_parts(
     run.train(steps, [n for n, row in rows if not row.compile])
     run.generate(100, 200, [n for n, row in numbered(GENERATION, run.device, None) if not row.compile])
     run.profile([0])
-    run.train(steps, [n for n, row in rows if n > 1 and row.compile and not row.lora])
+    run.train(steps, [n for n, row in rows if n > 2 and row.compile and not row.lora])
     run.generate(100, 200, [n for n, row in numbered(GENERATION, run.device, None) if n > 2 and row.compile])
     run.close()
 
@@ -433,7 +459,7 @@ def label(row: Training | Generation) -> str:
     else:
         words += ["with eq. 3"] * row.loss + ["checkpointing"] * row.checkpointing
         words += [f"LoRA of rank {row.lora}"] * bool(row.lora)
-    words += ["fused"] * row.fused
+    words += ["fused"] * row.fused + ["replayed"] * row.cuda_graph
     return ", ".join(words)
 
 

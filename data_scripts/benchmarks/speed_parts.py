@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ from latentclap.memory import GIB, training_footprint
 from latentclap.models import audioldm_unet, random_system, size
 from latentclap.system import FoleySystem
 from latentclap.train import TensorBatches, TrainConfig, TrainingError, train
+from latentclap.train.replay import WARM
 
 LAPS = 3  # timed laps of a row of training
 LAM = 1000.0  # the paper's λ of fine-tuning without a tuning layer
@@ -49,6 +50,8 @@ class Training:
     fused: bool = False
     #: rank of adapters that train instead of the weights; 0: all weights train
     lora: int = 0
+    #: a step is recorded once and replayed; also of what is not compiled, which the loop itself does not do
+    cuda_graph: bool = False
 
     @property
     def way(self) -> tuple[Any, ...]:
@@ -69,29 +72,35 @@ class Generation:
     #: of the 100 clips and the steps, how many are run: a slow way's seconds are scaled up from fewer
     clips: int | None = None
     run: int | None = None
+    #: the UNet's pass is recorded once and replayed
+    cuda_graph: bool = False
 
     @property
     def way(self) -> tuple[Any, ...]:
         """As that of training."""
-        return "generate", self.compile, self.fused, self.batch, self.precision
+        return "generate", self.compile, self.fused, self.batch, self.precision, self.cuda_graph
 
 
 #: neighbours share what is compiled, where it is the same
 TRAINING = (
+    Training("bf16", True, 64, True, fused=True, cuda_graph=True),
+    Training("bf16", True, 64, False, fused=True, cuda_graph=True),
     Training("bf16", True, 64, True, fused=True),
-    Training("bf16", True, 64, False, fused=True),
-    Training("bf16", True, 16, True, fused=True),
-    Training("bf16", True, 64, True, checkpointing=True, fused=True),
+    Training("bf16", False, 64, True, fused=True, cuda_graph=True),
+    Training("bf16", True, 16, True, fused=True, cuda_graph=True),
+    Training("bf16", True, 64, True, checkpointing=True, fused=True, cuda_graph=True),
     Training("bf16", True, 64, True),
     Training("bf16", False, 16, False),
     Training("tf32", False, 16, False),
     Training("no", False, 4, False),
-    Training("bf16", True, 64, True, fused=True, lora=16),
+    Training("bf16", True, 64, True, fused=True, lora=16, cuda_graph=True),
 )
 GENERATION = (
-    Generation("bf16", True, 100, fused=True),
-    Generation("bf16", True, 100, "dpmsolver++", 25, fused=True),
-    Generation("bf16", True, 100, "unipc", 25, fused=True),
+    Generation("bf16", True, 100, fused=True, cuda_graph=True),
+    Generation("bf16", True, 100, "dpmsolver++", 25, fused=True, cuda_graph=True),
+    Generation("bf16", True, 100, "unipc", 25, fused=True, cuda_graph=True),
+    Generation("bf16", False, 1, fused=True, clips=1, run=50, cuda_graph=True),
+    Generation("bf16", False, 1, fused=True, clips=1, run=50),
     Generation("bf16", True, 100, run=20),
     Generation("bf16", False, 20, clips=20, run=20),
     Generation("no", False, 1, clips=2, run=20),
@@ -241,7 +250,7 @@ def run_training(
         system.unet.requires_grad_(True)
     elif not getattr(system.unet, "peft_config", None):
         add_adapters(system.unet, row.lora)
-    if row.fused and not row.compile:
+    if row.fused and not (row.compile or row.cuda_graph):
         speed_up(system.unet)  # the loop does it where it compiles
     task = FinetuneTask(system, loss, LAM if row.loss else 0.0)
     task.frozen = f"rank {row.lora}" if row.lora else ""
@@ -249,16 +258,20 @@ def run_training(
         steps=steps,
         batch_size=row.batch,
         precision=row.precision,
-        compile=row.compile,
+        compile=row.compile or row.cuda_graph,
         checkpointing=row.checkpointing,
         fused=row.fused,
+        cuda_graph=row.cuda_graph,
         log_every=log_every,
         checkpoint_seconds=1e9,
     )
     data = fixed_data(system, max(256, row.batch))
     try:
-        # the full size's checkpoint is 5 GB, which nobody reads here and which takes seconds of a rented GPU
-        with mock.patch("latentclap.train.state.save_checkpoint"):
+        with ExitStack() as changed:
+            # the full size's checkpoint is 5 GB, which nobody reads here and which takes seconds of a rented GPU
+            changed.enter_context(mock.patch("latentclap.train.state.save_checkpoint"))
+            if not row.compile:
+                changed.enter_context(mock.patch.object(torch.nn.Module, "compile"))
             return train(task, data, config, folder, progress=False).history
     finally:
         system.unet.zero_grad(set_to_none=True)
@@ -272,16 +285,19 @@ class Systems:
     def __init__(self, name: str, device: str) -> None:
         self.name, self.device = name, device
         self.way: tuple[Any, ...] | None = None
+        #: the system as it was made; a way may hold a copy of it that is faster
+        self.plain: FoleySystem | None = None
 
     def of(self, *way: Any) -> tuple[FoleySystem, LatentCLAP]:
         """The system of a way of running: the same one for the same way."""
         if way != self.way:
             torch._dynamo.reset()  # or another batch would be compiled for batches of any size
-            self.way, self.held = way, None
+            self.way, self.held, self.plain = way, None, None
             gc.collect()  # accelerate's wrappers hold one another, and with them the weights
             if self.device != "cpu":
                 torch.cuda.empty_cache()
             self.held = bench_system(self.name, self.device) if way else None
+            self.plain = self.held[0] if self.held else None
         return self.held
 
 
@@ -336,19 +352,19 @@ def latents(system: FoleySystem, row: Generation, clips: int, device: str) -> to
 
 
 def generate_row(systems: Systems, row: Generation, clips: int, peak: float) -> dict[str, Any]:
-    """Seconds for ``clips`` clips, after a warm-up of two steps in the same shapes."""
+    """Seconds for ``clips`` clips, after a warm-up of a few steps in the same shapes."""
     device, run = systems.device, replace(row, steps=min(row.run or row.steps, row.steps))
     held = min(row.clips or clips, clips)
     system, phi = systems.of(*row.way)
     flops = 2 * forward_flops(system) * row.steps * clips  # twice: guidance
-    if (row.compile or row.fused) and system.unet._compiled_call_impl is None:
+    if (row.compile or row.fused) and system is systems.plain:
         if row.fused:
-            system = system.for_generation(compile=row.compile)
+            system = system.for_generation(compile=row.compile, cuda_graph=row.cuda_graph)
         else:
             system.unet.compile(dynamic=False)
-        systems.held = system, phi
+        systems.held, systems.plain = (system, phi), None
     begin = time.perf_counter()
-    latents(system, replace(row, steps=2), min(held, row.batch), device)
+    latents(system, replace(row, steps=WARM + 1), min(held, row.batch), device)
     wait(device)
     first, begin = time.perf_counter() - begin, time.perf_counter()
     latents(system, run, held, device)
@@ -368,8 +384,9 @@ AGREEMENT = {
     "fp32": Training("no", False, 4, True),
     "bf16": Training("bf16", False, 4, True),
     "bf16, fused": Training("bf16", False, 4, True, fused=True),
+    "bf16, fused, replayed": Training("bf16", False, 4, True, fused=True, cuda_graph=True),
     "fp32, checkpointing": Training("no", False, 4, True, checkpointing=True),
-    "bf16, compiled, fused": Training("bf16", True, 4, True, fused=True),
+    "bf16, compiled, fused, replayed": Training("bf16", True, 4, True, fused=True, cuda_graph=True),
 }
 
 
@@ -395,7 +412,7 @@ def agreement(
         if not row.checkpointing:
             system, _ = bench_system(name, device)
             if row.fused:
-                system = system.for_generation(compile=row.compile)
+                system = system.for_generation(compile=row.compile, cuda_graph=row.cuda_graph)
             made[label] = latents(
                 system, Generation(row.precision, row.compile, 2, steps=25), 2, device
             ).float()
@@ -413,6 +430,39 @@ def agreement(
                 if way != "fp32"
             },
         }
+
+
+def replay_agreement(systems: Systems, row: Training, steps: int = WARM + 7) -> dict[str, Any]:
+    """Losses of a row's own steps, most of them replays, beside those of other ways, from the same weights.
+
+    The ways are the same step started kernel by kernel, and plain autocast in diffusers' own UNet.
+    """
+    system, phi = systems.of(*row.way)
+    parameters = list(system.unet.parameters())
+    first = [p.detach().clone() for p in parameters]
+    ways = {
+        "as it is": row,
+        "kernel by kernel": replace(row, cuda_graph=False),
+        "plain": Training(row.precision, False, row.batch, row.loss, row.checkpointing),
+    }
+    losses = {}
+    for label, way in ways.items():
+        with torch.no_grad():
+            for p, value in zip(parameters, first, strict=True):
+                p.copy_(value)
+        with tempfile.TemporaryDirectory() as folder:
+            history = run_training(system, phi, way, steps, Path(folder))
+        losses[label] = np.array([line["loss"] for line in history])
+    off = {label: np.abs(losses["as it is"] / other - 1) for label, other in losses.items()}
+    return asdict(row) | {
+        "steps": steps,
+        "replays": max(0, steps - WARM) if row.cuda_graph else 0,
+        "against": {
+            label: {"largest": float(v.max()), "mean": float(v.mean())}
+            for label, v in off.items()
+            if label != "as it is"
+        },
+    }
 
 
 def memory_row(name: str, device: str, batch: int, checkpointing: bool) -> dict[str, Any]:
@@ -464,36 +514,75 @@ def kind(kernel: str) -> str:
     return next((k for k, words in KINDS if any(word in name for word in words)), "pointwise and fused")
 
 
-def profile_step(systems: Systems, row: Training, steps: int = 5) -> dict[str, Any]:
+def profile_step(systems: Systems, row: Training | Generation, steps: int = 5) -> dict[str, Any]:
     """Time of kernels by kind, ms a step, and what the device was not busy with: gaps between launches."""
     from torch.profiler import ProfilerActivity, profile
 
     gpu = systems.device != "cpu"
+    activity = ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU
+    if isinstance(row, Generation):
+        return _profile_sampling(systems, row, activity, steps)
     system, phi = systems.of(*row.way)
     with tempfile.TemporaryDirectory() as folder:
         run_training(system, phi, row, 3, Path(folder) / "warm")
         history = run_training(system, phi, row, 4 * steps, Path(folder) / "timed", log_every=2 * steps)
-        with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as prof:
-            run_training(system, phi, row, steps, Path(folder) / "profiled", log_every=steps)
+        # a step that is replayed has to be recorded first; what those steps take is taken off
+        ahead = WARM + 1 if row.cuda_graph else 0
+        runs = []
+        for count in (ahead, ahead + steps) if ahead else (steps,):
+            with profile(activities=[activity]) as prof:
+                run_training(system, phi, row, count, Path(folder) / f"profiled{count}", log_every=count)
+            runs.append(prof)
     # the profiler slows the processor down: what a step takes is measured without it
     wall = 1000 * (history[-1]["seconds"] - history[-2]["seconds"]) / (2 * steps)
+    return asdict(row) | _kernels(runs[-1], gpu, steps, wall, without=runs[0] if ahead else None)
+
+
+def _profile_sampling(systems: Systems, row: Generation, activity: Any, steps: int) -> dict[str, Any]:
+    """The same of a sampling step; of what :func:`generate_row` left."""
+    from torch.profiler import profile
+
+    gpu = systems.device != "cpu"
+    system, _ = systems.of(*row.way)
+    walls = []
+    for count in (steps, 4 * steps, 8 * steps):  # the first to warm up
+        wait(systems.device)
+        begin = time.perf_counter()
+        latents(system, replace(row, steps=count), row.batch, systems.device)
+        wait(systems.device)
+        walls.append(time.perf_counter() - begin)
+    with profile(activities=[activity]) as prof:
+        latents(system, replace(row, steps=steps), row.batch, systems.device)
+        wait(systems.device)
+    return asdict(row) | _kernels(prof, gpu, steps, 1000 * (walls[2] - walls[1]) / (4 * steps))
+
+
+def _kernels(prof: Any, gpu: bool, steps: int, wall: float, *, without: Any = None) -> dict[str, Any]:
+    """A profile as times by kind and the longest kernels, ms a step; less those of another profile."""
+    off = {event.key: event for event in without.key_averages()} if without else {}
     times: dict[str, float] = {}
     kernels = []
     for event in prof.key_averages():
-        ms = (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1000 / steps
+        ms, calls = _spent(event, gpu), event.count
+        if other := off.get(event.key):
+            ms, calls = max(0.0, ms - _spent(other, gpu)), max(0, calls - other.count)
         if ms and "dtoh" not in event.key.lower():  # reading the losses at the end is not the step's
-            times[kind(event.key)] = times.get(kind(event.key), 0.0) + ms
-            kernels.append(
-                {"name": event.key[:100], "kind": kind(event.key), "ms": ms, "calls": event.count / steps}
-            )
+            name = kind(event.key)
+            times[name] = times.get(name, 0.0) + ms / steps
+            kernels.append({"name": event.key[:100], "kind": name, "ms": ms / steps, "calls": calls / steps})
     kernels.sort(key=lambda k: -k["ms"])
     busy = sum(times.values())
-    return asdict(row) | {
+    return {
         "ms_per_step": wall,
         "by_kind": dict(sorted(times.items(), key=lambda item: -item[1])),
         "idle_ms": max(0.0, wall - busy),
         "kernels": kernels[:40],
     }
+
+
+def _spent(event: Any, gpu: bool) -> float:
+    """Milliseconds of an operation itself."""
+    return (event.self_device_time_total if gpu else event.self_cpu_time_total) / 1000
 
 
 def compile_seconds(

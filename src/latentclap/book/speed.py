@@ -52,6 +52,7 @@ def _words(row: Mapping[str, Any]) -> str:
     words += ["recomputed activations"] * bool(row.get("checkpointing"))
     words += [f"LoRA of rank {row.get('lora')}"] * bool(row.get("lora"))
     words += ["fused"] * bool(row.get("fused"))
+    words += ["replayed"] * bool(row.get("cuda_graph"))
     return ", ".join(words)
 
 
@@ -190,6 +191,21 @@ def _agree(told: Mapping[str, Any]) -> list[str]:
     return [table(head, rows), *told_apart]
 
 
+def _replays(told: Mapping[str, Any]) -> list[str]:
+    names = {"kernel by kernel": "the same, started kernel by kernel", "plain": "diffusers' own UNet, eager"}
+    rows = [
+        (names.get(way, way), f"{value['largest']:.1e}", f"{value['mean']:.1e}")
+        for way, value in told["against"].items()
+    ]
+    head = (
+        f"{_words(told)}, batch {told['batch']}: {told['steps']} steps from the same weights, {told['replays']} of"
+        " them replays; against",
+        "loss, largest relative difference",
+        "loss, mean difference",
+    )
+    return [table(head, rows)]
+
+
 _NO_KERNELS = (
     "On a CPU the fused UNet takes torch's own operators in the place of its kernels, which the tests compare with"
     " double precision by Triton's interpreter."
@@ -208,7 +224,8 @@ def _memory(told: Mapping[str, Any]) -> list[str]:
 
 def _profile(told: Sequence[Mapping[str, Any]]) -> list[str]:
     kinds = list(dict.fromkeys(kind for row in told for kind in row["by_kind"]))
-    head = ("ms a step", *(f"{_words(row)}, batch {row['batch']}" for row in told))
+    names = [("generation, " if "sampler" in row else "training, ") + _words(row) for row in told]
+    head = ("ms a step", *(f"{name}, batch {row['batch']}" for name, row in zip(names, told, strict=True)))
     rows = [(kind, *(f"{row['by_kind'].get(kind, 0.0):.1f}" for row in told)) for kind in kinds]
     rows += [("idle", *(f"{row['idle_ms']:.1f}" for row in told))]
     rows += [("**all**", *(f"{row['ms_per_step']:.1f}" for row in told))]
@@ -227,6 +244,7 @@ PARTS: dict[str, Callable[[Any], list[str]]] = {
     "train": _train,
     "generate": _generate,
     "agree": _agree,
+    "replays": _replays,
     "memory": _memory,
     "profile": _profile,
     "compile": _compile,
