@@ -68,15 +68,23 @@ def test_the_page_s_tables_follow_from_the_file(tmp_path):
     assert cost_tables(tmp_path / "rates.json", tmp_path / "again.md").read_text() != text
 
 
-def test_our_own_rates_stand_beside(tmp_path):
-    record = ROOT / "book/runs/speed_h200.json"
+@pytest.mark.parametrize("name", ["speed_h100.json", "speed_h200.json"])
+def test_our_own_rates_stand_beside(tmp_path, name):
+    """Of a record without generation, training alone."""
+    record = ROOT / "book/runs" / name
     told = read_json(record)
     fastest = max(row["clips_per_second"] for row in told["train"]["rows"])
     text = cost_tables(ROOT / "book/runs/rates.json", tmp_path / "cost.md", speed=[record]).read_text()
     row = next(line for line in text.splitlines() if line.startswith(f"| {told['device']}"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    trained = table_1(load_profile("paper"), read_json(ROOT / "book/runs/rates.json")["dev_clips"]).trained
-    assert cells[2:4] == [f"{fastest:.0f}", f"{trained / fastest / 3600:.1f}"]
+    work = table_1(load_profile("paper"), read_json(ROOT / "book/runs/rates.json")["dev_clips"])
+    seconds = min(
+        (r["seconds"] for r in told.get("generate", {}).get("rows", ()) if r["sampler"] == "ddim"),
+        default=None,
+    )
+    made = ["–", "–"] if seconds is None else [f"{seconds:.1f}", f"{work.generated * seconds / 360000:.1f}"]
+    assert cells[2:6] == [f"{fastest:.0f}", made[0], f"{work.trained / fastest / 3600:.1f}", made[1]]
+    assert (seconds is None) == (name == "speed_h200.json")
 
 
 def test_hours_of_the_machine_at_hand(tmp_path):

@@ -90,17 +90,20 @@ def test_every_part_reaches_the_page(tmp_path):
             "replays": row | {"cuda_graph": True, "steps": 10, "replays": 7,
                               "against": {"kernel by kernel": {"largest": 2e-7, "mean": 1e-7},
                                           "plain": {"largest": 4e-3, "mean": 3e-3}}},
-            "memory": {"rows": [{"batch": 2, "checkpointing": True, "gib": 9.5}], "fits": {"16": [0, 2]}},
+            "memory": {"rows": [{"batch": 2, "checkpointing": True, "gib": 9.5}],
+                       "fits": {"16": [0, 2], "24": [8, None]}},
             "profile": [row | {"by_kind": {"convolution": 61.5}, "idle_ms": 3.2, "ms_per_step": 133, "kernels": []}],
             "compile": {"first": 71.0, "cached": 22.0},
         },
     )  # fmt: skip
     text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
-    for figure in ("### Some card, before: audioldm", "In laps.",
+    assert "Before: some card" in text
+    for figure in ("**Some card, before: audioldm", "In laps.",
                    "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
                    "798 TFLOP",
                    "| bf16 | 1.0e-02 | 2.0e-03 | 3.0e-02 |  |", "6.0e-02 | yes |", "7.0e-02 | no |",
                    "0.0e+00 | – | yes |", "Triton's interpreter", "recomputed activations | 9.5", "16 GiB | 0 | 2",
+                   "24 GiB | 8 | – |", "The first step of what is compiled took 60 s",
                    "replayed, batch 64: 10 steps from the same weights, 7 of them replays",
                    "kernel by kernel | 2.0e-07 | 1.0e-07", "eager | 4.0e-03 | 3.0e-03",
                    "training, bf16, compiled, batch 64", "convolution | 61.5", "**all** | 133.0",
@@ -335,6 +338,7 @@ def test_what_fits():
         {"batch": 8, "checkpointing": True, "gib": 14.0},
     ]
     assert parts.fitting(rows, (16, 24)) == {"16": [2, 8], "24": [4, 8]}
+    assert parts.fitting(rows[:3], (4, 16)) == {"4": [0, None], "16": [2, None]}
 
 
 @pytest.mark.parametrize(

@@ -476,21 +476,17 @@ def memory_row(name: str, device: str, batch: int, checkpointing: bool) -> dict[
 
 
 def fitting(rows: list[dict[str, Any]], sizes: Iterable[int] = CARDS, spare: float = 1.0) -> dict:
-    """Memory in GiB -> the largest measured batch that leaves ``spare`` GiB: (without, with checkpointing)."""
-    return {
-        str(held): [
-            max(
-                (
-                    r["batch"]
-                    for r in rows
-                    if r["gib"] and r["checkpointing"] is way and r["gib"] <= held - spare
-                ),
-                default=0,
-            )
-            for way in (False, True)
-        ]
-        for held in sizes
-    }
+    """Memory in GiB -> the largest measured batch that leaves ``spare`` GiB: (without, with checkpointing).
+
+    None for a way of which nothing was measured.
+    """
+
+    def largest(held: float, way: bool) -> int | None:
+        of_way = [r for r in rows if r["checkpointing"] is way]
+        fit = [r["batch"] for r in of_way if r["gib"] and r["gib"] <= held - spare]
+        return max(fit, default=0) if of_way else None
+
+    return {str(held): [largest(held, way) for way in (False, True)] for held in sizes}
 
 
 #: where a kernel's time goes in the table, by words in its name; the first that fits counts

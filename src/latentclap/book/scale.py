@@ -46,7 +46,7 @@ def cost_tables(
     }
     # the answer first, then what it is made of
     parts = [_hours(told, work, chosen)]
-    parts += [_own(speed, work)] * bool(speed)
+    parts += [_own(speed, work, chosen.generate.steps)] * bool(speed)
     parts += [_here(own, built)] if own else []
     parts += [_work(work, chosen, clips), _rates(told), _published(told)]
     write_text(out, "\n\n".join(parts) + "\n")
@@ -115,26 +115,45 @@ def _hours(told: Mapping[str, Any], work: Mapping[str, Work], profile: Profile) 
     return f"### GPU-hours\n\n{table(('part', *columns), rows)}"
 
 
-def _own(records: Sequence[str | Path], work: Mapping[str, Work]) -> str:
+def _own(records: Sequence[str | Path], work: Mapping[str, Work], steps: int) -> str:
     rows = []
     for path in records:
         told = _read(path, ("size", "device", "commit"))
-        if told["size"] != "paper":
+        if told["size"] != "paper" or "when" in told:  # of an earlier state of the code
             continue
-        rates = [
-            r["clips_per_second"] for r in told.get("train", {}).get("rows", ()) if r.get("clips_per_second")
+        rates = _best(told, "train", "clips_per_second")
+        if not rates:
+            continue
+        sampled = _best(told, "generate", "seconds")
+        ddim = [r["seconds"] for r in sampled if (r["sampler"], r["steps"]) == ("ddim", steps)]
+        fastest, seconds = max(r["clips_per_second"] for r in rates), min(ddim, default=None)
+        spent = [
+            cell
+            for w in work.values()
+            for cell in (
+                f"{w.trained / fastest / 3600:.1f}",
+                "–" if seconds is None else f"{w.generated * seconds / 100 / 3600:.1f}",
+            )
         ]
-        if rates:
-            spent = [f"{w.trained / max(rates) / 3600:.1f}" for w in work.values()]
-            rows.append((told["device"], told["commit"][:7], f"{max(rates):.0f}", *spent))
+        made = "–" if seconds is None else f"{seconds:.1f}"
+        rows.append((told["device"], told["commit"][:7], f"{fastest:.0f}", made, *spent))
     head = (
         "device",
         "commit",
-        "training, clips per second, fastest row",
-        *(f"{name}: fine-tuning, hours" for name in work),
+        "training, clips per second",
+        "100 clips, seconds",
+        *(f"{name}: {what}" for name in work for what in ("fine-tuning, hours", "generation, hours")),
     )
-    text = "From the records of `data_scripts/benchmarks/speed.py` on the page on [one GPU](gpu.md), training alone:"
+    text = (
+        "From the records of `data_scripts/benchmarks/speed.py` on the page on [one GPU](gpu.md), the fastest row of"
+        f" each; generation by {steps} DDIM steps, and without the post-filter:"
+    )
     return f"### By this repository's own benchmark\n\n{text}\n\n{table(head, rows)}"
+
+
+def _best(told: Mapping[str, Any], part: str, figure: str) -> list[Mapping[str, Any]]:
+    """A part's rows that have a figure."""
+    return [row for row in told.get(part, {}).get("rows", ()) if row.get(figure)]
 
 
 def _published(told: Mapping[str, Any]) -> str:

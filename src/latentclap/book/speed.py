@@ -14,6 +14,8 @@ from latentclap.files import read_json, write_text
 def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/speed.md") -> Path:
     """Write a section per record, each with the parts that were measured there.
 
+    A record that says "when" is of an earlier state of the code: it comes last, folded.
+
     Args:
         records: JSON files of speed.py.
         out: the Markdown file to write.
@@ -21,23 +23,37 @@ def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/
     Raises:
         InputError: a file is absent or of another kind.
     """
-    write_text(out, "\n\n".join(text for path in records for text in _record(Path(path))) + "\n")
+    now, before = [], []
+    for path in records:
+        told = _read(Path(path))
+        text = "\n\n".join(_record(told))
+        if "when" in told:
+            title = f"{told['when'][0].upper()}{told['when'][1:]}: {told['device']}"
+            before.append(f"::::{{dropdown}} {title}\n{text}\n::::")
+        else:
+            now.append(text)
+    write_text(out, "\n\n".join([*now, *before]) + "\n")
     return Path(out)
 
 
-def _record(path: Path) -> list[str]:
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     told = read_json(path)
-    parts = [name for name in PARTS if isinstance(told, dict) and name in told]
-    if not parts or "size" not in told:
+    if not isinstance(told, dict) or "size" not in told or not any(name in told for name in PARTS):
         raise InputError(f"{path}: no part of speed.py's in it; it is another kind of file")
+    return told
+
+
+def _record(told: Mapping[str, Any]) -> list[str]:
     size = "audioldm-m-full's architecture" if told["size"] == "paper" else f"size {told['size']}"
     device = told["device"][0].upper() + told["device"][1:] + (f", {told['when']}" if "when" in told else "")
     if device == "Any, by counting":
         device = "Counted, not run"
-    text = [f"### {device}: {size}, random weights"]
-    for name in parts:
+    title = f"{device}: {size}, random weights"
+    # a heading would not lie within what is folded
+    text = [f"**{title}**" if "when" in told else f"### {title}"]
+    for name in (name for name in PARTS if name in told):
         text += PARTS[name](told[name])
     if "note" in told:
         text.append(told["note"])
@@ -117,7 +133,9 @@ def _train(told: Mapping[str, Any]) -> list[str]:
         if any("range" in row for row in told["rows"])
         else "One lap a row: differences of a few per cent, such as with and without eq. 3, mean nothing."
     )
-    return [table(head, rows), f"{laps} {_peak(told)}"]
+    first = max((row.get("first_step_seconds", 0.0) for row in told["rows"] if row["compile"]), default=0.0)
+    compiling = f" The first step of what is compiled took {first:.0f} s." if first else ""
+    return [table(head, rows), f"{laps} {_peak(told)}{compiling}"]
 
 
 def _rate(row: Mapping[str, Any]) -> str:
@@ -215,7 +233,10 @@ _NO_KERNELS = (
 def _memory(told: Mapping[str, Any]) -> list[str]:
     ways = {False: "", True: "recomputed activations"}
     rows = [(str(r["batch"]), ways[r["checkpointing"]], _gib(r["gib"])) for r in told["rows"]]
-    fits = [(f"{card} GiB", *map(str, pair)) for card, pair in told["fits"].items()]
+    fits = [
+        (f"{card} GiB", *("–" if batch is None else str(batch) for batch in pair))
+        for card, pair in told["fits"].items()
+    ]
     return [
         table(("batch", "way", "peak GiB"), rows),
         table(("card", "largest batch", "with recomputed activations"), fits),
