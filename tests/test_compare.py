@@ -926,7 +926,7 @@ class TestCommand:
         sounds(tmp_path / "a", ["wind", "x & <y>"], 4, 7)
         (tmp_path / "a" / "wind" / "02.wav").write_text("no sound")
         said = refused(f"a={tmp_path / 'a'}", "-r", folders / "real", "-o", tmp_path / "o", "--neighbours", 2)
-        assert "wind/02.wav: cannot be read as sound" in said and not (tmp_path / "o").exists()
+        assert "wind/02.wav: unreadable, cannot be read as sound" in said and not (tmp_path / "o").exists()
 
     def test_clips_of_a_rate_that_no_player_knows(self, tmp_path):
         """MP3 ends at 48 kHz: after all was measured, the page failed."""

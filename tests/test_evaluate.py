@@ -165,11 +165,15 @@ def test_bad_folder_is_one_line(sides, tmp_path):
         ({"rain": []}, {"rain": [np.ones(16_000)]}, "generated rain: no clips"),
         ({"rain": [np.ones(16_000)] * 2}, {"dog_bark": [np.ones(16_000)]}, "reference: nothing|has no rain"),
         ({"rain": [np.full(16_000, np.nan)]}, {"rain": [np.ones(16_000)]}, "generated rain: clip 0: .*NaN"),
-        ({"rain": [np.ones(16_000)]}, {"rain": [np.sin(np.arange(32_000))]}, "rain: 1 clip"),
+        (
+            {"rain": [np.ones(16_000)]},
+            {"rain": [np.sin(np.arange(32_000))]},
+            r"rain: 1 clip: .* at least 2 \(or none: --n-boot 0, in Python n_boot=0\)",
+        ),
         (
             {"rain": sounds(2, 0, 0)},
             {"rain": [np.ones(32_000)]},
-            r"rain: no reference clip has a sound \(1 silent",
+            "reference: rain: its one clip is silent; real clips need a sound: give others",
         ),
         ({"Zap": [], "zap": []}, {"zap": []}, "generated: Zap and zap are one class, zap: rename"),
     ],
@@ -413,6 +417,16 @@ def test_every_figure_is_in_its_place_in_record_and_text():
     rows = {line[:22].strip(): line[22:].split() for line in failing.text().splitlines()}
     assert (rows["class"][-1], rows["rain"][-1], rows["keyboard"][-1]) == ("silent", "0", "3")
     assert failing.silence() == ["silent generated clips are measured like any other: keyboard 3 of 4"]
+
+
+def test_a_long_name_shifts_no_row():
+    names = ["rain", "a_class_with_a_name_of_more_than_22_letters"]
+    made = EvalResult("name", {name: estimate(2, [1, 2, 3]) for name in names}, silent={"rain": 1})
+    lines = made.text().splitlines()[:-1]
+    wide = len(names[1])
+    assert [line[:wide].rstrip() for line in lines] == ["class", *names, "average", "std. over classes"]
+    assert {len(line) for line in lines[:3]} == {wide + 61} and lines[1][wide : wide + 9] == "    2.000"
+    assert lines[3].index("2.000") == lines[2].index("2.000") == wide + 4
 
 
 def test_what_published_figures_were_made_with():

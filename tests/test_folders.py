@@ -98,16 +98,52 @@ class TestFinding:
         sounds(tmp_path, ["zap"], 3, 2)
         assert {cls: len(files) for cls, files in clips_in_folder(tmp_path).items()} == {"rain": 2, "zap": 3}
 
-    def test_copies_are_a_fault_of_generated_clips_alone(self, tmp_path):
-        sound(tmp_path / "rain" / "a.wav", 0, seconds=SECONDS)
-        sound(tmp_path / "rain" / "b.wav", 0, seconds=SECONDS)
-        with pytest.raises(InputError, match="duplicate"):
+    @pytest.mark.parametrize(
+        ("place", "cls", "left"), [("rain", "rain", 1), ("zap", "zap", 2), ("", "clips", 2)]
+    )
+    def test_copies_are_a_fault_of_generated_clips_alone(self, tmp_path, place, cls, left):
+        """Real ones of one's own classes count, as they did in every figure so far; silence is no copy."""
+        sound(tmp_path / place / "a.wav", 0, seconds=SECONDS)
+        sound(tmp_path / place / "b.wav", 0, seconds=SECONDS)
+        for name in ("x", "y"):
+            silence(tmp_path / place / f"{name}.wav")
+        says = (
+            r"1 problem \(1 duplicate\), 3 usable clips; first: .*b\.wav: duplicate, same samples as .*a\.wav"
+        )
+        with pytest.raises(InputError, match=says):
             clips_in_folder(tmp_path)
-        assert len(clips_in_folder(tmp_path, duplicates_ok=True)["rain"]) == 1
+        assert len(clips_in_folder(tmp_path, duplicates_ok=True)[cls]) == left + 2
+
+    def test_a_copy_in_another_class_is_one_too(self, tmp_path):
+        sound(tmp_path / "rain/a.wav", 0, seconds=SECONDS)
+        sound(tmp_path / "zap/b.wav", 0, seconds=SECONDS)
+        with pytest.raises(
+            InputError, match=r"zap/b\.wav: duplicate, .* rain/a\.wav, which is of class rain"
+        ):
+            clips_in_folder(tmp_path)
+
+    def test_all_bad_files_are_told_at_once_before_any_is_embedded(self, sides, monkeypatch):
+        """Those of one's own classes came one a run, after the embedding of others."""
+        monkeypatch.setattr("latentclap.evaluate.embed_clips", None)
+        monkeypatch.setattr("latentclap.compare.run.embed_clips", None)
+        made, real = sides / "made", sides / "real"
+        sounds(made, ["zap"], 12, 5)
+        sounds(real, ["zap", "not made"], 4, 6)
+        for i in range(9):
+            (made / f"zap/{i:02d}.wav").write_text("no sound")
+        (made / "rain/00.wav").write_text("no sound")
+        (real / "not made/00.wav").write_text("no sound")
+        names = ", ".join(f"zap/{i:02d}.wav" for i in range(1, 8))
+        for command in (("evaluate", made, real), ("compare", f"a={made}", "-r", real, "-o", sides / "o")):
+            says = refused(*command)
+            assert (
+                f"{made}: 10 problems (10 unreadable), 12 usable clips; first: zap/00.wav: unreadable" in says
+            )
+            assert says.endswith(f"; also {names} and 2 more; mend or remove such files")
 
     def test_a_name_that_is_no_text_or_has_no_letter(self, tmp_path):
         sound(tmp_path / "caf\udce9" / "x.wav", 0)
-        sound(tmp_path / "++" / "x.wav", 0)
+        sound(tmp_path / "++" / "x.wav", 1)
         assert list(clips_in_folder(tmp_path)) == ["++", "caf_xe9"]
 
     def test_seven_classes_and_others_lie_beside_each_other(self, tmp_path):
@@ -141,7 +177,7 @@ class TestFinding:
             clips_in_folder(tmp_path)
         (tmp_path / "loose.wav").unlink()
         (tmp_path / "wind" / "x.m4a").touch()
-        with pytest.raises(InputError, match=r"x\.m4a: cannot be decoded \(1 such"):
+        with pytest.raises(InputError, match=r"x\.m4a: unreadable, \.m4a cannot be decoded"):
             clips_in_folder(tmp_path)
 
 
@@ -239,6 +275,61 @@ class TestNames:
         )
         shutil.rmtree(made / "keybord")
         assert refused("evaluate", made, real).endswith("give a class one name in all folders")
+
+    def test_a_bad_file_of_a_class_that_nobody_made_is_not_read(self, sides):
+        sounds(sides / "real", ["not made"], 2, 6)
+        (sides / "real/not made/00.wav").write_text("no sound")
+        assert set(told(sides, sides / "made", sides / "real")[0]["classes"]) == {"keyboard", "rain"}
+        with pytest.raises(InputError, match=r"not made/00\.wav: unreadable"):
+            clips_in_folder(sides / "real")
+
+    @pytest.mark.parametrize("cls", ["rain", "DoorSlam"])
+    def test_a_class_without_a_sound_is_told_with_where_some_are(self, tmp_path, cls):
+        """It was said that the folder is not there."""
+        made = sounds(tmp_path / "made", [cls, "keyboard"], 3, 1, seconds=SECONDS)
+        real = sounds(tmp_path / "real", ["keyboard"], 3, 2, seconds=SECONDS)
+        (real / cls).mkdir()
+        key = {"rain": "rain", "DoorSlam": "door_slam"}[cls]
+        says = f"{real} has no sounds of {key} ({real / cls} is empty); it has keyboard, and "
+        for command in (("evaluate", made, real), ("compare", f"a={made}", "-r", real, "-o", tmp_path / "o")):
+            assert says in refused(*command)
+        sides = tmp_path / "sides"
+        sounds(sides / "dev", [cls, "keyboard"], 3, 3, seconds=SECONDS)
+        sounds(sides / "eval", ["keyboard"], 3, 4, seconds=SECONDS)
+        says = refused("evaluate", made, sides)
+        assert (
+            f"{sides} has no sounds of {key} (those in {sides / 'dev' / cls} are not measured); it has"
+            in says
+        )
+        sounds(made, ["gong"], 3, 5)
+        assert f"{sides} has no gong, and no sounds of {key} (those in " in refused("evaluate", made, sides)
+
+    @pytest.mark.parametrize("cls", ["rain", "DoorSlam"])
+    def test_an_empty_folder_of_a_class_that_the_reference_has_is_an_error(self, tmp_path, cls):
+        """Of one's own classes it was a warning, and a system was measured by its other classes."""
+        made = sounds(tmp_path / "made", ["keyboard"], 3, 1, seconds=SECONDS)
+        real = sounds(tmp_path / "real", ["keyboard", cls], 3, 2, seconds=SECONDS)
+        (made / cls).mkdir()
+        for command in (("evaluate", made, real), ("compare", f"a={made}", "-r", real, "-o", tmp_path / "o")):
+            says = refused(*command)
+            assert f"{made / cls}: no sound in it" in says or f"{made}: 1 problem (1 empty class)" in says
+        with pytest.raises(InputError, match=r"no sound in it|1 empty class"):
+            evaluate(made, real, n_boot=0)
+
+    @pytest.mark.parametrize("cls", ["rain", "DoorSlam"])
+    def test_one_of_the_reference_that_nobody_made_is_of_no_account(self, tmp_path, cls):
+        made = sounds(tmp_path / "made", ["keyboard"], 3, 1, seconds=SECONDS)
+        real = sounds(tmp_path / "real", ["keyboard"], 3, 2, seconds=SECONDS)
+        (real / cls).mkdir()
+        assert set(told(tmp_path, made, real)[0]["classes"]) == {"keyboard"}
+
+    def test_sides_are_no_folders_to_be_meant(self, tmp_path):
+        """The very side that was measured was recommended."""
+        made = tmp_path / "split"
+        for side, seed in (("dev", 1), ("eval", 2)):
+            sounds(made / side, ["keyboard", "gong"], 3, seed, seconds=SECONDS)
+        real = sounds(tmp_path / "real", ["keyboard"], 3, 3, seconds=SECONDS)
+        assert refused("evaluate", made, real).endswith(": give a class one name in all folders")
 
     def test_the_folder_above_and_sounds_in_no_folder(self, sides):
         made, real = sides / "made", sides / "real"
@@ -344,10 +435,12 @@ class TestSilence:
         made = sounds(tmp_path / "made", [cls], 4, 1, seconds=SECONDS)
         for i in range(4):
             silence(tmp_path / "real" / cls / f"{i}.wav")
-        says = f"{cls}: no reference clip has a sound (4 silent): nothing can be near silence"
-        assert says == refused("evaluate", made, tmp_path / "real")
+        told = f"{tmp_path / 'real'}: {cls}: its 4 clips are all silent; real clips need a sound: give others, or"
+        told += " leave the class out of all folders"
+        assert told == refused("evaluate", made, tmp_path / "real")
+        with pytest.raises(InputError, match=f"^{tmp_path}/real: {cls}: its 4 clips are all silent"):
+            evaluate(made, tmp_path / "real", n_boot=0)
         options = ("-r", tmp_path / "real", "-o", tmp_path / "o", "--neighbours", 1)
-        told = f"{tmp_path / 'real'}: {cls}: its 4 clips are all silent; real clips need a sound"
         assert told == refused("compare", f"a={made}", *options) and not (tmp_path / "o").exists()
 
     @pytest.mark.parametrize(

@@ -67,17 +67,23 @@ def evaluate(
 
     stats = load_stats(reference) if reference.suffix == ".npz" else None
     from latentclap import evaluate as evaluation  # needs torch
-    from latentclap.evaluate.folders import by_class, check_partners, sounds_by_folder
+    from latentclap.evaluate.clips import check_sound
+    from latentclap.evaluate.folders import by_class, sounds_by_folder
+    from latentclap.evaluate.partners import check_empty, check_partners
     from latentclap.scan.layout import unused
 
     clips = sounds_by_folder(generated)  # by the names of the folders, which deal the draws
     classes = list(by_class(clips, generated))
-    real = by_class(stats or sounds_by_folder(reference, duplicates_ok=True), reference, like=clips)
+    found = stats or sounds_by_folder(reference, duplicates_ok=True, measured=clips)
+    real = by_class(found, reference, like=clips)
     check_partners(classes, generated, list(real), reference)
+    check_empty(generated, classes, list(real), reference)
     real = {cls: real[cls] for cls in classes}
     embed = load_embedding(name, vggish, lambda: load_system(model or "mini", device), device)
     ours = _embed(clips, embed, seconds, quiet)
     theirs = real if stats else _embed(real, embed, seconds, quiet)
+    for cls, told in theirs.items():
+        check_sound(told, f"{reference}: {cls}")
     result = evaluation.evaluate(ours, theirs, embed, n_boot=n_boot, seed=seed, seconds=seconds)
     result.settings["device"] = embedded_on(embed)
     try:  # first of all, for whoever reads the first lines may close the pipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -14,6 +15,12 @@ def plural(number: int, noun: str, many: str = "") -> str:
         many: of several, where that is not ``noun`` with an s.
     """
     return f"{number} {noun if number == 1 else many or noun + 's'}"
+
+
+def few(names: Iterable[str]) -> str:
+    """Up to seven names, and how many more there are."""
+    told = list(names)
+    return ", ".join(told[:7]) + (f" and {len(told) - 7} more" if len(told) > 7 else "")
 
 
 def human(size: int | None) -> str:

@@ -24,7 +24,9 @@ from latentclap.compare.table import Comparison
 from latentclap.comparing import CLASSES, CLIPS, PAGE, PART, RECORD
 from latentclap.errors import InputError
 from latentclap.evaluate import embed_clips
-from latentclap.evaluate.folders import by_class, check_partners, sounds_by_folder
+from latentclap.evaluate.clips import check_sound
+from latentclap.evaluate.folders import by_class, sounds_by_folder
+from latentclap.evaluate.partners import check_empty, check_partners
 from latentclap.fad import ClipEmbeddings, load_stats
 from latentclap.files import check_place, plain, write_json, write_text
 from latentclap.runs import origin
@@ -87,6 +89,7 @@ class Run:
         else:
             self.stats = by_class(self.stats, self.reference, like=written)
             check_partners(classes, first, list(self.stats), self.reference, "--reference")
+            self._check_empty(classes, list(self.stats))
         if self.training is not None:
             self.known = self._beside(self.training, "--training", classes)
         if texts and not set(classes) & set(SEVEN):
@@ -99,9 +102,18 @@ class Run:
 
     def _beside(self, folder: Path, option: str, classes: Sequence[str]) -> Files:
         """The real clips of the systems' classes in a folder."""
-        found = by_class(sounds_by_folder(folder, duplicates_ok=True), folder, like=self.written.values())
+        written = self.written.values()
+        files = sounds_by_folder(folder, duplicates_ok=True, measured=written)
+        found = by_class(files, folder, like=written)
         check_partners(classes, next(iter(self.folders.values()))[0], list(found), folder, option)
+        if folder == self.reference:
+            self._check_empty(classes, list(found))
         return {cls: found[cls] for cls in classes}
+
+    def _check_empty(self, classes: Sequence[str], real: Sequence[str]) -> None:
+        """Refuse folders of classes that no system has sounds of, and the reference has."""
+        for folder in (folder for folders in self.folders.values() for folder in folders):
+            check_empty(folder, classes, real, self.reference)
 
     def _count(self) -> None:
         """Refuse classes of too few clips, and warn of systems with unequal numbers."""
@@ -175,9 +187,7 @@ class Run:
     def _check_sound(self, real: Mapping[str, ClipEmbeddings]) -> None:
         """Refuse silence alone as real clips of a class; `score` refuses it too, but of a system."""
         for cls, clips in real.items():
-            if clips.n_silent == len(clips):
-                told = "its one clip is" if len(clips) == 1 else f"its {len(clips)} clips are all"
-                raise InputError(f"{self.reference}: {cls}: {told} silent; real clips need a sound")
+            check_sound(clips, f"{self.reference}: {cls}")
 
     def _similarity(self, system: Any, files: Files) -> dict[str, np.ndarray]:
         """Cosine of every clip's E_audio and its class's text, of classes that have the paper's prompt."""

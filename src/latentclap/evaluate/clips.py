@@ -85,6 +85,23 @@ def is_silent(wave: np.ndarray) -> bool:
     return bool(np.abs(told - told.mean()).max() < full * 10 ** (SILENCE / 20))
 
 
+def check_sound(reference: object, where: str) -> None:
+    """Refuse silence alone as real clips: that is a fault of the recordings, and KAD has no scale for it.
+
+    Args:
+        reference: embeddings of the clips of one class; of statistics nothing is known.
+        where: the clips are, for the error: their folder and class.
+
+    Raises:
+        InputError: none of the clips has a sound.
+    """
+    if isinstance(reference, ClipEmbeddings) and reference.n_silent == len(reference):
+        told = "its one clip is" if len(reference) == 1 else f"its {len(reference)} clips are all"
+        raise InputError(
+            f"{where}: {told} silent; real clips need a sound: give others, or leave the class out of all folders"
+        )
+
+
 def embed_clips(clips: Clips, embedding: Embedding, sr: int, seconds: float = 4.0) -> ClipEmbeddings:
     """Embed clips once; the result can be handed to `evaluate` again and again (a reference for nine
     systems).

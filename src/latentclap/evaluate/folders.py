@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,15 @@ from latentclap.classes import CLASSES, class_key
 from latentclap.errors import InputError
 from latentclap.files import below, plain
 from latentclap.meta import SPLITS
-from latentclap.scan import Problem, scan
-from latentclap.scan.layout import UNDECODABLE, find, packed, visible
+from latentclap.scan import Clip, DataReport, Problem, examine, scan
+from latentclap.scan.folder import drop_duplicates
+from latentclap.scan.layout import (
+    UNDECODABLE,
+    Found,
+    find,
+    packed,
+    sounds_below,
+)
 
 #: the one class of a folder whose clips lie in no folders
 ALL = "clips"
@@ -40,20 +47,23 @@ def clips_in_folder(folder: str | Path, duplicates_ok: bool = False) -> dict[str
     return by_class(sounds_by_folder(folder, duplicates_ok), folder)
 
 
-def sounds_by_folder(folder: str | Path, duplicates_ok: bool = False) -> dict[str, list[Path]]:
+def sounds_by_folder(
+    folder: str | Path, duplicates_ok: bool = False, measured: Iterable[str] | None = None
+) -> dict[str, list[Path]]:
     """Sound files of a folder by the names of its class folders, ``<folder>/<class>/*.wav``.
 
     Classes have any names. A folder with both a dev and an eval side gives its eval side, which is Table I's
-    reference; one without folders is one class, :data:`ALL`. Files of the seven classes have been read, and were
-    good; those of others are read when they are embedded. Silent clips are clips: a system made them, or somebody
-    recorded them.
+    reference; one without folders is one class, :data:`ALL`. All files have been read, and were good; clips of the
+    seven classes last half a second at least. Silent clips are clips: a system made them, or somebody recorded them.
 
     Args:
         folder: with a folder for each class, or with sounds.
-        duplicates_ok: leave out copies of a clip of the seven classes; else they are an error.
+        duplicates_ok: copies of a clip are no error: of the seven classes they are left out, of others they count.
+        measured: of real clips, names of the classes that are needed: files of other classes of one's own are not
+            read, and an empty folder of one of the seven is no error. None: all are needed.
 
     Raises:
-        InputError: no such folder, no sounds, or bad files (counts and the first of them).
+        InputError: no such folder, no sounds, or bad files: counts, their names, and what the first is.
     """
     given = Path(folder)
     if not given.is_dir():
@@ -61,32 +71,64 @@ def sounds_by_folder(folder: str | Path, duplicates_ok: bool = False) -> dict[st
         raise InputError(f"{given}: {what}")
     folder = Path(os.path.abspath(given.expanduser()))
     _, problems, seven = find(folder)
-    if unread := next((p for p in problems if p.kind == "unreadable" and not seven), None):
+    if unread := next((p for p in problems if p.kind == "unreadable" and p.path == folder), None):
         raise InputError(f"{plain(unread.path)}: {unread.detail}")
-    rows: list[tuple[str, str | None, Path]] = []
+    report = scan(folder, keep_silent=True) if seven else DataReport(folder, (), tuple(problems))
+    # a folder that may not be listed is told with all that is bad
+    locked = any(problem.kind == "unreadable" for problem in problems)
+    rows = [(clip.cls, clip.split, Path(clip.path)) for clip in report.clips]
+    own: list[Found] = []
     beside = set()
-    if seven:
-        report = scan(folder, keep_silent=True)
-        report.raise_if_bad(ignore=[*NO_FAULT, *(["duplicate"] if duplicates_ok else [])])
-        rows += [(clip.cls, clip.split, Path(clip.path)) for clip in report.clips]
     for place in own_folders(problems):
-        rows += [(plain(place.name), side_of(place, folder), path) for path in _sounds(place)]
+        paths = sounds_below(place, []) if locked else _sounds(place)
+        own += [Found(path, plain(place.name), side_of(place, folder)) for path in paths]
         beside |= {plain(place.name)} if place.parent == folder else set()
+    rows += [(sound.cls, sound.split, sound.path) for sound in own]
     both = {side for _, side, _ in rows} >= {"dev", "eval"}
     found: dict[str, list[Path]] = {}
     for cls, side, path in rows:
         if not both or side == "eval" or cls in beside:
             found.setdefault(cls, []).append(path)
-    loose = [] if seven else [path for path in _sounds(folder) if path.parent == folder]
+    loose = [] if seven or locked else [path for path in _sounds(folder) if path.parent == folder]
     if found and loose:
         raise InputError(
             f"{given}: sounds lie in folders and beside them ({plain(loose[0].name)}); move all into folders, or none"
         )
+    kept = {path for paths in found.values() for path in paths}
+    own = [sound for sound in own if sound.path in kept] or [Found(path, ALL, None) for path in loose]
+    if measured is not None:
+        needed = _needed(dict.fromkeys([*found] or [ALL]), measured)
+        own = [sound for sound in own if sound.cls in needed]
+    report = _with_own(report, own)
+    fine = [
+        *NO_FAULT,
+        *(["duplicate"] if duplicates_ok else []),
+        *(["empty class"] if measured is not None else []),
+    ]
+    report.raise_if_bad(ignore=fine)
     if not found and not loose:
         archives = packed(below(folder))
         told = f", but {archives}: unpack them there" if archives else ""
         raise InputError(f"{given}: no sounds{told}; expected {given}/rain/*.wav, or sounds in {given}")
     return {cls: sorted(found[cls]) for cls in in_order(found)} if found else {ALL: loose}
+
+
+def _needed(found: Mapping[str, T], measured: Iterable[str]) -> set[str]:
+    """Which names of a folder's classes stand for classes that are measured."""
+    wanted = list(measured)
+    keys = {canonical(name) for name in wanted}
+    alike = named_as(found, wanted)
+    return {name for name, other in zip(found, alike, strict=True) if canonical(other) in keys}
+
+
+def _with_own(report: DataReport, own: Sequence[Found]) -> DataReport:
+    """A scan's report with the clips of one's own classes, of any length, and what is wrong with those."""
+    seen = examine(own, min_seconds=0.0, keep_silent=True, desc=f"reading {report.folder.name}")
+    clips = (*report.clips, *(clip for clip in seen if isinstance(clip, Clip)))
+    kept, copies = drop_duplicates(clips, report.folder)
+    bad = [problem for problem in seen if isinstance(problem, Problem)]
+    # what is wrong with a file comes before what its class lacks for it
+    return replace(report, clips=tuple(kept), problems=(*bad, *report.problems, *copies))
 
 
 def own_folders(problems: Iterable[Problem]) -> list[Path]:
@@ -100,13 +142,8 @@ def side_of(place: Path, folder: Path) -> str | None:
 
 
 def _sounds(folder: Path) -> list[Path]:
-    """Sound files below a folder, sorted."""
-    found = [path for path in below(folder, {*FORMATS, *UNDECODABLE}) if not path.is_dir()]
-    if bad := [path for path in found if path.suffix.lower() in UNDECODABLE]:
-        raise InputError(
-            f"{bad[0]}: cannot be decoded ({len(bad)} such in {folder}); convert it to wav, flac, ogg or mp3"
-        )
-    return found
+    """Sound files below a folder, sorted, with those that cannot be decoded."""
+    return [path for path in below(folder, {*FORMATS, *UNDECODABLE}) if not path.is_dir()]
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
@@ -175,56 +212,3 @@ def named_as(found: Mapping[str, T], classes: Iterable[str]) -> dict[str, T]:
         if cls not in found and len(like) == 1 and like[0] not in names:
             names[like[0]] = cls
     return {names.get(name, name): files for name, files in found.items()}
-
-
-def check_partners(
-    wanted: Sequence[str], folder: str | Path, found: Sequence[str], other: str | Path, option: str = ""
-) -> None:
-    """Refuse classes of one folder that another lacks, telling what lies in both.
-
-    Args:
-        wanted: classes that need a partner.
-        folder: where they are, or words for it.
-        found: classes of the other side.
-        other: where those are, or words for it.
-        option: that named the other side, for the message.
-
-    Raises:
-        InputError: one has no partner.
-    """
-    missing = [cls for cls in wanted if cls not in found]
-    if not missing:
-        return
-    there = f"{option} {other}".strip()
-    for classes, place, mine in ((wanted, str(folder), found), (found, there, wanted)):
-        if list(classes) == [ALL]:
-            raise InputError(
-                f"{place}: its sounds lie in no folder of a class, and {there if classes is wanted else folder} has"
-                f" {few(mine)}: put them into folders of these names"
-            )
-    raise InputError(
-        f"{there} has no {few(missing)}; it has {few(found)}, and {folder} has {few(wanted)}:"
-        f" {_hint(missing, folder, found)}"
-    )
-
-
-def _hint(missing: Sequence[str], folder: str | Path, found: Sequence[str]) -> str:
-    """What may be meant by classes without a partner."""
-    if isinstance(folder, Path):
-        inner = {
-            p: {canonical(plain(q.name)) for q in visible(p) if q.is_dir()}
-            for p in visible(folder)
-            if p.is_dir()
-        }
-        if places := [p.name for p, names in inner.items() if names & set(found)]:
-            return f"did you mean {' or '.join(str(folder / plain(name)) for name in places)}?"
-    near = {cls: difflib.get_close_matches(cls, found, n=1) for cls in missing}
-    if told := [f"{likely[0]} for {cls}" for cls, likely in near.items() if likely]:
-        return f"did you mean {', '.join(told[:3])}?"
-    return "give a class one name in all folders"
-
-
-def few(names: Iterable[str]) -> str:
-    """Up to seven names, and how many more there are."""
-    told = list(names)
-    return ", ".join(told[:7]) + (f" and {len(told) - 7} more" if len(told) > 7 else "")

@@ -63,15 +63,16 @@ class EvalResult:
             return f"{value:9.3f}" if value == value else "        -"
 
         silent = any(self.silent.values())
-        head = f"{'class':<22}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"
+        wide = max(22, *map(len, self.estimates))
+        head = f"{'class':<{wide}}{'FAD':>9}{'low':>10}{'high':>10}{'FAD-inf':>10}{'clips':>7}{'ref':>7}"
         lines = [head + (f"{'silent':>8}" if silent else "")]
         for row in self.table().to_dict("records"):
             numbers = " ".join(number(row[key]) for key in ("fad", "ci_low", "ci_high", "fad_inf"))
-            line = f"{row['class']:<22}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}"
+            line = f"{row['class']:<{wide}}{numbers}{row['n_clips']:>7}{row['n_ref'] or '-':>7}"
             lines.append(line + (f"{self.silent.get(row['class']) or 0:>8}" if silent else ""))
         low, high = self.average_ci
-        lines.append(f"{'average':<22}{number(self.average)} {number(low)} {number(high)}")
-        lines.append(f"{'std. over classes':<22}{number(self.std)}")
+        lines.append(f"{'average':<{wide}}{number(self.average)} {number(low)} {number(high)}")
+        lines.append(f"{'std. over classes':<{wide}}{number(self.std)}")
         return "\n".join([*lines, self.name])
 
     def silence(self) -> list[str]:

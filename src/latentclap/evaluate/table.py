@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from latentclap.embeddings import Embedding, get_embedding
 from latentclap.errors import InputError
-from latentclap.evaluate.clips import Clips, embed_clips
-from latentclap.evaluate.folders import as_measured, by_class, check_partners, sounds_by_folder
+from latentclap.evaluate.clips import Clips, check_sound, embed_clips
+from latentclap.evaluate.folders import as_measured, by_class, sounds_by_folder
+from latentclap.evaluate.partners import check_empty, check_partners
 from latentclap.evaluate.result import EvalResult
 from latentclap.fad import (
     ClipEmbeddings,
@@ -66,9 +67,11 @@ def evaluate(
     """
     embedding = get_embedding(embedding) if isinstance(embedding, str) else embedding
     ours = _side(generated, "generated")
-    theirs = by_class(_side(reference, "reference"), "reference", like=ours)
+    theirs = by_class(_side(reference, "reference", ours), "reference", like=ours)
     ours = by_class(ours, "generated")
-    check_partners(list(ours), "generated", list(theirs), "reference")
+    made, real = _where(generated, "generated"), _where(reference, "reference")
+    check_partners(list(ours), made, list(theirs), real)
+    check_empty(made, list(ours), list(theirs), real)
     gen = {cls: _embedded(side, embedding, sr, seconds, f"generated {cls}") for cls, side in ours.items()}
     ref = {cls: _embedded(theirs[cls], embedding, sr, seconds, f"reference {cls}") for cls in ours}
     estimates, infinities = {}, {}
@@ -76,8 +79,8 @@ def evaluate(
     for i, cls in enumerate(gen):
         clips_too = isinstance(ref[cls], ClipEmbeddings) if resample_reference is None else resample_reference
         own_seed = int(np.random.SeedSequence([seed, i]).generate_state(1)[0])
+        check_sound(ref[cls], f"{real}: {cls}")
         try:
-            _check_sound(ref[cls])
             estimates[cls] = fad_with_ci(
                 gen[cls], ref[cls], resample_reference=clips_too, seed=own_seed, **options
             )
@@ -138,20 +141,18 @@ def _full_name(embedding: Embedding, estimates: dict[str, FadEstimate], settings
     return f"FAD[{embedding.name}, {embedding.front_end}, n={n} clips a class, ref={ref}, {interval}]"
 
 
-def _check_sound(reference: ClipEmbeddings | GaussianStats) -> None:
-    """Refuse silence alone as reference: that is a fault of the recordings, and KAD has no scale for it."""
-    if isinstance(reference, ClipEmbeddings) and reference.n_silent == len(reference):
-        raise InputError(
-            f"no reference clip has a sound ({len(reference)} silent): nothing can be near silence"
-        )
+def _where(side: Any, which: str) -> str | Path:
+    """A side's folder or file, or the word for it."""
+    return Path(side) if isinstance(side, (str, Path)) else which
 
 
-def _side(side: Any, which: str) -> dict[str, Clips | GaussianStats]:
+def _side(side: Any, which: str, measured: Iterable[str] | None = None) -> dict[str, Clips | GaussianStats]:
     """Any form of a side as clips or statistics by their names as given, in the order in which they are measured."""
     if isinstance(side, (str, Path)):
         # copies are left out of the reference, but in a generated set they are a fault of the generator
+        copies = which == "reference"
         is_stats = Path(side).suffix == ".npz"
-        side = load_stats(side) if is_stats else sounds_by_folder(side, duplicates_ok=which == "reference")
+        side = load_stats(side) if is_stats else sounds_by_folder(side, copies, measured)
     if not isinstance(side, Mapping) or not side:
         raise InputError(f"{which}: expected {{class: clips}}, a folder or a statistics npz")
     return {name: side[name] for name in as_measured(side)}

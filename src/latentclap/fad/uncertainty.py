@@ -77,9 +77,13 @@ def fad_with_ci(
     if resample_reference and not isinstance(reference, ClipEmbeddings):
         raise InputError("a statistics file cannot be resampled: give the reference clips themselves")
     if n_boot and len(generated) < 2:
-        raise InputError("1 clip: an interval over clips needs at least 2 (or set n_boot=0)")
+        raise InputError(
+            "1 clip: an interval over clips needs at least 2 (or none: --n-boot 0, in Python n_boot=0)"
+        )
     if n_boot and resample_reference and len(reference) < 2:
-        raise InputError("1 reference clip: an interval over clips needs at least 2 (or set n_boot=0)")
+        raise InputError(
+            "1 reference clip: an interval over clips needs at least 2 (or none: --n-boot 0, in Python n_boot=0)"
+        )
     stats = reference.stats() if isinstance(reference, ClipEmbeddings) else reference
     point = generated.stats().distance(stats)
     draws = np.zeros(0)

@@ -75,7 +75,8 @@ def examine(
         return list(tqdm(results, total=len(found), desc=desc, unit="file", disable=quiet))
 
 
-def _drop_duplicates(clips: Iterable[Clip], folder: Path) -> tuple[list[Clip], list[Problem]]:
+def drop_duplicates(clips: Iterable[Clip], folder: Path) -> tuple[list[Clip], list[Problem]]:
+    """The first clip of each sound, and a problem for every other one that has its samples."""
     first: dict[str, Clip] = {}
     problems = []
     for clip in clips:
@@ -133,7 +134,7 @@ def scan(
         desc=f"reading {folder.name}",
     )
     problems += [r for r in results if isinstance(r, Problem)]
-    clips, duplicates = _drop_duplicates((r for r in results if isinstance(r, Clip)), folder)
+    clips, duplicates = drop_duplicates((r for r in results if isinstance(r, Clip)), folder)
     clips, bad_meta, notes = apply_meta(clips, folder)
     usable = {clip.cls for clip in clips}
     empty = [Problem(folder / c, "empty class", "no usable clip") for c in CLASSES if c in seen - usable]

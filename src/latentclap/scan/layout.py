@@ -113,17 +113,8 @@ def unused(folder: Path, *, empty: bool = True) -> list[str]:
         folder: of clips; where it has both sides, what lies in its evaluation side counts.
         empty: tell of the folders too; real clips may lie beside folders of other things.
     """
-    top = visible(folder)
-    sides = {SPLITS[p.name.lower()]: p for p in top if p.is_dir() and p.name.lower() in SPLITS}
-    levels = [folder, *(p for side, p in sides.items() if side == "eval" or "eval" not in sides)]
-    # what macOS packs beside the files of an archive
-    places = [
-        p
-        for level in levels
-        for p in visible(level)
-        if p.is_dir() and p not in sides.values() and p.name != "__MACOSX"
-    ]
-    silent = [p for p in places if next(sounds_below(p, []), None) is None]
+    levels, places = _measured(folder)
+    silent = [p for p in places if without_sound(p)]
     loose = [p for level in levels for p in visible(level) if _is_sound(p)]
     lines = []
     if silent and empty:
@@ -132,6 +123,30 @@ def unused(folder: Path, *, empty: bool = True) -> list[str]:
         told = f"{plural(len(loose), 'sound')} beside the folders of the classes"
         lines.append(f"{plain(folder)}: left out: {told} ({_names(loose, folder)})")
     return lines
+
+
+def empty_folders(folder: Path) -> list[Path]:
+    """The class folders, of the side that is measured, without a sound."""
+    return [place for place in _measured(folder)[1] if without_sound(place)]
+
+
+def without_sound(folder: Path) -> bool:
+    """Whether no sound lies below a folder."""
+    return next(sounds_below(folder, []), None) is None
+
+
+def _measured(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Where the class folders that are measured lie, the folder and its evaluation side or its only one; and they."""
+    sides = {SPLITS[p.name.lower()]: p for p in visible(folder) if p.is_dir() and p.name.lower() in SPLITS}
+    levels = [folder, *(p for side, p in sides.items() if side == "eval" or "eval" not in sides)]
+    # what macOS packs beside the files of an archive
+    places = [
+        p
+        for level in levels
+        for p in visible(level)
+        if p.is_dir() and p not in sides.values() and p.name != "__MACOSX"
+    ]
+    return levels, places
 
 
 def _names(paths: list[Path], folder: Path) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from latentclap.errors import InputError
 from latentclap.files import plain
-from latentclap.wording import plural
+from latentclap.wording import few, plural
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,12 @@ class DataReport:
         )
 
     def raise_if_bad(self, ignore: Iterable[str] = ("missing class",)) -> None:
-        """Raise InputError with one line if there is any problem of a kind not in ``ignore``."""
+        """Raise InputError with one line, which names all bad files, if a problem's kind is not in ``ignore``."""
         kept = tuple(p for p in self.problems if p.kind not in set(ignore))
         if kept:
-            raise InputError(f"{replace(self, problems=kept).one_line()}; mend or remove such files")
+            names = list(dict.fromkeys(relative(p.path, self.folder) for p in kept))
+            others = f"; also {few(names[1:])}" if names[1:] else ""
+            raise InputError(f"{replace(self, problems=kept).one_line()}{others}; mend or remove such files")
 
 
 def relative(path: Path, folder: Path) -> str:
