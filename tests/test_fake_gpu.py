@@ -446,6 +446,17 @@ def test_graphs_and_threads(gpus):
     assert Counter(seen) == {"a": WARM, "b": WARM + 1}
 
 
+def test_a_graph_of_inference_mode_is_of_use_after_it(gpus):
+    """What new contents are written to is no tensor of that mode, which could be written in it alone."""
+    recorded = Recorded(lambda tensors: {"y": tensors["x"] * 2})
+    with torch.inference_mode():
+        for k in range(WARM + 1):
+            recorded({"x": torch.full((2,), float(k), device="cuda")})
+    ((_, inputs, _),) = recorded._graphs.values()
+    assert not inputs["x"].is_inference()
+    inputs["x"].copy_(torch.ones(2, device="cuda"))
+
+
 def test_a_recording_that_fails_tells_its_own_reason(gpus):
     """Not what is being handled outside, such as the batch before that was too large."""
     recorded = Recorded(lambda tensors: {"y": tensors["x"] + tensors["x"].sum().item()})
