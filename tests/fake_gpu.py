@@ -72,7 +72,8 @@ class Told:
 
     def wait(self, what: str) -> None:
         """Note that the CPU waits; nothing can be waited for while a graph is recorded."""
-        if getattr(_local, "graph", None):
+        if graph := getattr(_local, "graph", None):
+            graph.failed = True
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what}")
         for stream in list(_all_streams) if what == "synchronize" else [current_stream()]:
             stream.done = stream.count
@@ -226,6 +227,7 @@ class Graph:
         self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.made: list[torch.Tensor] = []
         self.stream: Stream | None = None
+        self.failed = False
 
     def add(self, func: Any, args: Any, kwargs: Any, out: Any, mutated: list[torch.Tensor]) -> None:
         """Keep an operation, which was run to know what comes out of it."""
@@ -283,13 +285,17 @@ def _recording(
     assert capture_error_mode == "thread_local", "the thread that copies the next batch would be an error"
     graph.stream = stream or Stream()
     torch.cuda.synchronize()
-    with _stream(graph.stream):
-        _local.graph = graph
-        try:
-            yield
-        finally:
-            _local.graph = None
-            graph.end()
+    before = getattr(_local, "streams", {}), current_device()
+    _local.streams, _local.gpu = before[0] | {graph.stream.gpu: graph.stream}, graph.stream.gpu
+    _local.graph = graph
+    try:
+        yield
+    finally:
+        _local.graph = None
+        graph.end()
+        if graph.failed:  # torch then stays on the stream
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        _local.streams, _local.gpu = before
 
 
 # ---------------------------------------------------------------------------------------------- tensors

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import gc
 import json
+import pickle
 import signal
 import threading
 import weakref
@@ -37,8 +38,9 @@ from latentclap.latent_clap import LatentCLAP
 from latentclap.losses import READINGS, LatentCLAPLoss, ddpm_loss
 from latentclap.models import size
 from latentclap.system import FoleySystem, tuning_layer
-from latentclap.train import Interrupted, TensorBatches, TrainConfig, TrainingError, train
-from latentclap.train.replay import WARM, Recorded
+from latentclap.train import Interrupted, Task, TensorBatches, TrainConfig, TrainingError, train
+from latentclap.train.replay import WARM, NotRecorded, Recorded
+from latentclap.train.step import Stepper
 
 #: what differs between one program and the same one on the CPU: the order in which a fused Adam adds
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
@@ -293,6 +295,114 @@ def test_a_step_that_cannot_be_recorded(gpus, tiny, phi, tiny_cache, tmp_path, m
         phi.cpu()
 
 
+class Line(Task):
+    """One product, and what else a test does in a pass."""
+
+    replayable = True
+
+    def __init__(self, also=lambda: None):
+        super().__init__()
+        self.net, self.also = torch.nn.Linear(3, 1).to("cuda"), also
+
+    def forward(self, batch, rngs):
+        """The mean square."""
+        self.also()
+        return {"loss": self.net(batch["x"]).square().mean()}
+
+
+LINES = TensorBatches({"x": torch.linspace(-1, 1, 60).reshape(20, 3)})
+LINE = TrainConfig(
+    steps=12, batch_size=4, lr=0.1, compile=True, fused=False, precision="no", log_every=1, ema_decay=0.5
+)
+
+
+@contextlib.contextmanager
+def no_collection():
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr("latentclap.train.modules.need_compiler", lambda: None)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_what_only_steps_needed_goes_with_them(gpus, no_compiler, tmp_path, monkeypatch, graph):
+    """Moments, averages and what a graph holds: at once, though the loop's parts hold each other."""
+    held = []
+
+    def close(self, real=Stepper.close):
+        tensors = [t for state in self.optimizer.state.values() for t in state.values()]
+        tensors += self.state.ema.shadow.values()
+        for recorded in self.replay._graphs.values() if self.replay else ():
+            tensors += [t for named in recorded[1:] for t in named.values()]
+        held.extend(weakref.ref(t) for t in tensors)
+        real(self)
+
+    monkeypatch.setattr(Stepper, "close", close)
+    task = Line()
+    with no_collection():
+        train(task, LINES, replace(LINE, cuda_graph=graph), tmp_path, progress=False)
+        assert [ref() for ref in held] == [None] * (2 * 3 + 2 + 3 * graph)
+
+
+@pytest.mark.parametrize("error", ["full", "waits"])
+def test_what_a_recording_held_goes_before_the_error(gpus, no_compiler, tmp_path, error):
+    held, said = [], "CUDA out of memory. Tried to allocate 2 GiB"
+
+    def also():
+        held.append(weakref.ref(loss := torch.ones(3, device="cuda")))
+        if torch.cuda.is_current_stream_capturing():
+            if error == "waits":
+                loss.sum().item()
+            raise torch.OutOfMemoryError(said)
+
+    with no_collection(), pytest.raises(TrainingError, match=r"CUDA graph .*--no-cuda-graph") as told:
+        train(Line(also), LINES, LINE, tmp_path, progress=False)
+    assert (said in str(told.value)) is (error == "full")
+    assert [ref() for ref in held] == [None] * (WARM + 1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ctrl_c_in_a_recording(gpus, no_compiler, tmp_path, fails):
+    """Python's own, also where the recording then ends with an error."""
+
+    def also():
+        if torch.cuda.is_current_stream_capturing():
+            if fails:
+                with contextlib.suppress(RuntimeError):
+                    torch.ones(3, device="cuda").sum().item()
+            raise KeyboardInterrupt
+
+    before = torch.cuda.current_stream()
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(also), LINES, LINE, tmp_path, progress=False)
+    assert torch.cuda.current_stream() is before
+
+
+def test_weights_that_moved_are_recorded_anew(gpus, no_compiler, tmp_path):
+    """A callback has the GPU for itself: steps after it do not write where the weights lay."""
+    made = {}
+    for graph in (True, False):
+        torch.manual_seed(0)
+        task = Line()
+
+        def aside(step, task=task):
+            task.net.to("cpu")
+            task.net.to("cuda")
+
+        way = replace(LINE, cuda_graph=graph, checkpoint_seconds=0)
+        out = train(task, LINES, way, tmp_path / str(graph), progress=False, on_checkpoint=aside)
+        assert out.history[-1]["loss"] < out.history[0]["loss"]
+        made[graph] = task.net.weight.detach().cpu()
+    torch.testing.assert_close(made[True], made[False], **CLOSE)
+
+
 def test_a_graph_a_shape(gpus):
     """Three calls of a shape run as they are; the last graphs are kept; results have memory of their own."""
     scale, seen = torch.ones(1, device="cuda"), []
@@ -312,6 +422,55 @@ def test_a_graph_a_shape(gpus):
     assert Counter(seen) == {3: 4, 4: 4 + 1, 5: 4}
     recorded.close()
     assert not recorded._graphs
+
+
+def test_graphs_and_threads(gpus):
+    """Each thread's first calls run as they are; a call is whole before the next one begins."""
+    seen, results = [], {}
+
+    def double(tensors):
+        seen.append(threading.current_thread().name)
+        assert recorded._lock._is_owned()
+        return {"y": tensors["x"] * 2}
+
+    recorded = Recorded(double)
+
+    def call(name, calls):
+        results[name] = [recorded({"x": torch.full((2,), float(k), device="cuda")}) for k in range(calls)]
+
+    for name, calls in (("a", WARM), ("b", WARM + 2), ("c", 2)):
+        thread = threading.Thread(target=call, args=(name, calls), name=name)
+        thread.start()
+        thread.join()
+        assert [r["y"].cpu().tolist() for r in results[name]] == [[2.0 * k] * 2 for k in range(calls)]
+    assert Counter(seen) == {"a": WARM, "b": WARM + 1}
+
+
+def test_a_graph_of_inference_mode_is_of_use_after_it(gpus):
+    """What new contents are written to is no tensor of that mode, which could be written in it alone."""
+    recorded = Recorded(lambda tensors: {"y": tensors["x"] * 2})
+    with torch.inference_mode():
+        for k in range(WARM + 1):
+            recorded({"x": torch.full((2,), float(k), device="cuda")})
+    ((_, inputs, _),) = recorded._graphs.values()
+    assert not inputs["x"].is_inference()
+    inputs["x"].copy_(torch.ones(2, device="cuda"))
+
+
+def test_a_recording_that_fails_tells_its_own_reason(gpus):
+    """Not what is being handled outside, such as the batch before that was too large."""
+    recorded = Recorded(lambda tensors: {"y": tensors["x"] + tensors["x"].sum().item()})
+    x = {"x": torch.ones(2, device="cuda:1")}
+    before = torch.cuda.current_stream(0), torch.cuda.current_stream(1)
+    for _ in range(WARM):
+        recorded(x)
+    try:
+        raise torch.OutOfMemoryError("of another call")
+    except torch.OutOfMemoryError:
+        with pytest.raises(NotRecorded, match="capturing"):
+            recorded(x)
+    assert (torch.cuda.current_stream(0), torch.cuda.current_stream(1)) == before
+    assert torch.cuda.current_device() == 0
 
 
 @pytest.mark.parametrize(
@@ -524,7 +683,54 @@ def test_generation_goes_on_without_a_graph(gpus, tiny):
     ) as told:
         made = fast.generate_latents(["rain"] * 2, range(2), **asked)
     assert len(told) == 1 and fast.replay is None
+    assert fake_gpu.current_stream(0) is fake_gpu._defaults[0]
     assert torch.equal(made.cpu(), want.generate_latents(["rain"] * 2, range(2), **asked).cpu())
+
+
+def test_generation_has_no_room_for_a_graph(gpus, tiny, monkeypatch):
+    """A batch that fits without one is made without one."""
+    fast = loaded(tiny, "cuda").for_generation(compile=False)
+    want = fast.generate_latents(["rain"] * 2, range(2), steps=WARM)
+
+    def full(module, given):
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    fast.unet.register_forward_pre_hook(full)
+    with pytest.warns(UserWarning, match=r"cannot be recorded .*out of memory.* without one"):
+        made = fast.generate_latents(["rain"] * 2, range(2), steps=WARM)
+    assert torch.equal(made.cpu(), want.cpu()) and fast.replay is None
+
+
+def test_copies_of_what_replays(gpus, tiny):
+    """A copy of all computes with weights of its own, by graphs of its own; one without any keeps none."""
+    fast = loaded(tiny, "cuda").for_generation(compile=False)
+    asked = (["rain"] * 2, range(2))
+    want = fast.generate_latents(*asked, steps=WARM + 2)
+    other = copy.deepcopy(fast)
+    assert other.replay.of is other.unet and not other.replay._graphs and fast.replay._graphs
+    with torch.no_grad():
+        for p in other.unet.parameters():
+            p.mul_(1.1)
+    made = other.generate_latents(*asked, steps=WARM + 2)
+    assert other.replay._graphs and not torch.equal(want, made)
+    other.replay = None
+    assert torch.equal(made, other.generate_latents(*asked, steps=WARM + 2))
+    assert pickle.loads(pickle.dumps(fast)).replay is not None
+    assert fast.for_generation(compile=False, cuda_graph=False).replay is None
+
+
+def test_a_unet_that_moves_by_itself(gpus, tiny):
+    """As fine-tuning lays it aside: its graph read where the weights lay."""
+    fast = loaded(tiny, "cuda").for_generation(compile=False)
+    asked = {"texts": ["rain"] * 2, "seeds": range(2), "steps": WARM + 2}
+    want = fast.generate_latents(**asked)
+    fast.unet.to("cpu")
+    fast.unet.to("cuda")
+    with torch.no_grad():
+        for p in fast.unet.parameters():
+            p.mul_(1.1)
+    assert not torch.equal(want, fast.generate_latents(**asked))
 
 
 def test_polished_waves(gpus, tiny):

@@ -138,7 +138,9 @@ def test_no_block_with_another_option_is_taken(unet, kind, place, option, value)
 
 @pytest.mark.parametrize("size", [None, (6, 10), (7, 9)])
 @pytest.mark.parametrize(
-    "options", [{}, {"out_channels": 7}, {"bias": False}, {"kernel_size": 1, "padding": 0}], ids=str
+    "options",
+    [{}, {"out_channels": 7}, {"bias": False}, {"padding": 0}, {"kernel_size": 1, "padding": 0}],
+    ids=str,
 )
 def test_doubling_to_any_size(size, options):
     plain = Upsample2D(4, use_conv=True, **options)

@@ -713,8 +713,8 @@ def test_whatever_changes_the_result_is_a_setting_of_the_run(data, tmp_path):
         "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "grad_accum": 2, "ema_decay": 0.5, "seed": 1,
     }  # fmt: skip
     free = {
-        "precision": "bf16", "compile": True, "fused": False, "checkpointing": True, "channels_last": True,
-        "checkpoint_seconds": 1.0, "log_every": 1, "minutes": 1.0, "tensorboard": True,
+        "precision": "bf16", "compile": True, "fused": False, "cuda_graph": False, "checkpointing": True,
+        "channels_last": True, "checkpoint_seconds": 1.0, "log_every": 1, "minutes": 1.0, "tensorboard": True,
     }  # fmt: skip
     assert {*fixed, *free} == {field.name for field in fields(settings)}
     for name, value in fixed.items():

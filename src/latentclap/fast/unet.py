@@ -140,9 +140,9 @@ class FastUpsample(Upsample2D):
         """(N, C, H, W) -> (N, C', 2 H, 2 W)."""
         n, _, h, w = hidden_states.shape
         other = output_size is not None and tuple(output_size) != (2 * h, 2 * w)
-        if other or type(self.conv) is not nn.Conv2d or self.conv.kernel_size != (3, 3):
-            return super().forward(hidden_states, output_size)
         conv, layout = self.conv, torch.channels_last
+        if other or type(conv) is not nn.Conv2d or (conv.kernel_size, conv.padding) != ((3, 3), (1, 1)):
+            return super().forward(hidden_states, output_size)
         weight = doubled(conv.weight).flatten(0, 2).to(conv.weight.dtype).contiguous(memory_format=layout)
         bias = None if conv.bias is None else conv.bias.repeat(4)
         # a pixel of this is a window of 2 x 2, and has four results: one for each new pixel that a window belongs to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from latentclap import storage
-from latentclap.system.generator import Generator, predicted
+from latentclap.system.generator import Generator, one_pass
 from latentclap.train.replay import Recorded
 
 #: sizes of a batch whose passes are kept as CUDA graphs, each with the memory that a pass takes
@@ -56,11 +57,11 @@ class FoleySystem(Generator):
             half_weights(fast.unet)
         if compile:
             fast.unet.compile(dynamic=False)
+        fast.replay = None
         if cuda_graph and self.device.type == "cuda":
-            unet, half = fast.unet, fast.half
-            fast.replay = Recorded(
-                lambda given: {"eps": predicted(unet, **given, half=half)}, kept=SHAPES, of=unet
-            )
+            # no closure: a copy of the system computes with its own UNet
+            function = functools.partial(one_pass, fast.unet, fast.half)
+            fast.replay = Recorded(function, kept=SHAPES, of=fast.unet)
         return fast
 
     def with_lora(self, path: str | Path) -> FoleySystem:

@@ -206,6 +206,7 @@ class Generator(Encoders):
             try:
                 return self.replay({"s_n": s_n, "n": n, "E": E})["eps"]
             except NotRecorded as error:
+                self.replay.close()
                 self.replay = None
                 warnings.warn(
                     f"the UNet cannot be recorded as a CUDA graph ({error}); clips are generated without one",
@@ -220,6 +221,11 @@ def predicted(unet: nn.Module, s_n: Tensor, n: Tensor, E: Tensor, *, half: bool)
         return unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample
     with torch.autocast(s_n.device.type, torch.bfloat16):
         return unet(s_n, n, encoder_hidden_states=None, class_labels=E).sample.float()
+
+
+def one_pass(unet: nn.Module, half: bool, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """:func:`predicted` as "eps", from named tensors: what is recorded as a CUDA graph."""
+    return {"eps": predicted(unet, **given, half=half)}
 
 
 def _need_whole(name: str, value: Any, least: int) -> None:

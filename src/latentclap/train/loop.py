@@ -145,10 +145,12 @@ class _Loop:
                 rewrite_stats(self.folder, self.state.history)
 
     def close(self) -> None:
-        """Let go of the thread, of a recorded step, and of the bar."""
-        self.stream.stop()
-        self.stepper.close()
+        """Let go of the thread, of what only steps need, and of the bar."""
         self.bar.close()  # of a run that failed, it would stand before the message
+        try:
+            self.stream.stop()
+        finally:  # a second Ctrl-C does not wait for the thread
+            self.stepper.close()
 
     def run(self, use_ema: bool, on_checkpoint: Callable[[int], None] | None) -> TrainResult:
         with self.stepper.computing():

@@ -134,6 +134,11 @@ class RunState:
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
+    def close(self) -> None:
+        """Give back the optimiser's moments and the averaged weights."""
+        self.optimizer.state.clear()
+        self.ema = None
+
 
 def _without_graph(state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's state as it is without a CUDA graph, whose learning rate is a tensor on the GPU."""

@@ -67,6 +67,7 @@ class Stepper:
             lambda batch: {**self._pass(batch, [], sync=True), "grad_norm": self._update()},
             stream=torch.cuda.Stream(self.accelerator.device),
             before=self.stream.settle,
+            of=self.task,
         )
 
     @contextmanager
@@ -106,6 +107,7 @@ class Stepper:
             self._let_go(error)
             raise TrainingError(self._too_large()) from None
         except NotRecorded as error:
+            self._let_go(error)
             raise TrainingError(
                 f"{self.values.description}: a step cannot be recorded as a CUDA graph ({error}); train without one"
                 " (--no-cuda-graph; in Python cuda_graph=False)"
@@ -156,17 +158,19 @@ class Stepper:
         return norm
 
     def close(self) -> None:
-        """Give back what a recorded step holds."""
+        """Give back what only steps need, at once: wrappers that hold each other wait for garbage to be collected."""
         if self.replay:
             self.replay.close()
-
-    def _let_go(self, error: torch.OutOfMemoryError) -> None:
-        """Free what a step held: the error's frames keep its graph, and the rest of the system has to come back."""
-        traceback.clear_frames(error.__traceback__)
         self.values.unread.clear()
         for p in self.parameters:
             p.grad = None
-        self.optimizer.optimizer.state.clear()
+        self.state.close()
+
+    def _let_go(self, error: RuntimeError) -> None:
+        """Free what a step held: the error's frames keep its graph, and the rest of the system has to come back."""
+        for each in (error, error.__cause__):
+            traceback.clear_frames(each and each.__traceback__)
+        self.close()
 
     def _too_large(self) -> str:
         """What to do where a GPU's memory is too small, from how much of it there is."""
