@@ -999,7 +999,7 @@ def test_rented_minutes(gpus, benchmarks, tmp_path, monkeypatch):
     for part, table in (("train", training), ("generate", generation)):
         assert len(told[part]["rows"]) == len(table)
         assert not [row["error"] for row in told[part]["rows"] if "error" in row]
-    assert len(told["memory"]["rows"]) == 2 and len(told["agree"]["loss"]) == 3
+    assert len(told["memory"]["rows"]) == 2 and len(told["agree"]["loss"]) == 4
     # after each row
     counts = [
         len(t.get("train", {}).get("rows", ())) + len(t.get("generate", {}).get("rows", ())) for t in written
