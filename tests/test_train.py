@@ -399,7 +399,9 @@ def test_a_checkpoint_with_a_flipped_byte_is_not_gone_on_with(data, tmp_path):
     train(Regression(), data, config(steps=2), tmp_path, progress=False)
     path = tmp_path / CHECKPOINT
     with zipfile.ZipFile(path) as archive:
-        largest = max(archive.infolist(), key=lambda part: part.file_size)
+        # of the weights: in what lies around them torch may notice it
+        tensors = [part for part in archive.infolist() if "/data/" in part.filename]
+        largest = max(tensors, key=lambda part: part.file_size)
         content = archive.read(largest)
     whole = bytearray(path.read_bytes())
     whole[whole.index(content) + len(content) // 2] ^= 0xFF
