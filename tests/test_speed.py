@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentclap.book.speed import speed_page
 from latentclap.errors import InputError
-from latentclap.files import write_json
+from latentclap.files import read_json, write_json
 from latentclap.models import audioldm_unet
 from latentclap.runs import device_name
 
@@ -98,6 +98,13 @@ def test_every_part_reaches_the_page(tmp_path):
     )  # fmt: skip
     text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
     assert "Before: some card" in text
+    write_json(tmp_path / "a.json", {"size": "tiny", "device": "CPU, 1 thread", "commit": "x", "versions": {"torch": "1"},
+                                     "compile": {"first": 1.0, "cached": 1.0}})  # fmt: skip
+    write_json(tmp_path / "b.json", read_json(tmp_path / "a.json") | {"device": "a card"})
+    ordered = speed_page(
+        [tmp_path / f"{x}.json" for x in ("speed_card", "a", "b")], tmp_path / "o.md"
+    ).read_text()
+    assert ordered.index("### A card") < ordered.index("### CPU") < ordered.index("Before: some card")
     for figure in ("**Some card, before: audioldm", "In laps.",
                    "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
                    "798 TFLOP",

@@ -14,7 +14,7 @@ from latentclap.files import read_json, write_text
 def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/speed.md") -> Path:
     """Write a section per record, each with the parts that were measured there.
 
-    A record that says "when" is of an earlier state of the code: it comes last, folded.
+    GPUs come first. A record that says "when" is of an earlier state of the code: it comes last, folded.
 
     Args:
         records: JSON files of speed.py.
@@ -24,8 +24,10 @@ def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/
         InputError: a file is absent or of another kind.
     """
     now, before = [], []
-    for path in records:
-        told = _read(Path(path))
+    # a GPU's first, as the page is about them
+    for told in sorted(
+        (_read(Path(path)) for path in records), key=lambda told: _without_gpu(told["device"])
+    ):
         text = "\n\n".join(_record(told))
         if "when" in told:
             title = f"{told['when'][0].upper()}{told['when'][1:]}: {told['device']}"
@@ -34,6 +36,10 @@ def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/
             now.append(text)
     write_text(out, "\n\n".join([*now, *before]) + "\n")
     return Path(out)
+
+
+def _without_gpu(device: str) -> bool:
+    return device == "any" or device.startswith("CPU")
 
 
 def _read(path: Path) -> dict[str, Any]:
