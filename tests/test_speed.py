@@ -98,9 +98,14 @@ def test_every_part_reaches_the_page(tmp_path):
     )  # fmt: skip
     text = speed_page([tmp_path / "speed_card.json"], tmp_path / "speed.md").read_text()
     assert "Before: some card" in text
-    write_json(tmp_path / "a.json", {"size": "tiny", "device": "CPU, 1 thread", "commit": "x", "versions": {"torch": "1"},
-                                     "compile": {"first": 1.0, "cached": 1.0}})  # fmt: skip
-    write_json(tmp_path / "b.json", read_json(tmp_path / "a.json") | {"device": "a card"})
+    small = {
+        "size": "tiny",
+        "commit": "x",
+        "versions": {"torch": "1"},
+        "compile": {"first": 1.0, "cached": 1.0},
+    }
+    write_json(tmp_path / "a.json", small | {"device": "CPU, 1 thread"})
+    write_json(tmp_path / "b.json", small | {"device": "a card"})
     ordered = speed_page(
         [tmp_path / f"{x}.json" for x in ("speed_card", "a", "b")], tmp_path / "o.md"
     ).read_text()
