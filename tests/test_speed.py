@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentclap.book.speed import speed_page
 from latentclap.errors import InputError
-from latentclap.files import read_json, write_json
+from latentclap.files import write_json
 from latentclap.models import audioldm_unet
 from latentclap.runs import device_name
 
