@@ -251,9 +251,11 @@ NO_RESULTS = {
     "profiles": "values, which count themselves",
     "runs": "this hash",
     "scan": "finds clips, which count by their content",
+    "scan.folder": "looks at clips and refuses some; what counts is read again, and counts by its content",
     "scan.layout": "says where clips lie, which count by their content",
     "stats.posthoc": "tests of what is there, made anew each time; nothing of them is kept",
     "tables": "reads captions, which count by their content",
+    "wording": "messages",
 }
 
 
