@@ -106,10 +106,14 @@ def test_every_part_reaches_the_page(tmp_path):
     }
     write_json(tmp_path / "a.json", small | {"device": "CPU, 1 thread"})
     write_json(tmp_path / "b.json", small | {"device": "a card"})
+    write_json(tmp_path / "c.json", small | {"device": "any, by counting"})
     ordered = speed_page(
-        [tmp_path / f"{x}.json" for x in ("speed_card", "a", "b")], tmp_path / "o.md"
+        [tmp_path / f"{x}.json" for x in ("speed_card", "a", "c", "b")], tmp_path / "o.md"
     ).read_text()
-    assert ordered.index("### A card") < ordered.index("### CPU") < ordered.index("Before: some card")
+    places = [
+        ordered.index(x) for x in ("### A card", "### CPU", "### Counted, not run", "Before: some card")
+    ]
+    assert places == sorted(places)
     for figure in ("**Some card, before: audioldm", "In laps.",
                    "364.2 | 30.6% | 22.0", "does not fit", "50.9 (scaled up) | 22.0%", "fused",
                    "798 TFLOP",

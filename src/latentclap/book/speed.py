@@ -39,7 +39,7 @@ def speed_page(records: Sequence[str | Path], out: str | Path = "book/generated/
 
 
 def _without_gpu(device: str) -> bool:
-    return device == "any" or device.startswith("CPU")
+    return device.startswith(("any", "CPU"))
 
 
 def _read(path: Path) -> dict[str, Any]:
